@@ -1,0 +1,18 @@
+//! Generates the code for every `.proto` file of this crate, without `protoc`.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "arx/node/v1/node.proto",
+        "arx/admin/v1/admin.proto",
+        "envoy/sds.proto",
+        "envoy/tls.proto",
+        "google/rpc/status.proto",
+    ];
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! The wire protocols of Arx: its own, and those parts of Envoy's secret discovery
+//! that it speaks. Generated code only, no logic.
+#![allow(
+    clippy::all,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "everything below is generated"
+)]
+
+/// What an operator's command line asks of an authority.
+pub mod admin {
+    /// Version 1 of `arx.admin`.
+    pub mod v1 {
+        tonic::include_proto!("arx.admin.v1");
+    }
+}
+
+/// What a node agent and an authority say to each other.
+pub mod node {
+    /// Version 1 of `arx.node`.
+    pub mod v1 {
+        tonic::include_proto!("arx.node.v1");
+    }
+}
+
+/// Wire-compatible subsets of Envoy's own packages, under the same names.
+pub mod envoy {
+    /// `envoy.config`
+    pub mod config {
+        /// `envoy.config.core`
+        pub mod core {
+            /// `envoy.config.core.v3`
+            pub mod v3 {
+                tonic::include_proto!("envoy.config.core.v3");
+            }
+        }
+    }
+    /// `envoy.service`
+    pub mod service {
+        /// `envoy.service.discovery`
+        pub mod discovery {
+            /// `envoy.service.discovery.v3`
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.discovery.v3");
+            }
+        }
+        /// `envoy.service.secret`
+        pub mod secret {
+            /// `envoy.service.secret.v3`
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.secret.v3");
+            }
+        }
+    }
+    /// `envoy.extensions`
+    pub mod extensions {
+        /// `envoy.extensions.transport_sockets`
+        pub mod transport_sockets {
+            /// `envoy.extensions.transport_sockets.tls`
+            pub mod tls {
+                /// `envoy.extensions.transport_sockets.tls.v3`
+                pub mod v3 {
+                    tonic::include_proto!("envoy.extensions.transport_sockets.tls.v3");
+                }
+            }
+        }
+    }
+}
+
+/// `google`
+pub mod google {
+    /// `google.rpc`: only what is used here.
+    pub mod rpc {
+        tonic::include_proto!("google.rpc");
+    }
+}
