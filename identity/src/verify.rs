@@ -1,0 +1,180 @@
+//! Whether a chain is to be believed: RFC 5280 path validation by webpki, and the
+//! X509-SVID rules that webpki does not know.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use crate::bundle::TrustBundle;
+use crate::certificate::{KeyId, Serial};
+use crate::chain::{CertChain, ChainError};
+use crate::crypto;
+use crate::id::{SpiffeId, TrustDomain};
+use crate::profile::{Kind, Severity, violations};
+
+/// A peer whose chain was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedPeer {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// Serial of its certificate.
+    pub serial: Serial,
+    /// When its certificate ends.
+    pub not_after: SystemTime,
+    /// Subject key identifiers of the authorities by which it was verified, from the
+    /// leaf's issuer to the root.
+    pub issuers: Vec<KeyId>,
+}
+
+/// Why a chain is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// It is not a chain.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The leaf is of another trust domain than the bundle: no bundle, no trust.
+    #[error("{id} is not of the trust domain {trust_domain}, and there is no bundle for its own")]
+    ForeignTrustDomain {
+        /// Whose leaf it is.
+        id: SpiffeId,
+        /// Whose bundle it was held against.
+        trust_domain: TrustDomain,
+    },
+    /// A rule of the X509-SVID standard.
+    #[error("the leaf of {id} is not an X509-SVID: {reason}")]
+    NotSvid {
+        /// Whose leaf it is.
+        id: SpiffeId,
+        /// Which rule it breaks.
+        reason: String,
+    },
+    /// The validity has ended.
+    #[error("the certificate of {0} has expired")]
+    Expired(SpiffeId),
+    /// The validity has not begun.
+    #[error("the certificate of {0} is not valid yet; compare the clocks")]
+    NotYetValid(SpiffeId),
+    /// No root of the bundle signs it.
+    #[error("no root in the bundle of {trust_domain} vouches for {id}")]
+    UnknownIssuer {
+        /// Whose leaf it is.
+        id: SpiffeId,
+        /// Whose bundle it was held against.
+        trust_domain: TrustDomain,
+    },
+    /// Another rule of path validation.
+    #[error("the chain of {id} does not verify: {reason}")]
+    Path {
+        /// Whose leaf it is.
+        id: SpiffeId,
+        /// What webpki says.
+        reason: String,
+    },
+}
+
+/// Verifies `chain` against `bundle` at `now`: path validation, and the X509-SVID
+/// rules on the leaf (one URI SAN that is a SPIFFE id with a path and of the bundle's
+/// own trust domain, not a CA, no keyCertSign or cRLSign).
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn verify(
+    chain: &CertChain,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<VerifiedPeer, VerifyError> {
+    let id = chain.spiffe_id();
+    if id.trust_domain() != bundle.trust_domain() {
+        return Err(VerifyError::ForeignTrustDomain {
+            id: id.clone(),
+            trust_domain: bundle.trust_domain().clone(),
+        });
+    }
+    let broken = violations(chain.leaf(), Kind::Leaf);
+    if let Some(violation) = broken
+        .iter()
+        .find(|violation| violation.severity == Severity::Error)
+    {
+        return Err(VerifyError::NotSvid {
+            id: id.clone(),
+            reason: violation.to_string(),
+        });
+    }
+    let issuers = path(chain, bundle, now).map_err(|error| explain(error, id, bundle))?;
+    let leaf = chain.leaf();
+    Ok(VerifiedPeer {
+        id: id.clone(),
+        serial: leaf.serial().clone(),
+        not_after: leaf.not_after(),
+        issuers,
+    })
+}
+
+/// The subject key identifiers of the path's authorities, from the leaf's issuer up.
+fn path(
+    chain: &CertChain,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<Vec<KeyId>, webpki::Error> {
+    let certificates: Vec<CertificateDer<'_>> = chain
+        .certificates()
+        .iter()
+        .map(|certificate| CertificateDer::from(certificate.der()))
+        .collect();
+    let roots: Vec<CertificateDer<'_>> = bundle
+        .roots()
+        .iter()
+        .map(|root| CertificateDer::from(root.der()))
+        .collect();
+    let anchors: Vec<TrustAnchor<'_>> = roots
+        .iter()
+        .map(anchor_from_trusted_cert)
+        .collect::<Result<_, _>>()?;
+    let leaf = EndEntityCert::try_from(&certificates[0])?;
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let path = leaf.verify_for_usage(
+        crypto::tls_provider().signature_verification_algorithms.all,
+        &anchors,
+        &certificates[1..],
+        UnixTime::since_unix_epoch(since_epoch),
+        KeyUsage::server_auth(),
+        None,
+        None,
+    )?;
+    let by_der = |der: &[u8]| {
+        let found = chain
+            .certificates()
+            .iter()
+            .find(|certificate| certificate.der() == der);
+        found.and_then(|certificate| certificate.subject_key_id())
+    };
+    let mut issuers: Vec<KeyId> = path
+        .intermediate_certificates()
+        .filter_map(|intermediate| by_der(intermediate.der().as_ref()))
+        .collect();
+    let root = bundle.roots().iter().zip(&anchors).find(|(_, anchor)| {
+        anchor.subject == path.anchor().subject
+            && anchor.subject_public_key_info == path.anchor().subject_public_key_info
+    });
+    issuers.extend(root.and_then(|(root, _)| root.subject_key_id()));
+    Ok(issuers)
+}
+
+fn explain(error: webpki::Error, id: &SpiffeId, bundle: &TrustBundle) -> VerifyError {
+    match error {
+        webpki::Error::CertExpired { .. } => VerifyError::Expired(id.clone()),
+        webpki::Error::CertNotValidYet { .. } => VerifyError::NotYetValid(id.clone()),
+        webpki::Error::UnknownIssuer => VerifyError::UnknownIssuer {
+            id: id.clone(),
+            trust_domain: bundle.trust_domain().clone(),
+        },
+        other => VerifyError::Path {
+            id: id.clone(),
+            reason: format!("{other:?}"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
