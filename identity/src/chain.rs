@@ -61,29 +61,13 @@ impl CertChain {
     /// # Errors
     /// The first promise of [`CertChain`] that does not hold.
     pub fn new(certificates: Vec<Certificate>) -> Result<Self, ChainError> {
-        let leaf = certificates.first().ok_or(ChainError::Empty)?;
-        if certificates.len() > MAX_CHAIN {
-            return Err(ChainError::TooLong(certificates.len()));
-        }
-        if leaf.is_ca() {
-            return Err(ChainError::LeafIsCa);
-        }
-        let spiffe_id = leaf
-            .spiffe_id()
-            .filter(|id| !id.path().is_empty())
-            .cloned()
-            .ok_or(ChainError::NoIdentity {
-                uris: leaf.uris().len(),
-            })?;
+        let spiffe_id = identity(&certificates)?;
         for (position, pair) in certificates.windows(2).enumerate() {
             if !pair[1].is_ca() || !pair[0].is_signed_by(&pair[1]) {
                 return Err(ChainError::Broken(position + 1));
             }
         }
-        if let Some(last) = certificates
-            .last()
-            .filter(|last| last.subject_der() == last.issuer_der())
-            && certificates.len() > 1
+        if let [_, .., last] = certificates.as_slice()
             && last.is_signed_by(last)
         {
             return Err(ChainError::HoldsRoot);
@@ -99,16 +83,7 @@ impl CertChain {
     /// # Errors
     /// As [`CertChain::new`], or if one of them is not a certificate.
     pub fn from_der_list<'a>(list: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, ChainError> {
-        let certificates: Result<Vec<_>, _> = list
-            .into_iter()
-            .take(MAX_CHAIN + 1)
-            .enumerate()
-            .map(|(position, der)| {
-                Certificate::from_der(der)
-                    .map_err(|source| ChainError::Certificate { position, source })
-            })
-            .collect();
-        Self::new(certificates?)
+        Self::new(certificates(list)?)
     }
 
     /// The chain in a PEM text, leaf first.
@@ -142,4 +117,44 @@ impl CertChain {
     pub fn pem(&self) -> String {
         self.certificates.iter().map(Certificate::pem).collect()
     }
+}
+
+/// The certificates of what a peer presented and whose they claim to be. The links
+/// between them are not verified.
+pub(crate) fn parse<'a>(
+    list: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<(Vec<Certificate>, SpiffeId), ChainError> {
+    let certificates = certificates(list)?;
+    let spiffe_id = identity(&certificates)?;
+    Ok((certificates, spiffe_id))
+}
+
+fn certificates<'a>(
+    list: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Vec<Certificate>, ChainError> {
+    list.into_iter()
+        .take(MAX_CHAIN + 1)
+        .enumerate()
+        .map(|(position, der)| {
+            Certificate::from_der(der)
+                .map_err(|source| ChainError::Certificate { position, source })
+        })
+        .collect()
+}
+
+/// Whose certificates these are, leaf first.
+fn identity(certificates: &[Certificate]) -> Result<SpiffeId, ChainError> {
+    let leaf = certificates.first().ok_or(ChainError::Empty)?;
+    if certificates.len() > MAX_CHAIN {
+        return Err(ChainError::TooLong(certificates.len()));
+    }
+    if leaf.is_ca() {
+        return Err(ChainError::LeafIsCa);
+    }
+    leaf.spiffe_id()
+        .filter(|id| !id.path().is_empty())
+        .cloned()
+        .ok_or(ChainError::NoIdentity {
+            uris: leaf.uris().len(),
+        })
 }

@@ -7,8 +7,8 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::bundle::TrustBundle;
-use crate::certificate::{KeyId, Serial};
-use crate::chain::{CertChain, ChainError};
+use crate::certificate::{Certificate, KeyId, Serial};
+use crate::chain::{self, CertChain, ChainError};
 use crate::crypto;
 use crate::id::{SpiffeId, TrustDomain};
 use crate::profile::{Kind, Severity, violations};
@@ -41,6 +41,9 @@ pub enum VerifyError {
         /// Whose bundle it was held against.
         trust_domain: TrustDomain,
     },
+    /// There is nothing to hold it against.
+    #[error("there is no trust bundle to verify {0} against")]
+    NoBundle(SpiffeId),
     /// A rule of the X509-SVID standard.
     #[error("the leaf of {id} is not an X509-SVID: {reason}")]
     NotSvid {
@@ -84,14 +87,42 @@ pub fn verify(
     bundle: &TrustBundle,
     now: SystemTime,
 ) -> Result<VerifiedPeer, VerifyError> {
-    let id = chain.spiffe_id();
+    verify_certificates(chain.certificates(), chain.spiffe_id(), bundle, now)
+}
+
+/// Verifies what a peer presented in a handshake, DER, leaf first, against the first of
+/// `bundles` that vouches for it. Unlike [`CertChain::new`] this does not verify each
+/// link by itself first: path validation does that.
+pub(crate) fn verify_presented<'a>(
+    presented: impl IntoIterator<Item = &'a [u8]>,
+    bundles: &[TrustBundle],
+    now: SystemTime,
+) -> Result<VerifiedPeer, VerifyError> {
+    let (certificates, id) = chain::parse(presented)?;
+    let mut refused = None;
+    for bundle in bundles {
+        match verify_certificates(&certificates, &id, bundle, now) {
+            Ok(peer) => return Ok(peer),
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.unwrap_or(VerifyError::NoBundle(id)))
+}
+
+fn verify_certificates(
+    certificates: &[Certificate],
+    id: &SpiffeId,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<VerifiedPeer, VerifyError> {
+    let leaf = &certificates[0];
     if id.trust_domain() != bundle.trust_domain() {
         return Err(VerifyError::ForeignTrustDomain {
             id: id.clone(),
             trust_domain: bundle.trust_domain().clone(),
         });
     }
-    let broken = violations(chain.leaf(), Kind::Leaf);
+    let broken = violations(leaf, Kind::Leaf);
     if let Some(violation) = broken
         .iter()
         .find(|violation| violation.severity == Severity::Error)
@@ -101,8 +132,7 @@ pub fn verify(
             reason: violation.to_string(),
         });
     }
-    let issuers = path(chain, bundle, now).map_err(|error| explain(error, id, bundle))?;
-    let leaf = chain.leaf();
+    let issuers = path(certificates, bundle, now).map_err(|error| explain(error, id, bundle))?;
     Ok(VerifiedPeer {
         id: id.clone(),
         serial: leaf.serial().clone(),
@@ -113,12 +143,11 @@ pub fn verify(
 
 /// The subject key identifiers of the path's authorities, from the leaf's issuer up.
 fn path(
-    chain: &CertChain,
+    presented: &[Certificate],
     bundle: &TrustBundle,
     now: SystemTime,
 ) -> Result<Vec<KeyId>, webpki::Error> {
-    let certificates: Vec<CertificateDer<'_>> = chain
-        .certificates()
+    let certificates: Vec<CertificateDer<'_>> = presented
         .iter()
         .map(|certificate| CertificateDer::from(certificate.der()))
         .collect();
@@ -143,8 +172,7 @@ fn path(
         None,
     )?;
     let by_der = |der: &[u8]| {
-        let found = chain
-            .certificates()
+        let found = presented
             .iter()
             .find(|certificate| certificate.der() == der);
         found.and_then(|certificate| certificate.subject_key_id())
