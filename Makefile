@@ -1,0 +1,68 @@
+# Everything that people and CI run. `make` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where tests find Envoy and checks find cargo-deny; several checkouts may share one.
+ARX_TOOLS ?= target/tools
+override ARX_TOOLS := $(abspath $(ARX_TOOLS))
+export ARX_TOOLS
+
+# Where `make up` keeps its single-machine Arx, and how long its certificates live.
+DIR ?= arx-data
+TTL ?= 1h
+
+CARGO := cargo --locked
+RING := --no-default-features --features ring --target-dir target/ring
+
+.PHONY: help build demo up down test bench check fmt clippy doc arrows deny ring tools clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## build every binary, unoptimised, into target/debug
+	$(CARGO) build --workspace --bins
+
+demo: tools build ## two Envoys talk mTLS while everything is renewed, killed and brought back (KEEP=1: leave it running)
+	target/debug/arx-demo $(if $(KEEP),--keep)
+
+up: build ## start an Arx of one machine in the background (DIR=where, TTL=of certificates)
+	target/debug/arx-stack up --dir "$(DIR)" --ttl "$(TTL)"
+
+down: ## stop what `make up` started (DIR=where)
+	target/debug/arx-stack down --dir "$(DIR)"
+
+test: tools build ## all tests, with real Envoys
+	$(CARGO) test --workspace
+
+bench: tools ## measure the release binaries; writes target/bench.json
+	$(CARGO) build --release --workspace --bins
+	target/release/arx-bench --output target/bench.json
+
+check: fmt clippy doc arrows deny ## everything that can be said without running Arx
+
+fmt: ## formatting
+	cargo fmt --all --check
+
+clippy: ## lints
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc: ## API documentation without a broken link
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+arrows: ## who may depend on whom, and documents that point nowhere
+	$(CARGO) test -p arx-tests --test architecture --test documents
+
+deny: tools ## licences, sources and banned packages
+	"$(ARX_TOOLS)/bin/cargo-deny" --locked check -D warnings licenses bans sources
+
+ring: ## build everything with the other crypto provider, and test identity with it
+	! $(CARGO) tree --workspace --no-default-features --features ring -e normal,build | grep aws-lc
+	$(CARGO) build --workspace $(RING)
+	$(CARGO) test -p arx-identity $(RING)
+
+tools: ## bring what tests and checks need into target/tools, once
+	@scripts/tools.sh
+
+clean: ## remove what was built, tools included
+	cargo clean

