@@ -3,6 +3,7 @@
 //! that comes in through a third crate is seen too.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Package, PackageId};
@@ -244,4 +245,36 @@ fn every_crate_states_the_same_licence_rust_version_and_lints() -> anyhow::Resul
         );
     }
     Ok(())
+}
+
+/// Whatever a file of `identity` outside of these does, it does without knowing rustls.
+const KNOW_RUSTLS: &[&str] = &["tls.rs", "tls", "crypto.rs"];
+
+#[test]
+fn inside_identity_only_tls_and_the_choice_of_provider_know_rustls() -> anyhow::Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../identity/src");
+    let mut open: Vec<_> = entries(&source)?;
+    open.retain(|path| {
+        let name = path.file_name().unwrap_or_default();
+        !KNOW_RUSTLS.iter().any(|known| name == *known)
+    });
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(entries(&path)?);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path)?;
+        ensure!(
+            !text.contains("rustls::"),
+            "{} names rustls: go through identity::tls",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    std::fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
 }
