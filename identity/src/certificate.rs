@@ -420,7 +420,9 @@ impl Facts {
 
 /// Where the TBSCertificate lies, and the content of the signature's algorithm and of
 /// the signature itself (RFC 5280, 4.1).
-fn outer(bytes: &[u8]) -> Result<(std::ops::Range<usize>, &[u8], &[u8]), der::NotDer> {
+type Outer<'b> = (std::ops::Range<usize>, &'b [u8], &'b [u8]);
+
+fn outer(bytes: &[u8]) -> Result<Outer<'_>, der::NotDer> {
     let mut whole = Reader::new(bytes);
     let content = whole.read(der::SEQUENCE)?;
     whole.end()?;
