@@ -43,7 +43,7 @@ pub mod clock;
 pub mod config;
 //pub mod drain;
 pub mod exit;
-//pub mod files;
+pub mod files;
 //pub mod log;
 //pub mod ops;
 
