@@ -77,7 +77,11 @@ impl fmt::Display for Jump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = if self.is_forward() { "forward" } else { "back" };
         let span = crate::config::Span::from_secs(self.length().as_secs());
-        write!(f, "wall clock jumped {direction} by {span} to {}", rfc3339(self.found))
+        write!(
+            f,
+            "wall clock jumped {direction} by {span} to {}",
+            rfc3339(self.found)
+        )
     }
 }
 
@@ -89,7 +93,10 @@ impl Clock {
 
     /// For tests: a clock that stands still at `now` until it is [set](Self::set) or [advanced](Self::advance).
     pub fn manual(now: SystemTime) -> Self {
-        Self::from(Source::Manual(Mutex::new(Reading { wall: now, monotonic: Instant::now() })))
+        Self::from(Source::Manual(Mutex::new(Reading {
+            wall: now,
+            monotonic: Instant::now(),
+        })))
     }
 
     /// For tests and simulations: a clock that starts at `now` and goes with tokio's time, also when that is paused.
@@ -99,7 +106,13 @@ impl Clock {
 
     fn from(source: Source) -> Self {
         let seen = Mutex::new(source.read());
-        Self { inner: Arc::new(Inner { source, seen, jumps: watch::Sender::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                source,
+                seen,
+                jumps: watch::Sender::default(),
+            }),
+        }
     }
 
     /// Wall time: for what is written down or compared with certificates. It can go backwards.
@@ -149,7 +162,10 @@ impl Clock {
             let reading = self.inner.source.read();
             let expected = seen.wall + reading.monotonic.saturating_duration_since(seen.monotonic);
             *seen = reading;
-            let jump = Jump { expected, found: reading.wall };
+            let jump = Jump {
+                expected,
+                found: reading.wall,
+            };
             (jump.length() > TOLERANCE).then_some(jump)?
         };
         tracing::warn!(
@@ -158,7 +174,12 @@ impl Clock {
             seconds = jump.length().as_secs(),
             "{jump}; check the time synchronisation of this machine unless it slept or was set on purpose"
         );
-        self.inner.jumps.send_modify(|jumps| *jumps = Jumps { count: jumps.count + 1, last: Some(jump) });
+        self.inner.jumps.send_modify(|jumps| {
+            *jumps = Jumps {
+                count: jumps.count + 1,
+                last: Some(jump),
+            }
+        });
         Some(jump)
     }
 
@@ -190,14 +211,23 @@ impl fmt::Debug for Clock {
 }
 
 impl Source {
-    #[expect(clippy::disallowed_methods, reason = "this is the place where the wall clock is read")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the place where the wall clock is read"
+    )]
     fn read(&self) -> Reading {
         match self {
-            Source::System => Reading { wall: SystemTime::now(), monotonic: Instant::now() },
+            Source::System => Reading {
+                wall: SystemTime::now(),
+                monotonic: Instant::now(),
+            },
             Source::Manual(reading) => *locked(reading),
             Source::Tokio(start, origin) => {
                 let now = tokio::time::Instant::now();
-                Reading { wall: *start + now.saturating_duration_since(*origin), monotonic: now.into_std() }
+                Reading {
+                    wall: *start + now.saturating_duration_since(*origin),
+                    monotonic: now.into_std(),
+                }
             }
         }
     }
@@ -207,10 +237,14 @@ impl Source {
 pub fn rfc3339(time: SystemTime) -> String {
     let since_epoch = |time: SystemTime| match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => i128::try_from(after.as_millis()).ok(),
-        Err(before) => i128::try_from(before.duration().as_millis()).ok().map(|before| -before),
+        Err(before) => i128::try_from(before.duration().as_millis())
+            .ok()
+            .map(|before| -before),
     };
     let formatted = since_epoch(time)
-        .and_then(|millis| OffsetDateTime::from_unix_timestamp_nanos(millis.checked_mul(1_000_000)?).ok())
+        .and_then(|millis| {
+            OffsetDateTime::from_unix_timestamp_nanos(millis.checked_mul(1_000_000)?).ok()
+        })
         .and_then(|time| time.format(&Rfc3339).ok());
     match formatted {
         // RFC 3339 leaves the fraction out where it is zero; columns should stay columns.
@@ -262,7 +296,13 @@ mod tests {
         assert!(!jump.is_forward());
         assert_eq!(jump.length(), 3 * HOUR);
         assert_eq!(clock.observe(), None, "a clone is the same clock");
-        assert_eq!(*clock.jumps().borrow(), Jumps { count: 2, last: Some(jump) });
+        assert_eq!(
+            *clock.jumps().borrow(),
+            Jumps {
+                count: 2,
+                last: Some(jump)
+            }
+        );
     }
 
     #[test]
@@ -280,7 +320,10 @@ mod tests {
         let clock = Clock::manual(noon());
         clock.set(noon() + HOUR);
         let jump = clock.observe().expect("an hour ahead");
-        assert_eq!(jump.to_string(), "wall clock jumped forward by 1h to 2026-05-28T21:26:40.000Z");
+        assert_eq!(
+            jump.to_string(),
+            "wall clock jumped forward by 1h to 2026-05-28T21:26:40.000Z"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -322,10 +365,19 @@ mod tests {
             (1_780_000_000_100, "2026-05-28T20:26:40.100Z"),
             (1_780_000_000_007, "2026-05-28T20:26:40.007Z"),
         ] {
-            assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)), text);
+            assert_eq!(
+                rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
+                text
+            );
         }
-        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_millis(500)), "1969-12-31T23:59:59.500Z");
-        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40)), "a time that has no date");
+        assert_eq!(
+            rfc3339(SystemTime::UNIX_EPOCH - Duration::from_millis(500)),
+            "1969-12-31T23:59:59.500Z"
+        );
+        assert_eq!(
+            rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40)),
+            "a time that has no date"
+        );
     }
 
     proptest! {

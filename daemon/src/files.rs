@@ -3,8 +3,8 @@
 
 mod atomic;
 mod lock;
-//mod sealed;
+mod sealed;
 
 pub use atomic::write_atomically;
 pub use lock::{Held, Holder, Lock, lock_exclusive};
-//pub use sealed::{SealedError, SealedFile};
+pub use sealed::{SealedError, SealedFile};

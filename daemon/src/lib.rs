@@ -41,10 +41,10 @@
 
 pub mod clock;
 pub mod config;
-//pub mod drain;
+pub mod drain;
 pub mod exit;
 pub mod files;
-//pub mod log;
-//pub mod ops;
+pub mod log;
+pub mod ops;
 
 pub use clock::Clock;

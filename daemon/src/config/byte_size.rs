@@ -7,7 +7,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::span::split_at_end_of;
 
-const UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const UNITS: [(&str, u64); 5] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
 
 /// A number of bytes. In TOML a string of one whole number and its unit (`B`, `KiB`, `MiB`, `GiB`, `TiB`). Bare numbers
 /// are refused, and so are `KB` or `K`, which mean 1,000 to some and 1,024 to others.
@@ -28,8 +34,10 @@ impl ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, bytes) =
-            UNITS.into_iter().find(|(_, bytes)| self.0 >= *bytes && self.0 % bytes == 0).unwrap_or(("B", 1));
+        let (unit, bytes) = UNITS
+            .into_iter()
+            .find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes))
+            .unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / bytes)
     }
 }
@@ -38,7 +46,9 @@ impl fmt::Display for ByteSize {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAByteSize {
     /// Nothing, a number without a unit, a sign, a fraction, a blank.
-    #[error("not a size; write a whole number and a unit, such as \"512B\", \"64KiB\" or \"10GiB\"")]
+    #[error(
+        "not a size; write a whole number and a unit, such as \"512B\", \"64KiB\" or \"10GiB\""
+    )]
     Malformed,
     /// A unit that is not one of B, KiB, MiB, GiB, TiB.
     #[error("unknown unit \"{0}\" in a size; use B, KiB, MiB, GiB or TiB")]
@@ -52,7 +62,8 @@ impl FromStr for ByteSize {
     type Err = NotAByteSize;
 
     fn from_str(text: &str) -> Result<Self, NotAByteSize> {
-        let (number, unit) = split_at_end_of(text, |c| c.is_ascii_digit()).ok_or(NotAByteSize::Malformed)?;
+        let (number, unit) =
+            split_at_end_of(text, |c| c.is_ascii_digit()).ok_or(NotAByteSize::Malformed)?;
         match split_at_end_of(unit, |c| c.is_alphabetic()) {
             Some((_, "")) => {}
             _ => return Err(NotAByteSize::Malformed),
@@ -60,7 +71,10 @@ impl FromStr for ByteSize {
         let Some((_, bytes)) = UNITS.iter().find(|(known, _)| *known == unit) else {
             return Err(NotAByteSize::Unit(unit.chars().take(16).collect()));
         };
-        let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*bytes));
+        let size = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(*bytes));
         size.map(Self).ok_or(NotAByteSize::TooLarge)
     }
 }
@@ -97,19 +111,40 @@ mod tests {
 
     #[test]
     fn reads_one_number_with_a_binary_unit() {
-        for (text, bytes) in [("0B", 0), ("512B", 512), ("64KiB", 65_536), ("10GiB", 10 << 30), ("1TiB", 1 << 40)] {
+        for (text, bytes) in [
+            ("0B", 0),
+            ("512B", 512),
+            ("64KiB", 65_536),
+            ("10GiB", 10 << 30),
+            ("1TiB", 1 << 40),
+        ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
     }
 
     #[test]
     fn refuses_what_means_two_things_or_nothing() {
-        for text in ["", "64", "KiB", "-1B", "1.5MiB", "1 MiB", "1MiB1KiB", "1MiB "] {
-            assert_eq!(text.parse::<ByteSize>(), Err(NotAByteSize::Malformed), "{text:?}");
+        for text in [
+            "", "64", "KiB", "-1B", "1.5MiB", "1 MiB", "1MiB1KiB", "1MiB ",
+        ] {
+            assert_eq!(
+                text.parse::<ByteSize>(),
+                Err(NotAByteSize::Malformed),
+                "{text:?}"
+            );
         }
-        assert_eq!("64KB".parse::<ByteSize>(), Err(NotAByteSize::Unit("KB".to_owned())));
-        assert_eq!("16777216TiB".parse::<ByteSize>(), Err(NotAByteSize::TooLarge));
-        assert_eq!("99999999999999999999B".parse::<ByteSize>(), Err(NotAByteSize::TooLarge));
+        assert_eq!(
+            "64KB".parse::<ByteSize>(),
+            Err(NotAByteSize::Unit("KB".to_owned()))
+        );
+        assert_eq!(
+            "16777216TiB".parse::<ByteSize>(),
+            Err(NotAByteSize::TooLarge)
+        );
+        assert_eq!(
+            "99999999999999999999B".parse::<ByteSize>(),
+            Err(NotAByteSize::TooLarge)
+        );
     }
 
     proptest! {

@@ -23,8 +23,17 @@ impl Step {
         let mut steps = Vec::new();
         for part in dotted.split('.') {
             let mut pieces = part.split('[');
-            steps.extend(pieces.next().filter(|key| !key.is_empty()).map(|key| Step::Key(key.to_owned())));
-            steps.extend(pieces.filter_map(|index| index.strip_suffix(']')?.parse().ok()).map(Step::Index));
+            steps.extend(
+                pieces
+                    .next()
+                    .filter(|key| !key.is_empty())
+                    .map(|key| Step::Key(key.to_owned())),
+            );
+            steps.extend(
+                pieces
+                    .filter_map(|index| index.strip_suffix(']')?.parse().ok())
+                    .map(Step::Index),
+            );
         }
         steps
     }
@@ -60,17 +69,29 @@ pub(super) struct Refusal {
 
 #[derive(Debug)]
 pub(super) enum What {
-    UnknownKey { key: String, known: &'static [&'static str] },
+    UnknownKey {
+        key: String,
+        known: &'static [&'static str],
+    },
     MissingKey(&'static str),
-    UnknownWord { word: String, known: &'static [&'static str] },
-    WrongType { expected: String, found: String },
+    UnknownWord {
+        word: String,
+        known: &'static [&'static str],
+    },
+    WrongType {
+        expected: String,
+        found: String,
+    },
     /// The words of the type that refused it.
     Unfit(String),
 }
 
 impl From<What> for Refusal {
     fn from(what: What) -> Self {
-        Self { path: Vec::new(), what }
+        Self {
+            path: Vec::new(),
+            what,
+        }
     }
 }
 
@@ -95,7 +116,11 @@ impl de::Error for Refusal {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        What::WrongType { expected: in_toml_words(&expected.to_string()), found: in_words(&found) }.into()
+        What::WrongType {
+            expected: in_toml_words(&expected.to_string()),
+            found: in_words(&found),
+        }
+        .into()
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -103,11 +128,19 @@ impl de::Error for Refusal {
     }
 
     fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {
-        What::UnknownKey { key: shortened(field), known }.into()
+        What::UnknownKey {
+            key: shortened(field),
+            known,
+        }
+        .into()
     }
 
     fn unknown_variant(variant: &str, known: &'static [&'static str]) -> Self {
-        What::UnknownWord { word: shortened(variant), known }.into()
+        What::UnknownWord {
+            word: shortened(variant),
+            known,
+        }
+        .into()
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -144,7 +177,9 @@ fn in_toml_words(expected: &str) -> String {
         "a map" => "a table".to_owned(),
         "path string" => "a path in quotes".to_owned(),
         other if other.starts_with("struct ") => "a table".to_owned(),
-        other if other.starts_with("enum ") || other.contains("variant") => "one of its words in quotes".to_owned(),
+        other if other.starts_with("enum ") || other.contains("variant") => {
+            "one of its words in quotes".to_owned()
+        }
         other if other.starts_with("tuple struct ") => "a value of its kind".to_owned(),
         other => other.to_owned(),
     }
@@ -180,11 +215,18 @@ impl<'de> de::Deserializer<'de> for Node<'_> {
             }
             DeValue::Float(digits) => match digits.as_str().parse() {
                 Ok(number) => visitor.visit_f64(number),
-                Err(_) => Err(What::Unfit("not a number that can be represented".to_owned()).into()),
+                Err(_) => {
+                    Err(What::Unfit("not a number that can be represented".to_owned()).into())
+                }
             },
             DeValue::Datetime(instant) => visitor.visit_str(&instant.to_string()),
-            DeValue::Array(array) => visitor.visit_seq(Items { items: array.iter().enumerate() }),
-            DeValue::Table(table) => visitor.visit_map(Entries { entries: table.iter(), value: None }),
+            DeValue::Array(array) => visitor.visit_seq(Items {
+                items: array.iter().enumerate(),
+            }),
+            DeValue::Table(table) => visitor.visit_map(Entries {
+                entries: table.iter(),
+                value: None,
+            }),
         }
     }
 
@@ -193,7 +235,11 @@ impl<'de> de::Deserializer<'de> for Node<'_> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Refusal> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -209,9 +255,14 @@ impl<'de> de::Deserializer<'de> for Node<'_> {
                 visitor.visit_enum(word)
             }
             DeValue::Table(table) if table.len() == 1 => {
-                visitor.visit_enum(de::value::MapAccessDeserializer::new(Entries { entries: table.iter(), value: None }))
+                visitor.visit_enum(de::value::MapAccessDeserializer::new(Entries {
+                    entries: table.iter(),
+                    value: None,
+                }))
             }
-            DeValue::Table(_) => Err(What::Unfit("a table with one key was expected".to_owned()).into()),
+            DeValue::Table(_) => {
+                Err(What::Unfit("a table with one key was expected".to_owned()).into())
+            }
             other => Err(What::WrongType {
                 expected: "one of its words in quotes".to_owned(),
                 found: kind(other).to_owned(),
@@ -244,9 +295,16 @@ struct Items<'a> {
 impl<'de> de::SeqAccess<'de> for Items<'_> {
     type Error = Refusal;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Refusal> {
-        let Some((n, item)) = self.items.next() else { return Ok(None) };
-        seed.deserialize(Node(item)).map(Some).map_err(|refusal| refusal.below(Step::Index(n)))
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Refusal> {
+        let Some((n, item)) = self.items.next() else {
+            return Ok(None);
+        };
+        seed.deserialize(Node(item))
+            .map(Some)
+            .map_err(|refusal| refusal.below(Step::Index(n)))
     }
 }
 
@@ -258,8 +316,13 @@ struct Entries<'a> {
 impl<'de> de::MapAccess<'de> for Entries<'_> {
     type Error = Refusal;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refusal> {
-        let Some((key, value)) = self.entries.next() else { return Ok(None) };
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Refusal> {
+        let Some((key, value)) = self.entries.next() else {
+            return Ok(None);
+        };
         let key = key.get_ref().as_ref();
         self.value = Some((key, value));
         let name: StrDeserializer<'_, Refusal> = key.into_deserializer();
@@ -270,6 +333,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
         let Some((key, value)) = self.value.take() else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        seed.deserialize(Node(value)).map_err(|refusal| refusal.below(Step::Key(key.to_owned())))
+        seed.deserialize(Node(value))
+            .map_err(|refusal| refusal.below(Step::Key(key.to_owned())))
     }
 }

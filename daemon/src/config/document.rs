@@ -23,7 +23,9 @@ pub struct File {
 
 impl fmt::Debug for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("File").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("File")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -31,34 +33,58 @@ impl File {
     /// Reads `path` and checks its syntax.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        let refused = |line, reason: String, remedy: &str| ConfigError::in_file(path, line, reason, remedy.to_owned());
+        let refused = |line, reason: String, remedy: &str| {
+            ConfigError::in_file(path, line, reason, remedy.to_owned())
+        };
         let mut bytes = Vec::new();
-        std::fs::File::open(path).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes)).map_err(|error| {
-            match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    refused(None, "no such file".to_owned(), "create it, or name another with --config FILE")
-                }
-                _ => refused(None, format!("cannot be read: {error}"), "give this process the right to read it"),
-            }
-        })?;
+        std::fs::File::open(path)
+            .and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes))
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => refused(
+                    None,
+                    "no such file".to_owned(),
+                    "create it, or name another with --config FILE",
+                ),
+                _ => refused(
+                    None,
+                    format!("cannot be read: {error}"),
+                    "give this process the right to read it",
+                ),
+            })?;
         if bytes.len() as u64 > LIMIT {
-            return Err(refused(None, "longer than 1 MiB".to_owned(), "name a configuration file"));
+            return Err(refused(
+                None,
+                "longer than 1 MiB".to_owned(),
+                "name a configuration file",
+            ));
         }
         let text = String::from_utf8(bytes).map_err(|error| {
             let sound = error.utf8_error().valid_up_to();
-            let line = error.as_bytes()[..sound].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let line = error.as_bytes()[..sound]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count()
+                + 1;
             refused(Some(line), "not UTF-8".to_owned(), "save it as UTF-8 text")
         })?;
         Self::from_text(path, text)
     }
 
     /// The same for a text that is already at hand; `path` is used in messages only.
-    pub fn from_text(path: impl Into<PathBuf>, text: impl Into<String>) -> Result<Self, ConfigError> {
+    pub fn from_text(
+        path: impl Into<PathBuf>,
+        text: impl Into<String>,
+    ) -> Result<Self, ConfigError> {
         let (path, text) = (path.into(), text.into());
         if let Err(error) = DeTable::parse(&text) {
             let line = error.span().map(|span| line_at(&text, span.start));
             let reason = format!("not TOML: {}", error.message());
-            return Err(ConfigError::in_file(&path, line, reason, "correct the syntax of this line".to_owned()));
+            return Err(ConfigError::in_file(
+                &path,
+                line,
+                reason,
+                "correct the syntax of this line".to_owned(),
+            ));
         }
         Ok(Self { path, text })
     }
@@ -96,10 +122,12 @@ impl File {
         let mut node = &root;
         for step in path {
             let next = match (step, node.get_ref()) {
-                (Step::Key(key), DeValue::Table(table)) => {
-                    table.get_key_value(key.as_str()).map(|(key, value)| (key.span(), value))
+                (Step::Key(key), DeValue::Table(table)) => table
+                    .get_key_value(key.as_str())
+                    .map(|(key, value)| (key.span(), value)),
+                (Step::Index(n), DeValue::Array(array)) => {
+                    array.get(*n).map(|value| (value.span(), value))
                 }
-                (Step::Index(n), DeValue::Array(array)) => array.get(*n).map(|value| (value.span(), value)),
                 _ => None,
             };
             let Some((span, value)) = next else { break };
@@ -131,18 +159,28 @@ impl File {
                 path.push(Step::Key(key));
                 problem(self.line_of(&path), reason, remedy)
             }
-            What::MissingKey(key) => {
-                problem(self.line_of(&path), format!("the key \"{key}\" is missing {table}"), "add it".to_owned())
+            What::MissingKey(key) => problem(
+                self.line_of(&path),
+                format!("the key \"{key}\" is missing {table}"),
+                "add it".to_owned(),
+            ),
+            What::UnknownWord { word, known } => value(
+                format!("unknown value \"{word}\""),
+                near::remedy(&word, known, "values"),
+            ),
+            What::WrongType { expected, found } => {
+                value(format!("found {found}"), format!("give {expected}"))
             }
-            What::UnknownWord { word, known } => {
-                value(format!("unknown value \"{word}\""), near::remedy(&word, known, "values"))
-            }
-            What::WrongType { expected, found } => value(format!("found {found}"), format!("give {expected}")),
             What::Unfit(reason) => value(reason, "correct this value".to_owned()),
         }
     }
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
-    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+    text.as_bytes()
+        .iter()
+        .take(offset)
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
 }

@@ -41,8 +41,20 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn in_file(file: &Path, line: Option<usize>, reason: String, remedy: String) -> Self {
-        Problem { file: file.to_owned(), line, key: None, reason, remedy }.into()
+    pub(super) fn in_file(
+        file: &Path,
+        line: Option<usize>,
+        reason: String,
+        remedy: String,
+    ) -> Self {
+        Problem {
+            file: file.to_owned(),
+            line,
+            key: None,
+            reason,
+            remedy,
+        }
+        .into()
     }
 
     /// All that is wrong, in the order of discovery.
@@ -53,7 +65,9 @@ impl ConfigError {
 
 impl From<Problem> for ConfigError {
     fn from(problem: Problem) -> Self {
-        Self { problems: vec![problem] }
+        Self {
+            problems: vec![problem],
+        }
     }
 }
 
@@ -80,7 +94,10 @@ pub struct Problems<'f> {
 
 impl<'f> Problems<'f> {
     pub(super) fn new(file: &'f File) -> Self {
-        Self { file, found: Vec::new() }
+        Self {
+            file,
+            found: Vec::new(),
+        }
     }
 
     /// Notes that the value of `key` (`agent.socket`, `clusters[1].issuer`) is refused. The line is that of the key, or
@@ -101,10 +118,21 @@ impl<'f> Problems<'f> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                for Problem { file, line, key: inner, reason, remedy } in error.problems {
+                for Problem {
+                    file,
+                    line,
+                    key: inner,
+                    reason,
+                    remedy,
+                } in error.problems
+                {
                     let line = line.map(|line| format!(":{line}")).unwrap_or_default();
                     let inner = inner.map(|key| format!(": {key}")).unwrap_or_default();
-                    self.add(key, format!("{}{line}{inner}: {reason}", file.display()), remedy);
+                    self.add(
+                        key,
+                        format!("{}{line}{inner}: {reason}", file.display()),
+                        remedy,
+                    );
                 }
                 None
             }
@@ -118,6 +146,12 @@ impl<'f> Problems<'f> {
 
     /// Ends the check: an error if anything was noted.
     pub fn finish(self) -> Result<(), ConfigError> {
-        if self.found.is_empty() { Ok(()) } else { Err(ConfigError { problems: self.found }) }
+        if self.found.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError {
+                problems: self.found,
+            })
+        }
     }
 }

@@ -19,7 +19,8 @@ const LIMIT: usize = 64 << 10;
 /// in Kubernetes are mounted through them); what counts is the file at their end.
 pub fn secret_file(path: impl AsRef<Path>) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     let path = path.as_ref();
-    read(path).map_err(|Refused { reason, remedy }| ConfigError::in_file(path, None, reason, remedy))
+    read(path)
+        .map_err(|Refused { reason, remedy }| ConfigError::in_file(path, None, reason, remedy))
 }
 
 struct Refused {
@@ -29,11 +30,17 @@ struct Refused {
 
 impl Refused {
     fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { reason: reason.into(), remedy: remedy.into() }
+        Self {
+            reason: reason.into(),
+            remedy: remedy.into(),
+        }
     }
 
     fn unreadable(error: io::Error) -> Self {
-        Self::new(format!("cannot be read: {error}"), "give this process's user the right to read it")
+        Self::new(
+            format!("cannot be read: {error}"),
+            "give this process's user the right to read it",
+        )
     }
 }
 
@@ -62,7 +69,10 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Refused> {
     }
     match length {
         0 => Err(Refused::new("empty", "write the secret into it")),
-        n if n > LIMIT => Err(Refused::new("longer than 64 KiB", "name the file that holds the secret")),
+        n if n > LIMIT => Err(Refused::new(
+            "longer than 64 KiB",
+            "name the file that holds the secret",
+        )),
         n => {
             secret.truncate(n);
             Ok(secret)
@@ -72,16 +82,25 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Refused> {
 
 fn refuse_exposed(stat: &Stat, user: u32, path: &Path) -> Result<(), Refused> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Refused::new("not a regular file", "name the file that holds the secret"));
+        return Err(Refused::new(
+            "not a regular file",
+            "name the file that holds the secret",
+        ));
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
     if mode.intersects(Mode::RWXG | Mode::RWXO) {
         let reason = format!("open to group or others (mode {:04o})", mode.as_raw_mode());
-        return Err(Refused::new(reason, format!("run chmod 600 {}", path.display())));
+        return Err(Refused::new(
+            reason,
+            format!("run chmod 600 {}", path.display()),
+        ));
     }
     if stat.st_uid != user && stat.st_uid != 0 {
         let reason = format!("belongs to uid {}, who could change it", stat.st_uid);
-        return Err(Refused::new(reason, format!("run chown {user} {}", path.display())));
+        return Err(Refused::new(
+            reason,
+            format!("run chown {user} {}", path.display()),
+        ));
     }
     Ok(())
 }
@@ -126,7 +145,9 @@ mod tests {
             let path_text = path.display();
             assert_eq!(
                 refusal(&path),
-                format!("{path_text}: open to group or others (mode {mode:04o}); run chmod 600 {path_text}")
+                format!(
+                    "{path_text}: open to group or others (mode {mode:04o}); run chmod 600 {path_text}"
+                )
             );
         }
         Ok(())
@@ -152,7 +173,13 @@ mod tests {
     fn missing_empty_and_oversized_files_are_refused() -> Outcome {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("absent");
-        assert_eq!(refusal(&path), format!("{}: no such file; create it, or correct the path", path.display()));
+        assert_eq!(
+            refusal(&path),
+            format!(
+                "{}: no such file; create it, or correct the path",
+                path.display()
+            )
+        );
         let path = file(&dir, b"", 0o600)?;
         assert!(refusal(&path).ends_with(": empty; write the secret into it"));
         let path = file(&dir, &vec![b'x'; LIMIT + 1], 0o600)?;
@@ -167,7 +194,13 @@ mod tests {
         let dir = tempfile::tempdir()?;
         assert!(refusal(dir.path()).contains("not a regular file"));
         let pipe = dir.path().join("pipe");
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )?;
         assert!(refusal(&pipe).contains("not a regular file"));
         Ok(())
     }

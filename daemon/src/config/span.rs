@@ -7,7 +7,13 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Milliseconds in each unit, largest first: the order in which they must be written.
-const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
 
 /// A span of time in whole milliseconds, at most [`Span::MAX`]. In TOML a string of whole numbers, each with its unit
 /// (`d`, `h`, `m`, `s`, `ms`), larger units first: `"1h30m"`. A bare number is refused, as nobody can see its unit.
@@ -25,7 +31,11 @@ impl Span {
 
     /// A span of whole milliseconds; more than [`Span::MAX`] becomes that.
     pub const fn from_millis(millis: u64) -> Self {
-        if millis > Self::MAX.0 { Self::MAX } else { Self(millis) }
+        if millis > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(millis)
+        }
     }
 
     /// The span as std's type.
@@ -65,13 +75,17 @@ impl fmt::Display for Span {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotASpan {
     /// Nothing, a number without a unit, a sign, a fraction, a blank.
-    #[error("not a duration; write whole numbers with units, such as \"90s\", \"1h30m\" or \"500ms\"")]
+    #[error(
+        "not a duration; write whole numbers with units, such as \"90s\", \"1h30m\" or \"500ms\""
+    )]
     Malformed,
     /// A unit that is not one of d, h, m, s, ms.
     #[error("unknown unit \"{0}\" in a duration; use d, h, m, s or ms")]
     Unit(String),
     /// `30m1h` or `1h1h`.
-    #[error("units of a duration in the wrong order; write each once, the larger first, such as \"1d12h\"")]
+    #[error(
+        "units of a duration in the wrong order; write each once, the larger first, such as \"1d12h\""
+    )]
     Order,
     /// More than [`Span::MAX`].
     #[error("longer than {} days", Span::MAX.0 / 86_400_000)]
@@ -86,17 +100,30 @@ impl FromStr for Span {
         let mut total: u64 = 0;
         let mut units = UNITS.iter();
         while !rest.is_empty() || total == 0 && units.len() == UNITS.len() {
-            let (number, after) = split_at_end_of(rest, |c| c.is_ascii_digit()).ok_or(NotASpan::Malformed)?;
-            let (unit, after) = split_at_end_of(after, |c| c.is_alphabetic()).ok_or(NotASpan::Malformed)?;
+            let (number, after) =
+                split_at_end_of(rest, |c| c.is_ascii_digit()).ok_or(NotASpan::Malformed)?;
+            let (unit, after) =
+                split_at_end_of(after, |c| c.is_alphabetic()).ok_or(NotASpan::Malformed)?;
             if !UNITS.iter().any(|(known, _)| *known == unit) {
                 return Err(NotASpan::Unit(unit.chars().take(16).collect()));
             }
-            let (_, millis) = units.find(|(known, _)| *known == unit).ok_or(NotASpan::Order)?;
-            let part = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*millis));
-            total = part.and_then(|part| total.checked_add(part)).ok_or(NotASpan::TooLong)?;
+            let (_, millis) = units
+                .find(|(known, _)| *known == unit)
+                .ok_or(NotASpan::Order)?;
+            let part = number
+                .parse::<u64>()
+                .ok()
+                .and_then(|number| number.checked_mul(*millis));
+            total = part
+                .and_then(|part| total.checked_add(part))
+                .ok_or(NotASpan::TooLong)?;
             rest = after;
         }
-        if total > Self::MAX.0 { Err(NotASpan::TooLong) } else { Ok(Self(total)) }
+        if total > Self::MAX.0 {
+            Err(NotASpan::TooLong)
+        } else {
+            Ok(Self(total))
+        }
     }
 }
 
@@ -153,15 +180,25 @@ mod tests {
 
     #[test]
     fn refuses_what_can_be_misread() {
-        for text in ["", "90", "s", "-1s", "1.5h", "1 h", "1h ", " 1h", "1h30", "+1s", "0", "٣s"] {
+        for text in [
+            "", "90", "s", "-1s", "1.5h", "1 h", "1h ", " 1h", "1h30", "+1s", "0", "٣s",
+        ] {
             assert_eq!(text.parse::<Span>(), Err(NotASpan::Malformed), "{text:?}");
         }
         for text in ["30m1h", "1h1h", "1ms1s"] {
             assert_eq!(text.parse::<Span>(), Err(NotASpan::Order), "{text:?}");
         }
-        assert_eq!("3 parsecs".replace(' ', "").parse::<Span>(), Err(NotASpan::Unit("parsecs".to_owned())));
+        assert_eq!(
+            "3 parsecs".replace(' ', "").parse::<Span>(),
+            Err(NotASpan::Unit("parsecs".to_owned()))
+        );
         assert_eq!("1H".parse::<Span>(), Err(NotASpan::Unit("H".to_owned())));
-        for text in ["36501d", "36500d1ms", "99999999999999999999s", "18446744073709551615d"] {
+        for text in [
+            "36501d",
+            "36500d1ms",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
             assert_eq!(text.parse::<Span>(), Err(NotASpan::TooLong), "{text:?}");
         }
     }

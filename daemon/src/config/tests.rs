@@ -102,7 +102,9 @@ fn a_sound_file_is_read() -> Result<(), ConfigError> {
     assert_eq!(example.clusters[0].audiences, ["x", "y"]);
     assert_eq!(example.limits["streams"], 16);
     match example.root {
-        Some(Root::Files { certificate, key }) => assert!(certificate.ends_with("c.pem") && key.ends_with("k.pem")),
+        Some(Root::Files { certificate, key }) => {
+            assert!(certificate.ends_with("c.pem") && key.ends_with("k.pem"))
+        }
         other => panic!("not files: {other:?}"),
     }
     Ok(())
@@ -143,19 +145,41 @@ fn an_unknown_key_inside_a_tagged_table_still_has_its_line() {
 #[test]
 fn a_wrong_type_is_refused_with_what_was_expected() {
     for (line, message) in [
-        ("verbose = \"yes\"", "agent.verbose: found a string; give true or false"),
-        ("socket = 5", "agent.socket: found the number 5; give a path in quotes"),
+        (
+            "verbose = \"yes\"",
+            "agent.verbose: found a string; give true or false",
+        ),
+        (
+            "socket = 5",
+            "agent.socket: found the number 5; give a path in quotes",
+        ),
         (
             "lifetime = 90",
             "agent.lifetime: found the number 90; give a duration in quotes, such as \"90s\", \"1h30m\" or \"500ms\"",
         ),
-        ("memory = [1]", "agent.memory: found an array; give a size in quotes, such as \"64KiB\" or \"10GiB\""),
-        ("policy = 3", "agent.policy: found a number; give one of its words in quotes"),
-        ("policy = { a = 1, b = 2 }", "agent.policy: a table with one key was expected; correct this value"),
+        (
+            "memory = [1]",
+            "agent.memory: found an array; give a size in quotes, such as \"64KiB\" or \"10GiB\"",
+        ),
+        (
+            "policy = 3",
+            "agent.policy: found a number; give one of its words in quotes",
+        ),
+        (
+            "policy = { a = 1, b = 2 }",
+            "agent.policy: a table with one key was expected; correct this value",
+        ),
     ] {
-        assert_eq!(refusal(&format!("name = \"a\"\n[agent]\n{line}\n")), format!("arx.toml:3: {message}"), "{line}");
+        assert_eq!(
+            refusal(&format!("name = \"a\"\n[agent]\n{line}\n")),
+            format!("arx.toml:3: {message}"),
+            "{line}"
+        );
     }
-    assert_eq!(refusal("name = \"a\"\nagent = 5\n"), "arx.toml:2: agent: found the number 5; give a table");
+    assert_eq!(
+        refusal("name = \"a\"\nagent = 5\n"),
+        "arx.toml:2: agent: found the number 5; give a table"
+    );
     assert_eq!(
         refusal("name = \"a\"\n[limits]\nstreams = 70000\n"),
         "arx.toml:3: limits.streams: found the number 70000; give a whole number from 0 to 65535"
@@ -169,7 +193,10 @@ fn a_wrong_type_is_refused_with_what_was_expected() {
 #[test]
 fn an_unknown_word_is_refused_with_the_known_ones() {
     let with = |word: &str| refusal(&format!("name = \"a\"\n[agent]\npolicy = \"{word}\"\n"));
-    assert_eq!(with("locl"), "arx.toml:3: agent.policy: unknown value \"locl\"; did you mean \"local\"?");
+    assert_eq!(
+        with("locl"),
+        "arx.toml:3: agent.policy: unknown value \"locl\"; did you mean \"local\"?"
+    );
     assert_eq!(
         with("nothing"),
         "arx.toml:3: agent.policy: unknown value \"nothing\"; values here: local, review, local-then-review"
@@ -186,7 +213,10 @@ fn a_value_that_its_type_refuses_says_why() {
 
 #[test]
 fn a_missing_key_is_named_with_its_table() {
-    assert_eq!(refusal(""), "arx.toml: the key \"name\" is missing at the top level; add it");
+    assert_eq!(
+        refusal(""),
+        "arx.toml: the key \"name\" is missing at the top level; add it"
+    );
     assert_eq!(
         refusal("name = \"a\"\n\n[[clusters]]\naudiences = []\n"),
         "arx.toml:3: the key \"issuer\" is missing in [[clusters]]; add it"
@@ -199,10 +229,20 @@ fn a_missing_key_is_named_with_its_table() {
 
 #[test]
 fn broken_syntax_is_refused_with_its_line() {
-    for (text, line) in [("name = \"a\"\nagent = = 1\n", 2), ("a = 1\n\na = 2\n", 3), ("name = \"a\n", 1)] {
+    for (text, line) in [
+        ("name = \"a\"\nagent = = 1\n", 2),
+        ("a = 1\n\na = 2\n", 3),
+        ("name = \"a\n", 1),
+    ] {
         let message = refusal(text);
-        assert!(message.starts_with(&format!("arx.toml:{line}: not TOML: ")), "{message}");
-        assert!(message.ends_with("; correct the syntax of this line"), "{message}");
+        assert!(
+            message.starts_with(&format!("arx.toml:{line}: not TOML: ")),
+            "{message}"
+        );
+        assert!(
+            message.ends_with("; correct the syntax of this line"),
+            "{message}"
+        );
     }
 }
 
@@ -210,7 +250,10 @@ fn broken_syntax_is_refused_with_its_line() {
 fn a_text_where_it_does_not_belong_is_not_repeated() {
     let message = refusal("name = \"a\"\n[agent]\nverbose = \"-----BEGIN PRIVATE KEY-----\"\n");
     assert!(!message.contains("PRIVATE"), "{message}");
-    let message = refusal(&format!("name = \"a\"\n[agent]\npolicy = \"{}\"\n", "x".repeat(500)));
+    let message = refusal(&format!(
+        "name = \"a\"\n[agent]\npolicy = \"{}\"\n",
+        "x".repeat(500)
+    ));
     assert!(message.len() < 250, "{message}");
 }
 
@@ -224,11 +267,17 @@ fn a_file_that_cannot_be_read_is_named_with_what_to_do() -> Result<(), Box<dyn E
     let path = dir.path().join("arx.toml");
     assert_eq!(
         refused(&path),
-        format!("{}: no such file; create it, or name another with --config FILE", path.display())
+        format!(
+            "{}: no such file; create it, or name another with --config FILE",
+            path.display()
+        )
     );
     assert!(refused(dir.path()).contains("cannot be read: "));
     std::fs::write(&path, b"name = \"a\"\nx = \"\xff\"\n")?;
-    assert_eq!(refused(&path), format!("{}:2: not UTF-8; save it as UTF-8 text", path.display()));
+    assert_eq!(
+        refused(&path),
+        format!("{}:2: not UTF-8; save it as UTF-8 text", path.display())
+    );
     std::fs::write(&path, vec![b'#'; (1 << 20) + 1])?;
     assert!(refused(&path).contains("longer than 1 MiB"));
     std::fs::write(&path, "name = \"a\"\n")?;
@@ -246,7 +295,11 @@ fn a_check_lists_all_problems_at_once_with_their_lines() -> Result<(), Box<dyn E
     assert!(problems.is_empty());
     problems.add("agent.lifetime", "shorter than 10s", "make it longer");
     problems.add("agent.socket", "needed where listen is not set", "add it");
-    problems.add("clusters[1].issuer", "the same as in clusters[0]", "remove one");
+    problems.add(
+        "clusters[1].issuer",
+        "the same as in clusters[0]",
+        "remove one",
+    );
     assert!(problems.take("agent.key_file", secret_file(&key)).is_none());
     assert_eq!(problems.take("agent.key_file", Ok(7)), Some(7));
     let error = problems.finish().expect_err("four problems were noted");
@@ -267,14 +320,20 @@ fn a_check_lists_all_problems_at_once_with_their_lines() -> Result<(), Box<dyn E
 
 #[test]
 fn a_table_tagged_by_a_key_is_read_by_its_tag() -> Result<(), ConfigError> {
-    let example = parse("name = \"a\"\nroot = { source = \"generated\", algorithm = \"ecdsa-p256\" }\n")?;
-    assert!(matches!(example.root, Some(Root::Generated { algorithm }) if algorithm == "ecdsa-p256"));
+    let example =
+        parse("name = \"a\"\nroot = { source = \"generated\", algorithm = \"ecdsa-p256\" }\n")?;
+    assert!(
+        matches!(example.root, Some(Root::Generated { algorithm }) if algorithm == "ecdsa-p256")
+    );
     Ok(())
 }
 
 #[test]
 fn dates_and_inline_tables_are_read() -> Result<(), ConfigError> {
-    let file = File::from_text("arx.toml", "when = 2026-01-02T03:04:05Z\nagent = { verbose = true }\n")?;
+    let file = File::from_text(
+        "arx.toml",
+        "when = 2026-01-02T03:04:05Z\nagent = { verbose = true }\n",
+    )?;
     #[derive(Deserialize)]
     struct Dated {
         when: String,

@@ -27,7 +27,10 @@ pub fn write_atomically(path: impl AsRef<Path>, content: &[u8], mode: u32) -> io
 
 fn beside(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
     let Some(name) = path.file_name() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path names no file",
+        ));
     };
     let mut hidden = OsString::from(".");
     hidden.push(name);
@@ -60,7 +63,11 @@ impl<'p> Draft<'p> {
                 Ok(_) | Err(rustix::io::Errno::NOENT) => continue,
                 Err(error) => return Err(error.into()),
             }
-            let draft = Self { path, file: File::from(file), keep: false };
+            let draft = Self {
+                path,
+                file: File::from(file),
+                keep: false,
+            };
             // Before the first byte: a left-over may have had other permissions.
             rustix::fs::fchmod(&draft.file, mode)?;
             draft.file.set_len(0)?;
@@ -104,7 +111,10 @@ mod tests {
         for (content, mode) in [(&b"one"[..], 0o600), (b"", 0o644), (b"three", 0o640)] {
             write_atomically(&path, content, mode)?;
             assert_eq!(std::fs::read(&path)?, content);
-            assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o7777, mode);
+            assert_eq!(
+                std::fs::metadata(&path)?.permissions().mode() & 0o7777,
+                mode
+            );
             assert_eq!(names(&dir)?, ["state"]);
         }
         Ok(())
@@ -132,7 +142,10 @@ mod tests {
         std::fs::set_permissions(&left_over, std::fs::Permissions::from_mode(0o666))?;
         write_atomically(&path, b"new", 0o600)?;
         assert_eq!(std::fs::read(&path)?, b"new");
-        assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path)?.permissions().mode() & 0o7777,
+            0o600
+        );
         assert_eq!(names(&dir)?, ["state"]);
         Ok(())
     }

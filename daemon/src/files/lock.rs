@@ -73,10 +73,15 @@ impl fmt::Display for ByWhom<'_> {
 /// stays when the lock goes; removing it would let two processes hold locks on two files of one name.
 pub fn lock_exclusive(path: impl AsRef<Path>, now: SystemTime) -> Result<Lock, Held> {
     let path = path.as_ref();
-    take(path, now).map_err(|error| Held::Io { path: path.to_owned(), error })?.map_err(|holder| {
-        let path = path.to_owned();
-        Held::By { path, holder }
-    })
+    take(path, now)
+        .map_err(|error| Held::Io {
+            path: path.to_owned(),
+            error,
+        })?
+        .map_err(|holder| {
+            let path = path.to_owned();
+            Held::By { path, holder }
+        })
 }
 
 fn take(path: &Path, now: SystemTime) -> io::Result<Result<Lock, Option<Holder>>> {
@@ -95,7 +100,9 @@ fn take(path: &Path, now: SystemTime) -> io::Result<Result<Lock, Option<Holder>>
             Ok(_) | Err(rustix::io::Errno::NOENT) => continue,
             Err(error) => return Err(error.into()),
         }
-        let mut lock = Lock { file: File::from(file) };
+        let mut lock = Lock {
+            file: File::from(file),
+        };
         // A full disk must not keep a process from starting: the note is a courtesy, the lock is what counts.
         if let Err(error) = lock.write_note(now) {
             tracing::debug!(path = %path.display(), %error, "the lock is held, but its holder could not be noted in it");
@@ -106,8 +113,16 @@ fn take(path: &Path, now: SystemTime) -> io::Result<Result<Lock, Option<Holder>>
 
 impl Lock {
     fn write_note(&mut self, now: SystemTime) -> io::Result<()> {
-        let millis = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        let note = format!("{} {millis}\nheld by pid {} since {}\n", std::process::id(), std::process::id(), rfc3339(now));
+        let millis = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        let note = format!(
+            "{} {millis}\nheld by pid {} since {}\n",
+            std::process::id(),
+            std::process::id(),
+            rfc3339(now)
+        );
         self.file.set_len(0)?;
         self.file.rewind()?;
         self.file.write_all(note.as_bytes())
@@ -130,7 +145,10 @@ fn read_note(file: File) -> Option<Holder> {
 fn parse_note(note: &str) -> Option<Holder> {
     let (pid, millis) = note.lines().next()?.split_once(' ')?;
     let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis.parse().ok()?))?;
-    Some(Holder { pid: pid.parse().ok()?, since })
+    Some(Holder {
+        pid: pid.parse().ok()?,
+        since,
+    })
 }
 
 #[cfg(test)]
@@ -153,8 +171,19 @@ mod tests {
         let path = dir.path().join("lock");
         let lock = lock_exclusive(&path, noon())?;
         match lock_exclusive(&path, noon() + Duration::from_secs(60)) {
-            Err(error @ Held::By { holder: Some(holder), .. }) => {
-                assert_eq!(holder, Holder { pid: std::process::id(), since: noon() });
+            Err(
+                error @ Held::By {
+                    holder: Some(holder),
+                    ..
+                },
+            ) => {
+                assert_eq!(
+                    holder,
+                    Holder {
+                        pid: std::process::id(),
+                        since: noon()
+                    }
+                );
                 assert_eq!(
                     error.to_string(),
                     format!(
@@ -189,7 +218,10 @@ mod tests {
         let _lock = lock_exclusive(&path, noon())?;
         std::fs::write(&path, "\u{0}garbage")?;
         let error = lock_exclusive(&path, noon()).expect_err("held");
-        assert!(error.to_string().contains("is held by another process"), "{error}");
+        assert!(
+            error.to_string().contains("is held by another process"),
+            "{error}"
+        );
         Ok(())
     }
 
@@ -202,7 +234,10 @@ mod tests {
         // The removed file is locked by `first`, the new one by `second`; a third must meet the second.
         let second = lock_exclusive(&path, noon())?;
         drop(first);
-        assert!(matches!(lock_exclusive(&path, noon()), Err(Held::By { .. })));
+        assert!(matches!(
+            lock_exclusive(&path, noon()),
+            Err(Held::By { .. })
+        ));
         drop(second);
         Ok(())
     }
@@ -210,7 +245,12 @@ mod tests {
     #[test]
     fn a_place_that_cannot_be_locked_is_named() {
         let error = lock_exclusive("/nowhere/at/all/lock", noon()).expect_err("no such directory");
-        assert!(error.to_string().starts_with("/nowhere/at/all/lock cannot be locked: "), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("/nowhere/at/all/lock cannot be locked: "),
+            "{error}"
+        );
     }
 
     proptest! {

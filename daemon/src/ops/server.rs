@@ -1,0 +1,271 @@
+//! HTTP/1.1 for the operator: GET and HEAD of /livez, /readyz, /metrics. One request per connection, so that a slow or
+//! silent client can hold one of a few places for a few seconds, and nothing else.
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::Readiness;
+use super::readiness::Failing;
+use crate::drain::Drain;
+
+/// A few probes and scrapers at a time; the others wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// A request has no body and few headers.
+const HEADERS: usize = 64;
+const HEADER_BYTES: usize = 16 << 10;
+/// To send the request's header, and to have received the whole answer.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_secs(10);
+/// Pause after a failed accept: most likely file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// OpenMetrics 1.0, "Content type".
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The operator's port, bound but not answering yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// The operator's port at work. It answers until this is dropped, also while the process drains.
+#[derive(Debug)]
+pub struct Serving {
+    address: SocketAddr,
+    _task: JoinSet<()>,
+}
+
+struct State {
+    readiness: Readiness,
+    registry: Registry,
+    drain: Drain,
+}
+
+impl Server {
+    /// Binds `address`; port 0 takes a free one. The error names the address.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let bound = async {
+            let listener = TcpListener::bind(address).await?;
+            let address = listener.local_addr()?;
+            Ok(Self { listener, address })
+        };
+        bound.await.map_err(|error: io::Error| {
+            let reason =
+                format!("cannot listen on {address}: {error}; free it or choose another address");
+            io::Error::new(error.kind(), reason)
+        })
+    }
+
+    /// The address that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Begins to answer. Once the end is asked for, /readyz says 503 so that no new work is sent here.
+    pub fn start(self, readiness: Readiness, registry: Registry, drain: Drain) -> Serving {
+        let state = Arc::new(State {
+            readiness,
+            registry,
+            drain,
+        });
+        let mut task = JoinSet::new();
+        let address = self.address;
+        task.spawn(accept(self.listener, state));
+        Serving {
+            address,
+            _task: task,
+        }
+    }
+}
+
+impl Serving {
+    /// The address on which it answers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+                Ok((stream, _)) => drop(connections.spawn(serve(stream, state.clone()))),
+                Err(error) => {
+                    tracing::warn!(code = "ARX-OPS-ACCEPT", %error, "operator port: a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(code = "ARX-TASK-PANIC", task = "ops", %error, "operator port: an answer panicked");
+                }
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, state: Arc<State>) {
+    let answer = service_fn(move |request| {
+        let response = answer(&state, &request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_headers(HEADERS)
+        .max_buf_size(HEADER_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), answer);
+    // Whatever went wrong is the client's business.
+    if let Err(error) = tokio::time::timeout(TIME, connection)
+        .await
+        .unwrap_or(Ok(()))
+    {
+        tracing::debug!(%error, "operator port: connection ended early");
+    }
+}
+
+fn answer<B>(state: &State, request: &Request<B>) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = respond(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only GET and HEAD\n".to_owned(),
+        );
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/livez" => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" => readyz(state, wants_json(request)),
+        "/metrics" => metrics(state),
+        _ => respond(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "here are /livez, /readyz and /metrics\n".to_owned(),
+        ),
+    }
+}
+
+fn readyz(state: &State, json: bool) -> Response<Full<Bytes>> {
+    #[derive(Serialize)]
+    struct Line {
+        name: &'static str,
+        ok: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    }
+    let mut conditions = state.readiness.all();
+    if let Some(cause) = state.drain.cause() {
+        let message = format!("this process is ending: {cause}");
+        conditions.push((
+            "drain",
+            Some(Failing {
+                name: "drain",
+                code: "ARX-DRAINING",
+                message,
+            }),
+        ));
+    }
+    let lines: Vec<Line> = conditions
+        .into_iter()
+        .map(|(name, failing)| match failing {
+            None => Line {
+                name,
+                ok: true,
+                code: None,
+                message: None,
+            },
+            Some(Failing { code, message, .. }) => Line {
+                name,
+                ok: false,
+                code: Some(code),
+                message: Some(message),
+            },
+        })
+        .collect();
+    let ready = lines.iter().all(|line| line.ok);
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    if json {
+        let body = serde_json::json!({ "ready": ready, "conditions": lines });
+        return respond(status, JSON, format!("{body}\n"));
+    }
+    let mut body = String::from(if ready { "ready\n" } else { "not ready\n" });
+    for Line {
+        name,
+        code,
+        message,
+        ..
+    } in lines
+    {
+        let written = match (code, message) {
+            (Some(code), Some(message)) => writeln!(body, "[-] {name}: {code}: {message}"),
+            _ => writeln!(body, "[+] {name}: ok"),
+        };
+        written.expect("a string takes every write");
+    }
+    respond(status, TEXT, body)
+}
+
+fn wants_json<B>(request: &Request<B>) -> bool {
+    let accept = request
+        .headers()
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains(JSON))
+}
+
+fn metrics(state: &State) -> Response<Full<Bytes>> {
+    let mut body = String::new();
+    match prometheus_client::encoding::text::encode(&mut body, &state.registry) {
+        Ok(()) => respond(StatusCode::OK, OPENMETRICS, body),
+        Err(error) => {
+            tracing::error!(code = "ARX-OPS-METRICS", %error, "metrics could not be encoded; please report this");
+            respond(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                TEXT,
+                "metrics could not be encoded\n".to_owned(),
+            )
+        }
+    }
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests;
