@@ -35,7 +35,7 @@
 //!     drop(ops);
 //!     Ok(drain.exit_code())
 //! }
-//! # let _ = (run, exit::OK, config::load::<Config>);
+//! # let _ = (run, exit::OK, |path: &str| config::load::<Config>(path));
 //! ```
 #![deny(missing_docs)]
 
