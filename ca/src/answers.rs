@@ -1,0 +1,266 @@
+//! What was answered to whom lately, so that a request that is repeated after a lost
+//! answer gets the same certificate again instead of another one.
+//!
+//! Kept in memory: after a restart a repetition gets a new certificate, and the ledger
+//! shows both. Refusals are not kept, so that whoever was refused may try again.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::refusal::{Fault, Refusal};
+
+/// For how long an answer is kept at most.
+pub const KEPT: Duration = Duration::from_secs(600);
+/// How many answers are kept at most; about 1 KiB each.
+const MOST: usize = 30_000;
+/// Length of an idempotency key, in bytes.
+pub const KEY: usize = 16;
+
+/// Whose request it is, and which.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// SPIFFE id of the node that asks.
+    pub caller: Arc<str>,
+    /// The idempotency key.
+    pub key: [u8; KEY],
+}
+
+/// A certificate that was issued, as it goes to the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whom it names.
+    pub spiffe_id: Arc<str>,
+    /// The leaf, DER.
+    pub leaf: Bytes,
+    /// The intermediates, DER, from the leaf's issuer upwards.
+    pub issuers: Arc<[Bytes]>,
+    /// The bundle sequence that verifiers need: epoch and number.
+    pub sequence: (u64, u64),
+}
+
+/// All answers of the last minutes.
+#[derive(Clone, Default)]
+pub struct Answers(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<Request, Entry>,
+    /// In order of completion.
+    done: VecDeque<(Instant, Request)>,
+}
+
+struct Entry {
+    /// SHA-256 of what was asked.
+    content: [u8; 32],
+    /// Holds the answer when there is one; its sender is dropped without one if the
+    /// request failed.
+    outcome: watch::Receiver<Option<Answer>>,
+}
+
+/// What is known of a request that comes in.
+#[derive(Debug)]
+pub enum Known {
+    /// Nothing: it is to be carried out, and the claim to be resolved.
+    New(Claim),
+    /// The same request was answered with this.
+    Answered(Answer),
+}
+
+/// The duty to carry out a request. Dropped without an answer, the request counts as
+/// never made.
+pub struct Claim {
+    answers: Answers,
+    request: Request,
+    outcome: watch::Sender<Option<Answer>>,
+}
+
+impl Answers {
+    /// Looks `request` up, and claims it if it is new. A repetition of a request that is
+    /// being carried out waits for its outcome.
+    ///
+    /// # Errors
+    /// `ARX-REQUEST-KEY-REUSED` if the key was used for another content.
+    pub async fn look_up(
+        &self,
+        request: Request,
+        content: [u8; 32],
+        now: Instant,
+    ) -> Result<Known, Refusal> {
+        loop {
+            let mut running = {
+                let mut state = self.lock();
+                state.forget(now);
+                let Some(entry) = state.entries.get(&request) else {
+                    let (outcome, receiver) = watch::channel(None);
+                    state.entries.insert(
+                        request.clone(),
+                        Entry {
+                            content,
+                            outcome: receiver,
+                        },
+                    );
+                    return Ok(Known::New(Claim {
+                        answers: self.clone(),
+                        request,
+                        outcome,
+                    }));
+                };
+                if entry.content != content {
+                    return Err(Refusal::new(
+                        "ARX-REQUEST-KEY-REUSED",
+                        Fault::Request,
+                        "this idempotency key was used for another request: make a new one for each",
+                    ));
+                }
+                if let Some(answer) = entry.outcome.borrow().as_ref() {
+                    return Ok(Known::Answered(answer.clone()));
+                }
+                entry.outcome.clone()
+            };
+            // An error says that it failed and is gone: this repetition is then the first.
+            let _ended = running.wait_for(Option::is_some).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn forget(&mut self, now: Instant) {
+        while let Some((at, _)) = self.done.front() {
+            if self.done.len() <= MOST && now.saturating_duration_since(*at) < KEPT {
+                return;
+            }
+            if let Some((_, request)) = self.done.pop_front() {
+                self.entries.remove(&request);
+            }
+        }
+    }
+}
+
+impl Claim {
+    /// The request was answered with `answer`.
+    pub fn resolve(self, answer: Answer, now: Instant) {
+        self.outcome.send_replace(Some(answer));
+        self.answers
+            .lock()
+            .done
+            .push_back((now, self.request.clone()));
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.outcome.borrow().is_none() {
+            self.answers.lock().entries.remove(&self.request);
+        }
+    }
+}
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answers({})", self.lock().entries.len())
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Claim({:?})", self.request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(key: u8) -> Request {
+        Request {
+            caller: "spiffe://example.org/arx/node/c/n".into(),
+            key: [key; KEY],
+        }
+    }
+
+    fn answer(leaf: &'static [u8]) -> Answer {
+        Answer {
+            spiffe_id: "spiffe://example.org/x".into(),
+            leaf: Bytes::from_static(leaf),
+            issuers: [].into(),
+            sequence: (1, 1),
+        }
+    }
+
+    async fn claim(answers: &Answers, key: u8, now: Instant) -> Claim {
+        match answers.look_up(request(key), [0; 32], now).await {
+            Ok(Known::New(claim)) => claim,
+            other => panic!("expected a new request, got {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repetition_gets_the_first_answer_again_for_ten_minutes() {
+        let answers = Answers::default();
+        let now = Instant::now();
+        claim(&answers, 1, now).await.resolve(answer(b"one"), now);
+        let later = now + KEPT - Duration::from_secs(1);
+        match answers.look_up(request(1), [0; 32], later).await {
+            Ok(Known::Answered(again)) => assert_eq!(again, answer(b"one")),
+            other => panic!("{other:?}"),
+        }
+        drop(claim(&answers, 1, now + KEPT).await);
+    }
+
+    #[tokio::test]
+    async fn a_repetition_waits_for_the_outcome_of_the_first() {
+        let answers = Answers::default();
+        let now = Instant::now();
+        let first = claim(&answers, 1, now).await;
+        let (second, ()) = tokio::join!(answers.look_up(request(1), [0; 32], now), async {
+            first.resolve(answer(b"one"), now);
+        });
+        assert!(matches!(second, Ok(Known::Answered(_))));
+    }
+
+    #[tokio::test]
+    async fn after_a_failure_the_repetition_is_carried_out() {
+        let answers = Answers::default();
+        let now = Instant::now();
+        let first = claim(&answers, 1, now).await;
+        let (second, ()) = tokio::join!(answers.look_up(request(1), [0; 32], now), async {
+            drop(first)
+        });
+        assert!(matches!(second, Ok(Known::New(_))));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_used_for_another_request_is_refused() {
+        let answers = Answers::default();
+        let now = Instant::now();
+        claim(&answers, 1, now).await.resolve(answer(b"one"), now);
+        let refused = answers
+            .look_up(request(1), [9; 32], now)
+            .await
+            .expect_err("another content");
+        assert_eq!(refused.code, "ARX-REQUEST-KEY-REUSED");
+    }
+
+    #[tokio::test]
+    async fn no_more_answers_are_kept_than_there_is_room_for() {
+        let answers = Answers::default();
+        let now = Instant::now();
+        for number in 0..MOST + 50 {
+            let mut request = request(0);
+            request.key[..8].copy_from_slice(&number.to_be_bytes());
+            if let Ok(Known::New(claim)) = answers.look_up(request, [0; 32], now).await {
+                claim.resolve(answer(b"x"), now);
+            }
+        }
+        assert!(answers.lock().entries.len() <= MOST + 1);
+    }
+}

@@ -1,0 +1,283 @@
+//! The node agents: who they are, what they hold, and what the consumers on their nodes
+//! have confirmed. Soft state, told by the agents themselves on their Follow streams and
+//! gone with the process; each agent tells all of it again when it reconnects.
+//!
+//! An agent's word counts for its own node only, and silence counts for nothing.
+
+mod agent;
+mod lineage;
+mod session;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use arx_identity::{KeyId, Serial};
+use arx_proto::node::v1 as wire;
+
+use crate::caller::{Node, NodeName};
+use crate::refusal::{Fault, Refusal};
+
+pub use agent::{Agent, Counts};
+pub use lineage::{Join, Superseded};
+pub use session::{Down, Released, Session};
+
+/// Nodes that are remembered at most. A node that is not connected and whose certificate
+/// has run out is forgotten first.
+const MOST_NODES: usize = 100_000;
+
+/// Everything that is known of the agents.
+#[derive(Clone, Default)]
+pub struct Fleet(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    agents: BTreeMap<NodeName, Agent>,
+    sessions: u64,
+    connected: usize,
+}
+
+impl Fleet {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `node`'s certificate belongs to the line of the node's latest join.
+    ///
+    /// # Errors
+    /// `ARX-NODE-SUPERSEDED` if a later join has cut it off.
+    pub fn admit(&self, node: &Node) -> Result<(), Refusal> {
+        let state = self.lock();
+        match state.agents.get(&node.name) {
+            Some(agent) if !agent.lineage.admits(&node.serial) => Err(superseded(&node.name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Judges a join, before anything is issued for it.
+    ///
+    /// # Errors
+    /// `ARX-JOIN-TOKEN-REPLAYED` and `ARX-JOIN-TOKEN-OLDER`, while the node is connected.
+    pub fn may_join(&self, name: &NodeName, join: &Join) -> Result<(), Refusal> {
+        let state = self.lock();
+        match state.agents.get(name) {
+            Some(agent) => agent.lineage.may_join(join, agent.session.is_some()),
+            None => Ok(()),
+        }
+    }
+
+    /// A join was answered with the certificate `serial`: whatever the node had before is
+    /// cut off, and its Follow stream ends. Says so if the node was connected.
+    pub fn joined(
+        &self,
+        name: &NodeName,
+        join: Join,
+        serial: Serial,
+        not_after: SystemTime,
+    ) -> Option<Superseded> {
+        let mut state = self.lock();
+        state.make_room();
+        let agent = state
+            .agents
+            .entry(name.clone())
+            .or_insert_with(|| Agent::new(name));
+        agent.node_not_after = Some(not_after);
+        let superseded = agent.lineage.joined(join, serial, not_after);
+        let session = if superseded {
+            agent.session.take()
+        } else {
+            None
+        };
+        let ended = session.map(|session| session.end(Down::Superseded));
+        if ended.is_some() {
+            state.connected -= 1;
+        }
+        ended.map(|()| Superseded)
+    }
+
+    /// The node's certificate was renewed: `serial` belongs to the same line.
+    pub fn renewed(&self, node: &Node, serial: Serial, not_after: SystemTime) {
+        let mut state = self.lock();
+        state.make_room();
+        let agent = state
+            .agents
+            .entry(node.name.clone())
+            .or_insert_with(|| Agent::new(&node.name));
+        agent.node_not_after = Some(not_after);
+        agent
+            .lineage
+            .renewed((node.serial.clone(), node.not_after), serial, not_after);
+    }
+
+    /// After a restart: certificates of `name` that are still valid, oldest first, and
+    /// whether each one began a line.
+    pub fn restore(
+        &self,
+        name: &NodeName,
+        certificates: impl IntoIterator<Item = (Serial, SystemTime, bool)>,
+    ) {
+        let mut state = self.lock();
+        let agent = state
+            .agents
+            .entry(name.clone())
+            .or_insert_with(|| Agent::new(name));
+        for (serial, not_after, first) in certificates {
+            agent.node_not_after = agent.node_not_after.max(Some(not_after));
+            agent.lineage.restore(serial, not_after, first);
+        }
+    }
+
+    /// Begins a Follow. An earlier one of the same node ends.
+    ///
+    /// # Errors
+    /// `ARX-NODE-SUPERSEDED`, and what is wrong with the Hello.
+    pub fn follow(
+        &self,
+        node: &Node,
+        hello: &wire::Hello,
+        now: SystemTime,
+    ) -> Result<Session, Refusal> {
+        let mut state = self.lock();
+        state.make_room();
+        state.sessions += 1;
+        let number = state.sessions;
+        let agent = state
+            .agents
+            .entry(node.name.clone())
+            .or_insert_with(|| Agent::new(&node.name));
+        if !agent.lineage.admits(&node.serial) {
+            return Err(superseded(&node.name));
+        }
+        let (open, receiver) = session::open(number);
+        agent.greet(node, hello, now)?;
+        if let Some(earlier) = agent.session.replace(open) {
+            earlier.end(Down::Replaced);
+        } else {
+            state.connected += 1;
+        }
+        drop(state);
+        Ok(Session::new(
+            self.clone(),
+            node.name.clone(),
+            number,
+            receiver,
+        ))
+    }
+
+    /// Sends `message` to every connected agent for whose node `wanted` says yes; answers
+    /// how many. An agent whose queue is full misses it: hints are hints.
+    pub fn tell(
+        &self,
+        message: &Arc<wire::AuthorityMessage>,
+        mut wanted: impl FnMut(&NodeName) -> bool,
+    ) -> u32 {
+        let state = self.lock();
+        let mut told = 0;
+        for (name, agent) in &state.agents {
+            if let Some(session) = &agent.session
+                && wanted(name)
+                && session.tell(Arc::clone(message))
+            {
+                told += 1;
+            }
+        }
+        told
+    }
+
+    /// How many agents are connected, and how many are known.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.connected, state.agents.len())
+    }
+
+    /// At most `limit` agents after `from`, in the order of cluster and node.
+    pub fn page<T>(
+        &self,
+        from: Option<&NodeName>,
+        limit: usize,
+        mut show: impl FnMut(&Agent) -> T,
+    ) -> (Vec<T>, Option<NodeName>) {
+        use std::ops::Bound;
+        let state = self.lock();
+        let start = from.map_or(Bound::Unbounded, |name| Bound::Excluded(name.clone()));
+        let mut agents = state.agents.range((start, Bound::Unbounded));
+        let mut last = None;
+        let page = agents
+            .by_ref()
+            .take(limit.max(1))
+            .map(|(name, agent)| {
+                last = Some(name.clone());
+                show(agent)
+            })
+            .collect();
+        let next = agents.next().and(last);
+        (page, next)
+    }
+
+    fn with<T>(
+        &self,
+        name: &NodeName,
+        session: u64,
+        change: impl FnOnce(&mut Agent) -> T,
+    ) -> Option<T> {
+        let mut state = self.lock();
+        let agent = state.agents.get_mut(name)?;
+        let current = agent
+            .session
+            .as_ref()
+            .is_some_and(|open| open.number() == session);
+        current.then(|| change(agent))
+    }
+
+    fn ended(&self, name: &NodeName, session: u64) {
+        let ended = self.with(name, session, |agent| agent.session = None);
+        if ended.is_some() {
+            self.lock().connected -= 1;
+        }
+    }
+}
+
+impl State {
+    fn make_room(&mut self) {
+        if self.agents.len() < MOST_NODES {
+            return;
+        }
+        let stale = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| agent.session.is_none());
+        let oldest = stale
+            .min_by_key(|(_, agent)| agent.node_not_after)
+            .map(|(name, _)| name.clone());
+        if let Some(name) = oldest {
+            self.agents.remove(&name);
+        }
+    }
+}
+
+fn superseded(name: &NodeName) -> Refusal {
+    Refusal::new(
+        "ARX-NODE-SUPERSEDED",
+        Fault::Unauthenticated,
+        format!(
+            "a later join of {name} has cut this certificate off: if that was not this agent, look into who holds its token; else join again"
+        ),
+    )
+}
+
+/// A key identifier as it stands in messages, if it is one.
+fn key_id(bytes: &[u8]) -> Option<KeyId> {
+    KeyId::from_slice(bytes)
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (connected, known) = self.size();
+        write!(f, "Fleet({connected} of {known} connected)")
+    }
+}
+
+#[cfg(test)]
+mod tests;

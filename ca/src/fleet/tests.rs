@@ -1,0 +1,307 @@
+use std::time::{Duration, UNIX_EPOCH};
+
+use arx_identity::Sequence;
+
+use super::*;
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn serial(number: u8) -> Serial {
+    Serial::from_bytes(&[number]).expect("a serial")
+}
+
+fn node(number: u8) -> Node {
+    Node {
+        name: NodeName {
+            cluster: "c".into(),
+            node: "n".into(),
+        },
+        id: "spiffe://example.org/arx/node/c/n".into(),
+        serial: serial(number),
+        not_after: at(1000),
+        issuers: [].into(),
+    }
+}
+
+fn hello(cache: u8) -> wire::Hello {
+    wire::Hello {
+        min_version: 1,
+        max_version: 1,
+        instance_id: vec![1; 16].into(),
+        cache_id: vec![cache; 16].into(),
+        clock_unix_ms: 103_000,
+        ..wire::Hello::default()
+    }
+}
+
+fn join(token: u8, issued: u64, key: u8) -> Join {
+    Join {
+        token_id: [token; 32],
+        issued_at: at(issued),
+        key_id: KeyId::from_slice(&[key; 20]).expect("a key id"),
+    }
+}
+
+fn inventory(ordinal: u64, serials: &[u8]) -> wire::Inventory {
+    let leaf = |number: &u8| wire::HeldLeaf {
+        serial: vec![*number].into(),
+        current: true,
+        ..Default::default()
+    };
+    wire::Inventory {
+        cache_id: vec![1; 16].into(),
+        ordinal,
+        leaves: serials.iter().map(leaf).collect(),
+        complete: true,
+    }
+}
+
+use std::future::Future as _;
+
+fn ends_with(session: &mut Session) -> Option<Down> {
+    use std::task::{Context, Poll, Waker};
+    let mut next = std::pin::pin!(session.next());
+    match next.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(down) => down,
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn a_newer_token_cuts_off_the_earlier_line_and_says_so() {
+    let fleet = Fleet::default();
+    let name = node(1).name;
+    assert_eq!(
+        fleet.joined(&name, join(1, 10, 1), serial(1), at(1000)),
+        None
+    );
+    let mut follow = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    fleet
+        .may_join(&name, &join(2, 20, 2))
+        .expect("a newer token may join");
+    assert_eq!(
+        fleet.joined(&name, join(2, 20, 2), serial(2), at(1000)),
+        Some(Superseded)
+    );
+    assert!(matches!(ends_with(&mut follow), Some(Down::Superseded)));
+    assert_eq!(
+        fleet.admit(&node(1)).expect_err("cut off").code,
+        "ARX-NODE-SUPERSEDED"
+    );
+    fleet.admit(&node(2)).expect("the new line");
+    assert_eq!(fleet.size(), (0, 1));
+}
+
+#[test]
+fn a_token_joins_with_one_key_only_while_its_agent_is_connected() {
+    let fleet = Fleet::default();
+    let name = node(1).name;
+    fleet.joined(&name, join(1, 10, 1), serial(1), at(1000));
+    let follow = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    let refused = fleet
+        .may_join(&name, &join(1, 10, 2))
+        .expect_err("another key");
+    assert_eq!(refused.code, "ARX-JOIN-TOKEN-REPLAYED");
+    let refused = fleet
+        .may_join(&name, &join(3, 5, 2))
+        .expect_err("an older token");
+    assert_eq!(refused.code, "ARX-JOIN-TOKEN-OLDER");
+    fleet
+        .may_join(&name, &join(1, 10, 1))
+        .expect("the same join again");
+    drop(follow);
+    fleet
+        .may_join(&name, &join(1, 10, 2))
+        .expect("an agent that lost its cache");
+}
+
+#[test]
+fn renewals_go_on_with_the_line_also_after_a_restart_of_the_authority() {
+    let fleet = Fleet::default();
+    fleet.renewed(&node(1), serial(2), at(2000));
+    fleet.admit(&node(1)).expect("still good until its end");
+    fleet.admit(&node(2)).expect("the renewed one");
+    assert_eq!(
+        fleet.admit(&node(9)).expect_err("never seen").code,
+        "ARX-NODE-SUPERSEDED"
+    );
+}
+
+#[test]
+fn what_the_ledger_tells_after_a_restart_restores_the_line_of_the_last_join() {
+    let fleet = Fleet::default();
+    let name = node(1).name;
+    fleet.restore(
+        &name,
+        [
+            (serial(1), at(900), true),
+            (serial(2), at(950), true),
+            (serial(3), at(990), false),
+        ],
+    );
+    fleet
+        .admit(&node(1))
+        .expect_err("of a line that was cut off");
+    fleet.admit(&node(2)).expect("the last join");
+    fleet.admit(&node(3)).expect("its renewal");
+}
+
+#[test]
+fn the_second_follow_of_a_node_ends_the_first() {
+    let fleet = Fleet::default();
+    let mut first = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    let second = fleet
+        .follow(&node(1), &hello(1), at(101))
+        .expect("admitted");
+    assert!(matches!(ends_with(&mut first), Some(Down::Replaced)));
+    drop(first);
+    assert_eq!(fleet.size(), (1, 1));
+    drop(second);
+    assert_eq!(fleet.size(), (0, 1));
+}
+
+#[test]
+fn a_leaf_is_released_when_two_later_inventories_of_one_cache_lack_it() {
+    let fleet = Fleet::default();
+    let follow = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    let live = || vec![(serial(7), at(50)), (serial(8), at(50))];
+    let released = |inventory, now| follow.inventory(inventory, live, at(now)).expect("taken").0;
+    assert!(released(inventory(1, &[7]), 110).is_empty());
+    assert_eq!(released(inventory(2, &[7]), 120), [serial(8)]);
+    assert!(released(inventory(3, &[7, 8]), 130).is_empty());
+}
+
+#[test]
+fn a_leaf_that_was_issued_after_the_first_inventory_is_not_released_by_the_second() {
+    let fleet = Fleet::default();
+    let follow = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    let released = |inventory, live: Vec<_>, now| {
+        follow
+            .inventory(inventory, || live, at(now))
+            .expect("taken")
+            .0
+    };
+    assert!(released(inventory(1, &[]), vec![], 110).is_empty());
+    assert!(released(inventory(2, &[]), vec![(serial(8), at(115))], 120).is_empty());
+    assert_eq!(
+        released(inventory(3, &[]), vec![(serial(8), at(115))], 130),
+        [serial(8)]
+    );
+}
+
+#[test]
+fn another_cache_begins_to_count_anew() {
+    let fleet = Fleet::default();
+    let first = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    let live = || vec![(serial(8), at(50))];
+    first
+        .inventory(inventory(1, &[]), live, at(110))
+        .expect("taken");
+    let second = fleet
+        .follow(&node(1), &hello(2), at(115))
+        .expect("admitted");
+    let other = wire::Inventory {
+        cache_id: vec![2; 16].into(),
+        ..inventory(1, &[])
+    };
+    assert_eq!(
+        second.inventory(other, live, at(120)).expect("taken"),
+        Released::default()
+    );
+}
+
+#[test]
+fn subscribers_are_counted_as_confirmed_only_for_the_newest_bundle() {
+    let fleet = Fleet::default();
+    let follow = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    let position = |number| wire::TrustPosition {
+        sequence: Some(wire::Sequence { epoch: 1, number }),
+        ..Default::default()
+    };
+    let state = |pid, number: Option<u64>, nacked: bool| wire::SubscriberState {
+        subscriber: Some(wire::Subscriber {
+            holder: Some(wire::subscriber::Holder::Process(wire::Process {
+                pid,
+                start_time: 1,
+                boot_id: "b".into(),
+            })),
+            resource_name: "ROOTCA".into(),
+            ..Default::default()
+        }),
+        acked_trust: number.map(position),
+        nack: nacked.then(wire::Nack::default),
+        ..Default::default()
+    };
+    let states = vec![
+        state(1, Some(2), false),
+        state(2, Some(1), false),
+        state(3, None, false),
+        state(4, Some(2), true),
+    ];
+    follow
+        .subscribers(wire::SubscriberReport {
+            ordinal: 1,
+            states,
+            complete: true,
+        })
+        .expect("taken");
+    let counts = || {
+        fleet
+            .page(None, 10, |agent| {
+                agent.counts(Sequence {
+                    epoch: 1,
+                    number: 2,
+                })
+            })
+            .0[0]
+    };
+    assert_eq!(
+        counts(),
+        Counts {
+            leaves: 0,
+            subscribers: 4,
+            confirmed: 1,
+            nacks: 1
+        }
+    );
+    let gone = wire::SubscriberState {
+        presence: wire::Presence::Ended as i32,
+        ..state(4, Some(2), true)
+    };
+    follow
+        .subscribers(wire::SubscriberReport {
+            ordinal: 2,
+            states: vec![gone],
+            complete: false,
+        })
+        .expect("taken");
+    assert_eq!(counts().nacks, 0);
+}
+
+#[test]
+fn hints_reach_the_connected_agents_that_they_are_meant_for() {
+    let fleet = Fleet::default();
+    let mut follow = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    let message = Arc::new(wire::AuthorityMessage::default());
+    assert_eq!(fleet.tell(&message, |name| &*name.node == "other"), 0);
+    assert_eq!(fleet.tell(&message, |_| true), 1);
+    assert!(matches!(ends_with(&mut follow), Some(Down::Message(_))));
+}
