@@ -69,6 +69,20 @@ pub enum Known {
     New(Claim),
     /// The same request was answered with this.
     Answered(Answer),
+    /// The same request is being carried out.
+    Running(Running),
+}
+
+/// A request that somebody else carries out.
+#[derive(Debug)]
+pub struct Running(watch::Receiver<Option<Answer>>);
+
+impl Running {
+    /// Waits for its answer; `None` if it failed. Whoever holds a [`Claim`] resolves it
+    /// before waiting here: two batches could wait for each other otherwise.
+    pub async fn outcome(mut self) -> Option<Answer> {
+        self.0.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
+    }
 }
 
 /// The duty to carry out a request. Dropped without an answer, the request counts as
@@ -80,51 +94,31 @@ pub struct Claim {
 }
 
 impl Answers {
-    /// Looks `request` up, and claims it if it is new. A repetition of a request that is
-    /// being carried out waits for its outcome.
+    /// Looks `request` up, and claims it if it is new.
     ///
     /// # Errors
     /// `ARX-REQUEST-KEY-REUSED` if the key was used for another content.
-    pub async fn look_up(
-        &self,
-        request: Request,
-        content: [u8; 32],
-        now: Instant,
-    ) -> Result<Known, Refusal> {
-        loop {
-            let mut running = {
-                let mut state = self.lock();
-                state.forget(now);
-                let Some(entry) = state.entries.get(&request) else {
-                    let (outcome, receiver) = watch::channel(None);
-                    state.entries.insert(
-                        request.clone(),
-                        Entry {
-                            content,
-                            outcome: receiver,
-                        },
-                    );
-                    return Ok(Known::New(Claim {
-                        answers: self.clone(),
-                        request,
-                        outcome,
-                    }));
-                };
-                if entry.content != content {
-                    return Err(Refusal::new(
-                        "ARX-REQUEST-KEY-REUSED",
-                        Fault::Request,
-                        "this idempotency key was used for another request: make a new one for each",
-                    ));
-                }
-                if let Some(answer) = entry.outcome.borrow().as_ref() {
-                    return Ok(Known::Answered(answer.clone()));
-                }
-                entry.outcome.clone()
-            };
-            // An error says that it failed and is gone: this repetition is then the first.
-            let _ended = running.wait_for(Option::is_some).await;
+    pub fn look_up(&self, request: Request, content: [u8; 32], now: Instant) -> Result<Known, Refusal> {
+        let mut state = self.lock();
+        state.forget(now);
+        let Some(entry) = state.entries.get(&request) else {
+            let (outcome, receiver) = watch::channel(None);
+            state.entries.insert(request.clone(), Entry { content, outcome: receiver });
+            drop(state);
+            return Ok(Known::New(Claim { answers: self.clone(), request, outcome }));
+        };
+        if entry.content != content {
+            return Err(Refusal::new(
+                "ARX-REQUEST-KEY-REUSED",
+                Fault::Request,
+                "this idempotency key was used for another request: make a new one for each",
+            ));
         }
+        let answer = entry.outcome.borrow().clone();
+        Ok(match answer {
+            Some(answer) => Known::Answered(answer),
+            None => Known::Running(Running(entry.outcome.clone())),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -196,68 +190,71 @@ mod tests {
         }
     }
 
-    async fn claim(answers: &Answers, key: u8, now: Instant) -> Claim {
-        match answers.look_up(request(key), [0; 32], now).await {
+    fn claim(answers: &Answers, key: u8, now: Instant) -> Claim {
+        match answers.look_up(request(key), [0; 32], now) {
             Ok(Known::New(claim)) => claim,
             other => panic!("expected a new request, got {other:?}"),
         }
     }
 
-    #[tokio::test]
-    async fn a_repetition_gets_the_first_answer_again_for_ten_minutes() {
+    fn running(answers: &Answers, key: u8, now: Instant) -> Running {
+        match answers.look_up(request(key), [0; 32], now) {
+            Ok(Known::Running(running)) => running,
+            other => panic!("expected a running request, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_repetition_gets_the_first_answer_again_for_ten_minutes() {
         let answers = Answers::default();
         let now = Instant::now();
-        claim(&answers, 1, now).await.resolve(answer(b"one"), now);
+        claim(&answers, 1, now).resolve(answer(b"one"), now);
         let later = now + KEPT - Duration::from_secs(1);
-        match answers.look_up(request(1), [0; 32], later).await {
+        match answers.look_up(request(1), [0; 32], later) {
             Ok(Known::Answered(again)) => assert_eq!(again, answer(b"one")),
             other => panic!("{other:?}"),
         }
-        drop(claim(&answers, 1, now + KEPT).await);
+        drop(claim(&answers, 1, now + KEPT));
     }
 
     #[tokio::test]
     async fn a_repetition_waits_for_the_outcome_of_the_first() {
         let answers = Answers::default();
         let now = Instant::now();
-        let first = claim(&answers, 1, now).await;
-        let (second, ()) = tokio::join!(answers.look_up(request(1), [0; 32], now), async {
-            first.resolve(answer(b"one"), now);
-        });
-        assert!(matches!(second, Ok(Known::Answered(_))));
+        let first = claim(&answers, 1, now);
+        let second = running(&answers, 1, now);
+        let (second, ()) = tokio::join!(second.outcome(), async { first.resolve(answer(b"one"), now) });
+        assert_eq!(second, Some(answer(b"one")));
     }
 
     #[tokio::test]
-    async fn after_a_failure_the_repetition_is_carried_out() {
+    async fn after_a_failure_the_repetition_knows_and_may_be_made_again() {
         let answers = Answers::default();
         let now = Instant::now();
-        let first = claim(&answers, 1, now).await;
-        let (second, ()) = tokio::join!(answers.look_up(request(1), [0; 32], now), async {
-            drop(first)
-        });
-        assert!(matches!(second, Ok(Known::New(_))));
+        let first = claim(&answers, 1, now);
+        let second = running(&answers, 1, now);
+        let (second, ()) = tokio::join!(second.outcome(), async { drop(first) });
+        assert_eq!(second, None);
+        drop(claim(&answers, 1, now));
     }
 
-    #[tokio::test]
-    async fn a_key_that_is_used_for_another_request_is_refused() {
+    #[test]
+    fn a_key_that_is_used_for_another_request_is_refused() {
         let answers = Answers::default();
         let now = Instant::now();
-        claim(&answers, 1, now).await.resolve(answer(b"one"), now);
-        let refused = answers
-            .look_up(request(1), [9; 32], now)
-            .await
-            .expect_err("another content");
+        claim(&answers, 1, now).resolve(answer(b"one"), now);
+        let refused = answers.look_up(request(1), [9; 32], now).expect_err("another content");
         assert_eq!(refused.code, "ARX-REQUEST-KEY-REUSED");
     }
 
-    #[tokio::test]
-    async fn no_more_answers_are_kept_than_there_is_room_for() {
+    #[test]
+    fn no_more_answers_are_kept_than_there_is_room_for() {
         let answers = Answers::default();
         let now = Instant::now();
         for number in 0..MOST + 50 {
             let mut request = request(0);
             request.key[..8].copy_from_slice(&number.to_be_bytes());
-            if let Ok(Known::New(claim)) = answers.look_up(request, [0; 32], now).await {
+            if let Ok(Known::New(claim)) = answers.look_up(request, [0; 32], now) {
                 claim.resolve(answer(b"x"), now);
             }
         }

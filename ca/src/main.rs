@@ -1,1 +1,47 @@
-fn main() {}
+//! `arx-ca`: the certificate authority as a process.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use arx_ca::config::Config;
+use arx_ca::{check, run};
+use arx_daemon::{Clock, exit};
+use clap::{Parser, Subcommand};
+
+/// The certificate authority of a service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "arx-ca", version, arg_required_else_help = true)]
+struct Arguments {
+    /// The configuration, a TOML file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Command {
+    /// Validate the configuration and everything that it names, change nothing, and exit
+    /// with 0 or 2.
+    Check,
+    /// Verify the hash chain of the whole ledger while the authority does not run.
+    VerifyLedger,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return exit::CONFIG.into();
+        }
+    };
+    let clock = Clock::system();
+    let code = match arguments.command {
+        None => run::process(arguments.config, config, clock),
+        Some(Command::Check) => check::everything(&arguments.config, &config, &clock),
+        Some(Command::VerifyLedger) => check::ledger(&config),
+    };
+    code.into()
+}

@@ -1,0 +1,413 @@
+//! The admin API, `arx.admin.v1`: what `arx` shows an operator, and the little that it
+//! lets them do.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arx_identity::{Certificate, Serial};
+use arx_proto::admin::v1 as wire;
+use arx_proto::node::v1 as node;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status};
+
+use crate::authority::renewal_at;
+use crate::ca::Ca;
+use crate::caller::NodeName;
+use crate::fleet::Agent;
+use crate::ledger::{self, LiveFilter, LiveLeaf, Query};
+use crate::node_api::unix_ms;
+use crate::refusal::{Fault, Refusal};
+
+/// Entries of a page where the caller does not say, and at most.
+const PAGE: usize = 100;
+const MOST: usize = 1000;
+/// Longest reason of a renewal that is asked for.
+const REASON: usize = 1024;
+
+/// Answers the operator.
+#[derive(Clone)]
+pub struct Api(Arc<Ca>);
+
+impl Api {
+    /// Answers on behalf of `ca`.
+    #[must_use]
+    pub fn new(ca: Arc<Ca>) -> Self {
+        Self(ca)
+    }
+
+    /// The index of valid certificates is built in the background after a start.
+    async fn live(&self) -> Result<ledger::Live, Status> {
+        let live = self.0.ledger.live();
+        let ready = tokio::time::timeout(Duration::from_secs(10), live.ready()).await;
+        ready.map_err(|_| {
+            Status::from(Refusal::new("ARX-INDEX-BUILDING", Fault::Dependency, "the index of valid certificates is being built: ask again"))
+        })?;
+        Ok(live)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Ca) -> Result<T, ledger::Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let ca = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&ca)).await;
+        let done = done.map_err(|_| Status::internal("the work was given up: see the log"))?;
+        done.map_err(|error| {
+            let fault = match error {
+                ledger::Error::Token => Fault::Request,
+                _ => Fault::Internal,
+            };
+            Refusal::new(error.code(), fault, error.to_string()).into()
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl wire::admin_server::Admin for Api {
+    async fn status(&self, _request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
+        let ca = &self.0;
+        let now = ca.clock.now();
+        let (agents_connected, agents_known) = ca.fleet.size();
+        let live = ca.ledger.live();
+        let soonest = live.is_ready().then(|| live.soonest(now)).flatten();
+        let sequence = ca.trust.current().sequence();
+        let (issued_total, refused_total) = ca.metrics.totals();
+        Ok(Response::new(wire::StatusResponse {
+            trust_domain: ca.trust_domain.as_str().to_owned(),
+            version: ca.software.to_owned(),
+            replica_id: ca.replica.to_string(),
+            started_unix_ms: unix_ms(ca.started),
+            clock_unix_ms: unix_ms(now),
+            configuration_generation: ca.rules.get().generation,
+            authorities: authorities(ca, now),
+            bundle_epoch: sequence.epoch,
+            bundle_number: sequence.number,
+            agents_connected: count(agents_connected),
+            agents_known: count(agents_known),
+            live_certificates: if live.is_ready() { live.count(now) } else { 0 },
+            soonest_expiry_unix_ms: soonest.as_ref().map_or(0, |leaf| unix_ms(leaf.not_after)),
+            soonest_expiry_identity: soonest.map(|leaf| leaf.spiffe_id.to_string()).unwrap_or_default(),
+            index_ready: live.is_ready(),
+            issued_total,
+            refused_total,
+            health: health(ca),
+        }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<wire::ListAgentsRequest>,
+    ) -> Result<Response<wire::ListAgentsResponse>, Status> {
+        let request = request.into_inner();
+        let from = match request.page_token.split_once('/') {
+            Some((cluster, node)) => Some(NodeName { cluster: cluster.into(), node: node.into() }),
+            None if request.page_token.is_empty() => None,
+            None => return Err(bad_page_token()),
+        };
+        let newest = self.0.trust.current().sequence();
+        let show = |agent: &Agent| {
+            let name = agent.name();
+            let counts = agent.counts(newest);
+            let trust = agent.trust().unwrap_or_default();
+            wire::Agent {
+                spiffe_id: self.0.node_id(name).map(|id| id.as_str().to_owned()).unwrap_or_default(),
+                cluster: name.cluster.to_string(),
+                node: name.node.to_string(),
+                connected: agent.is_connected(),
+                since_unix_ms: agent.since().map_or(0, unix_ms),
+                software: agent.software().to_owned(),
+                instance_id: Bytes::copy_from_slice(agent.instance_id()),
+                clock_offset_ms: agent.clock_offset_ms(),
+                trust_epoch: trust.epoch,
+                trust_number: trust.number,
+                leaves: counts.leaves,
+                subscribers: counts.subscribers,
+                subscribers_confirmed: counts.confirmed,
+                nacks: counts.nacks,
+                certificate_not_after_unix_ms: agent.node_not_after().map_or(0, unix_ms),
+            }
+        };
+        let (agents, next) = self.0.fleet.page(from.as_ref(), page_size(request.page_size), show);
+        let page_token = next.map(|name| name.to_string()).unwrap_or_default();
+        Ok(Response::new(wire::ListAgentsResponse { agents, page_token }))
+    }
+
+    async fn list_svids(&self, request: Request<wire::ListSvidsRequest>) -> Result<Response<wire::ListSvidsResponse>, Status> {
+        let request = request.into_inner();
+        let live = self.live().await?;
+        let filter = LiveFilter {
+            identity: (!request.identity.is_empty()).then_some(request.identity),
+            node: (!request.node.is_empty()).then_some(request.node),
+            serial: serial(&request.serial)?,
+        };
+        let page = live
+            .page(&filter, &request.page_token, page_size(request.page_size), self.0.clock.now())
+            .map_err(|_| bad_page_token())?;
+        let svids = page.leaves.into_iter().map(svid).collect();
+        Ok(Response::new(wire::ListSvidsResponse { svids, page_token: page.next.unwrap_or_default() }))
+    }
+
+    async fn get_bundle(&self, _request: Request<wire::GetBundleRequest>) -> Result<Response<wire::GetBundleResponse>, Status> {
+        let bundle = self.0.trust.current();
+        Ok(Response::new(wire::GetBundleResponse {
+            trust_domain: bundle.trust_domain().as_str().to_owned(),
+            epoch: bundle.sequence().epoch,
+            number: bundle.sequence().number,
+            roots: bundle.roots().iter().map(|root| Bytes::copy_from_slice(root.der())).collect(),
+        }))
+    }
+
+    async fn search_ledger(
+        &self,
+        request: Request<wire::SearchLedgerRequest>,
+    ) -> Result<Response<wire::SearchLedgerResponse>, Status> {
+        let request = request.into_inner();
+        let query = match (serial(&request.serial_hex)?, request.identity.is_empty()) {
+            (Some(serial), true) => Query::Serial(serial.as_bytes().to_vec()),
+            (None, false) => Query::Identity(request.identity),
+            _ => {
+                return Err(Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, "give either a serial number or an identity").into());
+            }
+        };
+        let size = page_size(request.page_size);
+        let page = self.blocking(move |ca| ca.ledger.search(&query, size, &request.page_token)).await?;
+        let records = page.records.iter().map(ledger::Entry::to_json).collect();
+        Ok(Response::new(wire::SearchLedgerResponse { records, page_token: page.next.unwrap_or_default() }))
+    }
+
+    type ExportLedgerStream = Pin<Box<dyn Stream<Item = Result<wire::ExportLedgerResponse, Status>> + Send>>;
+
+    async fn export_ledger(
+        &self,
+        request: Request<wire::ExportLedgerRequest>,
+    ) -> Result<Response<Self::ExportLedgerStream>, Status> {
+        let request = request.into_inner();
+        let since = time(request.since_unix_ms).unwrap_or(UNIX_EPOCH);
+        let until = time(request.until_unix_ms).unwrap_or_else(|| self.0.clock.now());
+        let export = self.blocking(move |ca| ca.ledger.export(since, until)).await?;
+        // Read a chunk when the last one was taken, off the threads that answer calls.
+        let chunks = futures_util::stream::unfold(Some(export), |export| async {
+            let mut export = export?;
+            let read = tokio::task::spawn_blocking(move || (export.next_chunk(), export)).await;
+            let (chunk, export) = read.ok()?;
+            match chunk {
+                Ok(Some(lines)) => Some((Ok(wire::ExportLedgerResponse { lines: lines.into() }), Some(export))),
+                Ok(None) => None,
+                Err(error) => {
+                    let refusal = Refusal::new(error.code(), Fault::Internal, error.to_string());
+                    Some((Err(Status::from(refusal)), None))
+                }
+            }
+        });
+        Ok(Response::new(chunks.boxed()))
+    }
+
+    async fn verify_ledger(
+        &self,
+        _request: Request<wire::VerifyLedgerRequest>,
+    ) -> Result<Response<wire::VerifyLedgerResponse>, Status> {
+        let report = self.blocking(|ca| ca.ledger.verify()).await?;
+        Ok(Response::new(wire::VerifyLedgerResponse {
+            records: report.records,
+            segments: u32::try_from(report.segments).unwrap_or(u32::MAX).into(),
+            head_sha256: Bytes::copy_from_slice(&report.head),
+            problems: report.problems.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn request_renewal(
+        &self,
+        request: Request<wire::RequestRenewalRequest>,
+    ) -> Result<Response<wire::RequestRenewalResponse>, Status> {
+        let request = request.into_inner();
+        if request.reason.len() > REASON {
+            let reason = format!("a reason has {REASON} bytes at most");
+            return Err(Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, reason).into());
+        }
+        let answer = self.0.request_renewal(request, &self.live().await?).await?;
+        Ok(Response::new(answer))
+    }
+}
+
+impl Ca {
+    /// Tells agents to renew early what the request is about.
+    async fn request_renewal(
+        &self,
+        request: wire::RequestRenewalRequest,
+        live: &ledger::Live,
+    ) -> Result<wire::RequestRenewalResponse, Status> {
+        let now = self.clock.now();
+        let everything = request.identity.is_empty() && request.node.is_empty() && request.serial.is_empty();
+        let filter = LiveFilter {
+            identity: (!request.identity.is_empty()).then(|| request.identity.clone()),
+            node: (!request.node.is_empty()).then(|| request.node.clone()),
+            serial: serial(&request.serial)?,
+        };
+        let hint = |serials| {
+            let renew_by = now + Duration::from_millis(request.window_ms);
+            Arc::new(node::AuthorityMessage {
+                message: Some(node::authority_message::Message::Renew(node::RenewalHint {
+                    issuer_key_id: Bytes::new(),
+                    serials,
+                    renew_by_unix_ms: unix_ms(renew_by),
+                    reason: request.reason.clone(),
+                })),
+            })
+        };
+        let (agents, certificates) = if everything {
+            (self.fleet.tell(&hint(Vec::new()), |_| true), live.count(now))
+        } else {
+            let mut of_nodes = std::collections::BTreeMap::<NodeName, Vec<Bytes>>::new();
+            let mut token = String::new();
+            loop {
+                let page = live.page(&filter, &token, MOST, now).map_err(|_| bad_page_token())?;
+                for leaf in page.leaves {
+                    let name = NodeName { cluster: leaf.cluster.clone(), node: leaf.node.clone() };
+                    of_nodes.entry(name).or_default().push(Bytes::copy_from_slice(leaf.serial.as_bytes()));
+                }
+                match page.next {
+                    Some(next) => token = next,
+                    None => break,
+                }
+            }
+            let certificates = of_nodes.values().map(|serials| serials.len() as u64).sum();
+            let told = of_nodes.into_iter().map(|(name, serials)| self.fleet.tell(&hint(serials), |other| *other == name));
+            (told.sum(), certificates)
+        };
+        let record = ledger::Operator {
+            who: "admin socket".to_owned(),
+            action: "request renewal".to_owned(),
+            detail: format!("identity {:?}, node {:?}, serial {:?}: {}", request.identity, request.node, request.serial, request.reason),
+        };
+        self.ledger.append(vec![ledger::Record::new(now, record)]).await.map_err(|error| {
+            Status::from(Refusal::new(error.code(), Fault::Dependency, error.to_string()))
+        })?;
+        tracing::info!(agents, certificates, reason = %request.reason, "an operator asked for renewal");
+        Ok(wire::RequestRenewalResponse { agents, certificates })
+    }
+}
+
+fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
+    let live = ca.ledger.live();
+    let ready = live.is_ready();
+    let root = ca.authority.root();
+    let under_root = if ready { live.count_under_root(&ca.authority.root_key_id(), now) } else { 0 };
+    let mut all = vec![authority("root", "active", root, ca.authority.custody(), under_root, None)];
+    if let Some(issuing) = ca.authority.issuing() {
+        let own = issuing.issuer().certificate();
+        let renews = renewal_at(issuing.term(), ca.authority.longest_leaf());
+        let count = if ready { live.count_under_issuer(&issuing.intermediate(), now) } else { 0 };
+        all.push(authority("intermediate", "active", own, "memory", count, renews));
+    }
+    all
+}
+
+fn authority(
+    role: &str,
+    state: &str,
+    certificate: &Certificate,
+    custody: &str,
+    live_certificates: u64,
+    renews: Option<SystemTime>,
+) -> wire::Authority {
+    wire::Authority {
+        role: role.to_owned(),
+        state: state.to_owned(),
+        subject: certificate.subject().to_owned(),
+        key_id: Bytes::copy_from_slice(certificate.public_key().key_id().as_bytes()),
+        serial: Bytes::copy_from_slice(certificate.serial().as_bytes()),
+        key_algorithm: certificate.public_key().algorithm().to_string(),
+        custody: custody.to_owned(),
+        not_before_unix_ms: unix_ms(certificate.not_before()),
+        not_after_unix_ms: unix_ms(certificate.not_after()),
+        renews_unix_ms: renews.map_or(0, unix_ms),
+        live_certificates,
+        certificate: Bytes::copy_from_slice(certificate.der()),
+    }
+}
+
+fn health(ca: &Ca) -> Vec<wire::Health> {
+    let failing = ca.readiness.failing();
+    let mut health: Vec<_> = ["authority", "ledger", "store"]
+        .into_iter()
+        .map(|component| {
+            let found = failing.iter().find(|failing| failing.condition == component);
+            wire::Health {
+                component: component.to_owned(),
+                ok: found.is_none(),
+                code: found.map(|failing| failing.code.to_owned()).unwrap_or_default(),
+                message: found.map(|failing| failing.message.clone()).unwrap_or_default(),
+            }
+        })
+        .collect();
+    let ahead = ca.fleet_ahead.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    health.push(wire::Health {
+        component: "fleet".to_owned(),
+        ok: ahead.is_none(),
+        code: ahead.as_ref().map(|_| "ARX-FLEET-AHEAD".to_owned()).unwrap_or_default(),
+        message: ahead.unwrap_or_default(),
+    });
+    health.extend(ca.rules.get().tokens.health().into_iter().map(|cluster| wire::Health {
+        component: format!("cluster {}", cluster.cluster),
+        ok: cluster.code.is_none(),
+        code: cluster.code.unwrap_or_default().to_owned(),
+        message: cluster.message,
+    }));
+    health
+}
+
+fn svid(leaf: LiveLeaf) -> wire::SvidRecord {
+    wire::SvidRecord {
+        spiffe_id: leaf.spiffe_id.to_string(),
+        serial: Bytes::copy_from_slice(leaf.serial.as_bytes()),
+        not_before_unix_ms: unix_ms(leaf.not_before),
+        not_after_unix_ms: unix_ms(leaf.not_after),
+        issuer_key_id: Bytes::copy_from_slice(&leaf.issuer_key_id),
+        root_key_id: Bytes::copy_from_slice(&leaf.root_key_id),
+        cluster: leaf.cluster.to_string(),
+        node: leaf.node.to_string(),
+        evidence: leaf.evidence.to_string(),
+        key_id: Bytes::copy_from_slice(&leaf.subject_key_id),
+        replaces_serial: Bytes::copy_from_slice(&leaf.replaces),
+        issued_unix_ms: unix_ms(leaf.issued),
+    }
+}
+
+fn serial(hex: &str) -> Result<Option<Serial>, Status> {
+    if hex.is_empty() {
+        return Ok(None);
+    }
+    let serial = hex.replace(':', "").parse().map_err(|_| {
+        Status::from(Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, "a serial number is given in hex"))
+    })?;
+    Ok(Some(serial))
+}
+
+fn bad_page_token() -> Status {
+    Refusal::new("ARX-PAGE-TOKEN", Fault::Request, "the page token does not belong to this list: start again without one").into()
+}
+
+fn page_size(asked: u32) -> usize {
+    match asked as usize {
+        0 => PAGE,
+        asked => asked.min(MOST),
+    }
+}
+
+fn time(unix_ms: i64) -> Option<SystemTime> {
+    let millis = u64::try_from(unix_ms).ok().filter(|millis| *millis > 0)?;
+    Some(UNIX_EPOCH + Duration::from_millis(millis))
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Api")
+    }
+}

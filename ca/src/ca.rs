@@ -1,0 +1,157 @@
+//! The authority as a whole: its parts, shared by everything that answers calls.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arx_daemon::Clock;
+use arx_daemon::drain::Drain;
+use arx_daemon::ops::Readiness;
+use arx_identity::{Sequence, Serial, SpiffeId, TrustDomain};
+use tokio::sync::watch;
+
+use crate::answers::Answers;
+use crate::authority::Authority;
+use crate::caller::NodeName;
+use crate::fleet::{Fleet, Released};
+use crate::ledger::{self, Ledger};
+use crate::metrics::Metrics;
+use crate::policy::Policy;
+use crate::queue::Queue;
+use crate::token::Tokens;
+use crate::trust::{Standing, Trust};
+
+/// What may change when the configuration is read again.
+#[derive(Debug)]
+pub struct Rules {
+    /// Grows with each configuration that was taken; begins with 1.
+    pub generation: u64,
+    /// Who gets which identity.
+    pub policy: Policy,
+    /// Whose tokens count.
+    pub tokens: Tokens,
+}
+
+/// The parts of a running authority.
+pub struct Ca {
+    /// Whose authority it is.
+    pub trust_domain: TrustDomain,
+    /// What this replica is called.
+    pub replica: Arc<str>,
+    /// Version of the program.
+    pub software: &'static str,
+    /// When the process was started.
+    pub started: SystemTime,
+    /// The one wall clock.
+    pub clock: Clock,
+    /// Signs.
+    pub authority: Arc<Authority>,
+    /// Publishes the bundle.
+    pub trust: Arc<Trust>,
+    /// Remembers.
+    pub ledger: Ledger,
+    /// The agents.
+    pub fleet: Fleet,
+    /// Who is served first.
+    pub queue: Queue,
+    /// Answers that may be asked for again.
+    pub answers: Answers,
+    /// Counts.
+    pub metrics: Metrics,
+    /// The end of the process.
+    pub drain: Drain,
+    /// What was last said by an agent that holds what was never published here. Told to
+    /// the operator, and no reason to be unready: one agent's word must not stop a fleet.
+    pub fleet_ahead: Mutex<Option<String>>,
+    /// What may change at run time.
+    pub rules: CurrentRules,
+    /// Whether it is ready, and why not.
+    pub readiness: Readiness,
+}
+
+/// The rules of the moment.
+#[derive(Debug)]
+pub struct CurrentRules(watch::Sender<Arc<Rules>>);
+
+impl CurrentRules {
+    /// Begins with `rules`.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self(watch::Sender::new(Arc::new(rules)))
+    }
+
+    /// The rules of the moment.
+    #[must_use]
+    pub fn get(&self) -> Arc<Rules> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Tells of changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Rules>> {
+        self.0.subscribe()
+    }
+
+    /// Takes other rules for all that comes after.
+    pub fn set(&self, rules: Rules) {
+        self.0.send_replace(Arc::new(rules));
+    }
+}
+
+impl Ca {
+    /// The id of a node's agent.
+    #[must_use]
+    pub fn node_id(&self, name: &NodeName) -> Option<SpiffeId> {
+        SpiffeId::new(&self.trust_domain, &format!("/arx/node/{name}")).ok()
+    }
+
+    /// The valid certificates that the ledger knows of workloads on this node, with the
+    /// time of issue.
+    #[must_use]
+    pub fn leaves_of(&self, name: &NodeName) -> Vec<(Serial, SystemTime)> {
+        self.ledger.live().workloads_on(&name.cluster, &name.node, self.clock.now())
+    }
+
+    /// Records that an agent neither holds nor serves these any more.
+    pub async fn release(&self, name: &NodeName, Released(serials): Released) {
+        if serials.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        let live = self.ledger.live();
+        let records = serials.iter().filter_map(|serial| {
+            let not_after = live.not_after(serial)?;
+            let released = ledger::Released {
+                serial: serial.as_bytes().to_vec(),
+                not_after,
+                reason: format!("missing from two inventories of {name}"),
+            };
+            Some(ledger::Record::new(now, released))
+        });
+        // They only end the wait for certificates that are gone; the next inventory says so
+        // again.
+        if let Err(error) = self.ledger.append(records.collect()).await {
+            tracing::warn!(code = error.code(), node = %name, %error, "released certificates were not recorded");
+        }
+    }
+
+    /// An agent holds a bundle that this state has never published: the state was restored
+    /// from a backup, or the agent serves another authority. Nothing is taken back.
+    pub fn fleet_is_ahead(&self, name: &NodeName, holds: Sequence, found: Standing) {
+        let newest = self.trust.current().sequence();
+        let message = match found {
+            Standing::Ahead => format!(
+                "the agent of {name} holds bundle {holds}, and the newest here is {newest}: this state is older than the fleet, restore a newer one"
+            ),
+            _ => format!("the agent of {name} holds another bundle {holds} than was published here: find out which authority it came from"),
+        };
+        tracing::error!(code = "ARX-FLEET-AHEAD", node = %name, %holds, %newest, "{message}");
+        *self.fleet_ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+    }
+}
+
+impl fmt::Debug for Ca {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ca of {}", self.trust_domain)
+    }
+}

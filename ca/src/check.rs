@@ -1,0 +1,135 @@
+//! `arx-ca check` and `arx-ca verify-ledger`: everything that can be found out without
+//! running, and without changing anything.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use arx_daemon::{Clock, exit};
+
+use crate::authority;
+use crate::config::Config;
+use crate::ledger::Ledger;
+use crate::run::seal_source;
+use crate::state::State;
+use crate::store;
+use crate::token::Tokens;
+
+/// Validates what the configuration names: state, key files, the authority's own material,
+/// the sources of token keys. Prints a line for each.
+#[must_use]
+pub fn everything(path: &Path, config: &Config, clock: &Clock) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("can't start: {error}");
+            return exit::RUNTIME.into();
+        }
+    };
+    let mut report = Report { wrong: 0 };
+    report.well(&format!("{}: configuration", path.display()));
+    runtime.block_on(async {
+        let state = report.state(config, clock).await;
+        let checked = authority::check(&config.authority_options(), &config.trust_domain, state.as_ref(), clock.now()).await;
+        for problem in &checked.problems {
+            report.wrong(&format!("{}: {problem} ({})", problem.setting, problem.code));
+        }
+        if checked.problems.is_empty() {
+            report.well("authority");
+        }
+        for note in checked.notes {
+            println!("note  {note}");
+        }
+        report.tokens(config, clock).await;
+    });
+    if report.wrong == 0 {
+        println!("all is well");
+        return exit::OK.into();
+    }
+    eprintln!("{} problem{} found", report.wrong, if report.wrong == 1 { "" } else { "s" });
+    exit::CONFIG.into()
+}
+
+/// Verifies the chain of the ledger, from the first segment that is there.
+#[must_use]
+pub fn ledger(config: &Config) -> ExitCode {
+    let directory = config.state.directory.join("ledger");
+    match Ledger::verify_directory(&directory, config.trust_domain.as_str()) {
+        Ok(report) => {
+            println!("{} records in {} segments", report.records, report.segments);
+            for problem in &report.problems {
+                eprintln!("wrong {problem}");
+            }
+            if report.problems.is_empty() {
+                println!("the chain holds");
+                exit::OK.into()
+            } else {
+                exit::RUNTIME.into()
+            }
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            exit::RUNTIME.into()
+        }
+    }
+}
+
+struct Report {
+    wrong: usize,
+}
+
+impl Report {
+    fn well(&self, what: &str) {
+        println!("ok    {what}");
+    }
+
+    fn wrong(&mut self, what: &str) {
+        self.wrong += 1;
+        println!("wrong {what}");
+    }
+
+    /// Looks into a copy of the state file, so that a running authority is not disturbed.
+    async fn state(&mut self, config: &Config, _clock: &Clock) -> Option<State> {
+        let file = config.state.directory.join("state.redb");
+        let seal = match seal_source(config).seal(!file.exists()) {
+            Ok(seal) => seal,
+            Err(error) => {
+                self.wrong(&format!("sealing key: {error} ({})", error.code()));
+                return None;
+            }
+        };
+        if !file.exists() {
+            self.well(&format!("state: {} will be made at the first start", file.display()));
+            return None;
+        }
+        let opened = match store::Redb::peek(&file) {
+            Ok(copy) => State::inspect(std::sync::Arc::new(copy), seal, &config.trust_domain).await,
+            Err(error) => {
+                self.wrong(&format!("state: {error} ({})", error.code()));
+                return None;
+            }
+        };
+        match opened {
+            Ok(state) => {
+                self.well(&format!("state: {}", file.display()));
+                state
+            }
+            Err(error) => {
+                self.wrong(&format!("state: {error} ({})", error.code()));
+                None
+            }
+        }
+    }
+
+    async fn tokens(&mut self, config: &Config, clock: &Clock) {
+        let tokens = match Tokens::new(&config.clusters, clock).await {
+            Ok(tokens) => tokens,
+            Err(error) => return self.wrong(&format!("{error} ({})", error.code())),
+        };
+        for finding in tokens.check().await {
+            match finding.code {
+                None => self.well(&format!("cluster {}: {}", finding.cluster, finding.message)),
+                Some(code) => self.wrong(&format!("cluster {}: {} ({code})", finding.cluster, finding.message)),
+            }
+        }
+    }
+}

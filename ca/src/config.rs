@@ -1,0 +1,326 @@
+//! The authority's configuration: one TOML file, refused as a whole if anything in it
+//! can't work.
+
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use arx_daemon::config::{ByteSize, ConfigError, File, Problems, Span};
+use arx_daemon::log;
+use arx_identity::{KeyAlgorithm, TrustDomain};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::authority;
+use crate::policy;
+use crate::state;
+use crate::token;
+
+/// What fits into a socket address with its terminating zero (unix(7)).
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// Everything that an authority is told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The trust domain that it is the authority of, such as `example.org`.
+    #[serde(deserialize_with = "from_text")]
+    pub trust_domain: TrustDomain,
+    /// What this replica is called; by default a random name that the store keeps.
+    pub replica: Option<String>,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: log::Options,
+    /// The operator's port.
+    #[serde(default)]
+    pub ops: Ops,
+    /// Where agents connect.
+    pub node_api: NodeApi,
+    /// Where `arx` connects.
+    pub admin: Admin,
+    /// Where state is kept.
+    pub state: State,
+    /// The root and what is signed under it.
+    #[serde(default)]
+    pub authority: Authority,
+    /// The record of all that was issued.
+    #[serde(default)]
+    pub ledger: Ledger,
+    /// Who gets which identity.
+    #[serde(default)]
+    pub policy: policy::Config,
+    /// The clusters whose service-account tokens count.
+    #[serde(default, rename = "cluster")]
+    pub clusters: Vec<token::Cluster>,
+}
+
+/// `[ops]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ops {
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub address: SocketAddr,
+}
+
+/// `[node_api]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeApi {
+    /// Where agents connect.
+    pub address: SocketAddr,
+    /// Connections at a time; further ones wait.
+    #[serde(default = "many")]
+    pub max_connections: usize,
+    /// Items that may wait to be signed; beyond them the last in order is turned away.
+    #[serde(default = "queue")]
+    pub queue: usize,
+    /// How long calls may go on after the end was asked for.
+    #[serde(default = "ten_seconds")]
+    pub drain: Span,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Path of the Unix socket, at most 107 bytes.
+    pub socket: PathBuf,
+}
+
+/// `[state]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Holds `state.redb` and the ledger.
+    pub directory: PathBuf,
+    /// The key that secrets are sealed with at rest.
+    pub seal_key_file: Option<PathBuf>,
+    /// `none`: secrets lie in plain text in the state file.
+    pub seal: Option<Unsealed>,
+    /// The state was lost for good and a new one is to be begun, although the ledger knows
+    /// of an earlier one.
+    #[serde(default)]
+    pub begin_anew: bool,
+}
+
+/// The only way to say that secrets are not sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unsealed {
+    /// Not sealed.
+    None,
+}
+
+/// `[authority]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Authority {
+    /// Kind of the root's key, if the root is made here.
+    #[serde(deserialize_with = "from_text")]
+    pub root_key: KeyAlgorithm,
+    /// Lifetime of the root, if it is made here.
+    pub root_ttl: Span,
+    /// Lifetime of the intermediate that signs leaves.
+    pub intermediate_ttl: Span,
+    /// Lifetime of the certificate that agents see.
+    pub serving_ttl: Span,
+    /// The operator's own root, or an intermediate followed by its chain.
+    pub certificate_file: Option<PathBuf>,
+    /// The key that belongs to it.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[ledger]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ledger {
+    /// How long records are kept; those of valid certificates always are.
+    pub retention: Span,
+    /// Size at which a new segment begins.
+    pub segment_size: ByteSize,
+    /// How long a commit waits for more records while other calls are in flight.
+    pub gather: Span,
+}
+
+impl Default for Ops {
+    fn default() -> Self {
+        Self { address: SocketAddr::from(([127, 0, 0, 1], 9901)) }
+    }
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self {
+            root_key: KeyAlgorithm::EcdsaP256,
+            root_ttl: days(3650),
+            intermediate_ttl: days(7),
+            serving_ttl: days(1),
+            certificate_file: None,
+            key_file: None,
+        }
+    }
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { retention: days(90), segment_size: ByteSize::from_bytes(64 * 1024 * 1024), gather: Span::from_millis(1) }
+    }
+}
+
+const fn days(days: u64) -> Span {
+    Span::from_secs(days * 86_400)
+}
+
+fn many() -> usize {
+    10_000
+}
+
+fn queue() -> usize {
+    10_000
+}
+
+fn ten_seconds() -> Span {
+    Span::from_secs(10)
+}
+
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+}
+
+impl Config {
+    /// Reads the file and checks it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, with lines and remedies.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::read(&File::read(path)?)
+    }
+
+    fn read(file: &File) -> Result<Self, ConfigError> {
+        let config: Self = file.parse()?;
+        let mut problems = file.problems();
+        config.check(&mut problems);
+        problems.finish()?;
+        Ok(config)
+    }
+
+    fn check(&self, problems: &mut Problems<'_>) {
+        if let Some(replica) = &self.replica
+            && let Err(error) = state::replica_name(replica)
+        {
+            problems.add("replica", error.to_string(), "use lower-case letters, digits, dots and hyphens, at most 64");
+        }
+        self.check_paths(problems);
+        for problem in self.authority_options().problems() {
+            let code = problem.code;
+            problems.add(problem.setting, problem.message, format!("see {code} in docs/errors.md"));
+        }
+        let limits = [("node_api.max_connections", self.node_api.max_connections), ("node_api.queue", self.node_api.queue)];
+        for (key, value) in limits {
+            if !(1..=1_000_000).contains(&value) {
+                problems.add(key, format!("{value} is not between 1 and 1000000"), "leave it out for 10000");
+            }
+        }
+        if self.node_api.address == self.ops.address {
+            problems.add("ops.address", "the same address as node_api.address", "give each a port of its own");
+        }
+        self.check_ledger(problems);
+        token::problems(&self.clusters, problems);
+        self.policy.problems(&self.trust_domain, &self.clusters, problems);
+    }
+
+    fn check_paths(&self, problems: &mut Problems<'_>) {
+        let mut paths = vec![("admin.socket", &self.admin.socket), ("state.directory", &self.state.directory)];
+        paths.extend(self.state.seal_key_file.as_ref().map(|path| ("state.seal_key_file", path)));
+        paths.extend(self.authority.certificate_file.as_ref().map(|path| ("authority.certificate_file", path)));
+        paths.extend(self.authority.key_file.as_ref().map(|path| ("authority.key_file", path)));
+        for (key, path) in paths {
+            if !path.is_absolute() {
+                problems.add(key, format!("{} is relative", path.display()), "give the whole path, from /");
+            }
+        }
+        let length = self.admin.socket.as_os_str().as_bytes().len();
+        if length > LONGEST_SOCKET_PATH {
+            problems.add(
+                "admin.socket",
+                format!("the path has {length} bytes, and a socket's path at most {LONGEST_SOCKET_PATH}"),
+                "choose a shorter one, such as /run/arx/admin.sock",
+            );
+        }
+        match (&self.state.seal_key_file, self.state.seal) {
+            (Some(_), Some(Unsealed::None)) => problems.add(
+                "state.seal",
+                "both a sealing key and seal = \"none\" are given",
+                "remove one of the two",
+            ),
+            (None, None) => problems.add(
+                "state",
+                "nothing says how secrets are sealed at rest",
+                "set seal_key_file to the path of a key (a file that is missing is made at the first start), or seal = \"none\" to keep them in plain text",
+            ),
+            _ => {}
+        }
+        match (&self.authority.certificate_file, &self.authority.key_file) {
+            (Some(_), None) => problems.add("authority.certificate_file", "there is no key_file beside it", "name the file of its key"),
+            (None, Some(_)) => {
+                problems.add("authority.key_file", "there is no certificate_file beside it", "name the file of its certificate");
+            }
+            _ => {}
+        }
+    }
+
+    fn check_ledger(&self, problems: &mut Problems<'_>) {
+        let size = self.ledger.segment_size.bytes();
+        if !(1024 * 1024..=4 * 1024 * 1024 * 1024).contains(&size) {
+            problems.add("ledger.segment_size", "not between 1MiB and 4GiB", "leave it out for 64MiB");
+        }
+        if self.ledger.gather.get() > Duration::from_millis(100) {
+            problems.add("ledger.gather", "more than 100ms: every answer would wait that long", "leave it out for 1ms");
+        }
+        if self.ledger.retention.get() < Duration::from_secs(3600) {
+            problems.add("ledger.retention", "less than 1h", "choose how long you may have to answer for what was issued");
+        }
+    }
+
+    /// What the authority is to be.
+    #[must_use]
+    pub fn authority_options(&self) -> authority::Options {
+        let files = self.authority.certificate_file.clone().zip(self.authority.key_file.clone());
+        authority::Options {
+            root_key: self.authority.root_key,
+            root_ttl: self.authority.root_ttl.get(),
+            intermediate_ttl: self.authority.intermediate_ttl.get(),
+            serving_ttl: self.authority.serving_ttl.get(),
+            operator: files.map(|(certificate, key)| authority::OperatorFiles { certificate, key }),
+            longest_leaf: self.policy.longest_ttl(),
+        }
+    }
+
+    /// The settings in which `new` differs and which can't change while the process runs,
+    /// by name.
+    #[must_use]
+    pub fn fixed_differences(&self, new: &Self) -> Vec<&'static str> {
+        let fixed = [
+            ("trust_domain", self.trust_domain == new.trust_domain),
+            ("replica", self.replica == new.replica),
+            ("log.format", self.log.format == new.log.format),
+            ("ops", self.ops == new.ops),
+            ("node_api", self.node_api == new.node_api),
+            ("admin", self.admin == new.admin),
+            ("state", self.state == new.state),
+            ("authority", self.authority == new.authority),
+            ("ledger.segment_size", self.ledger.segment_size == new.ledger.segment_size),
+            ("ledger.gather", self.ledger.gather == new.ledger.gather),
+        ];
+        fixed.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

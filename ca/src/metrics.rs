@@ -1,0 +1,235 @@
+//! What the authority counts. Gauges are read when somebody asks, not kept.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// For whom a certificate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A node, at its join.
+    Join,
+    /// A node, renewed.
+    Node,
+    /// A workload.
+    Workload,
+    /// The authority itself.
+    Own,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Node => "node",
+            Self::Workload => "workload",
+            Self::Own => "own",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// All counters; clones count together.
+#[derive(Clone)]
+pub struct Metrics {
+    issued: Family<KindLabel, Counter<u64, AtomicU64>>,
+    refused: Family<CodeLabel, Counter<u64, AtomicU64>>,
+    issue_seconds: Histogram,
+    connections: Gauge<i64, AtomicI64>,
+    handshake_failures: Counter<u64, AtomicU64>,
+    superseded: Counter<u64, AtomicU64>,
+    reloads: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
+    issued_total: Arc<AtomicU64>,
+    refused_total: Arc<AtomicU64>,
+}
+
+/// Counts a connection as open until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge<i64, AtomicI64>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    /// Counters, all at zero, registered in `registry`.
+    pub fn new(registry: &mut Registry) -> Self {
+        let seconds = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+        let metrics = Self {
+            issued: Family::default(),
+            refused: Family::default(),
+            issue_seconds: Histogram::new(seconds),
+            connections: Gauge::default(),
+            handshake_failures: Counter::default(),
+            superseded: Counter::default(),
+            reloads: Family::default(),
+            issued_total: Arc::default(),
+            refused_total: Arc::default(),
+        };
+        registry.register("arx_ca_certificates_issued", "Certificates issued, by kind", metrics.issued.clone());
+        registry.register("arx_ca_refusals", "Requests and items refused, by reason code", metrics.refused.clone());
+        registry.register_with_unit(
+            "arx_ca_issue",
+            "From a call's arrival until its records are durable",
+            Unit::Seconds,
+            metrics.issue_seconds.clone(),
+        );
+        registry.register("arx_ca_connections", "Open connections of nodes", metrics.connections.clone());
+        registry.register("arx_ca_handshake_failures", "Connections that failed in the TLS handshake", metrics.handshake_failures.clone());
+        registry.register(
+            "arx_ca_nodes_superseded",
+            "Connected agents that were cut off by a join with a newer token: look into each",
+            metrics.superseded.clone(),
+        );
+        registry.register("arx_ca_configuration_reloads", "Reloads of the configuration, by outcome", metrics.reloads.clone());
+        metrics
+    }
+
+    /// Certificates were issued.
+    pub fn issued(&self, kind: Kind, count: usize) {
+        let count = count as u64;
+        self.issued.get_or_create(&KindLabel { kind: kind.name() }).inc_by(count);
+        self.issued_total.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// A request or an item was refused.
+    pub fn refused(&self, code: &'static str) {
+        self.refused.get_or_create(&CodeLabel { code }).inc();
+        self.refused_total.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Certificates issued, and requests refused, since the start.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        let read = |total: &AtomicU64| total.load(std::sync::atomic::Ordering::Relaxed);
+        (read(&self.issued_total), read(&self.refused_total))
+    }
+
+    /// A call took this long.
+    pub fn took(&self, time: Duration) {
+        self.issue_seconds.observe(time.as_secs_f64());
+    }
+
+    /// A connection was opened.
+    #[must_use]
+    pub fn connection(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    /// A connection failed in its handshake.
+    pub fn handshake_failed(&self) {
+        self.handshake_failures.inc();
+    }
+
+    /// A connected agent was cut off by another join.
+    pub fn superseded(&self) {
+        self.superseded.inc();
+    }
+
+    /// The configuration was read again.
+    pub fn reloaded(&self, taken: bool) {
+        let outcome = if taken { "taken" } else { "refused" };
+        self.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// What is read when somebody asks.
+#[derive(Clone, Debug, Default)]
+pub struct Readings {
+    /// Items that wait to be signed.
+    pub queue: usize,
+    /// Agents whose Follow is open.
+    pub agents_connected: usize,
+    /// Agents that are known.
+    pub agents_known: usize,
+    /// Certificates that are valid, once the index is there.
+    pub live_certificates: Option<u64>,
+    /// Records in the ledger.
+    pub ledger_records: u64,
+    /// Bytes of the ledger.
+    pub ledger_bytes: u64,
+    /// End of each authority's certificate, by role.
+    pub authority_ends: Vec<(&'static str, SystemTime)>,
+    /// Number of the bundle's sequence.
+    pub bundle_number: u64,
+    /// Generation of the configuration.
+    pub generation: u64,
+}
+
+/// Reads gauges when they are asked for.
+pub struct Gauges<F>(pub F);
+
+impl<F> fmt::Debug for Gauges<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gauges")
+    }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct RoleLabel {
+    role: &'static str,
+}
+
+impl<F: Fn() -> Readings + Send + Sync + 'static> Collector for Gauges<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let readings = (self.0)();
+        let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        let mut one = |name: &str, help: &str, value: u64| {
+            let value = gauge(value);
+            value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)
+        };
+        one("arx_ca_queue", "Items that wait to be signed", readings.queue as u64)?;
+        one("arx_ca_agents_connected", "Agents whose Follow stream is open", readings.agents_connected as u64)?;
+        one("arx_ca_agents_known", "Agents that are known", readings.agents_known as u64)?;
+        if let Some(live) = readings.live_certificates {
+            one("arx_ca_live_certificates", "Certificates that are valid", live)?;
+        }
+        one("arx_ca_ledger_records", "Records in the ledger", readings.ledger_records)?;
+        one("arx_ca_ledger_size_bytes", "Size of the ledger", readings.ledger_bytes)?;
+        one("arx_ca_bundle_number", "Number of the trust bundle's sequence", readings.bundle_number)?;
+        one("arx_ca_configuration_generation", "Generation of the configuration", readings.generation)?;
+        let mut ends = encoder.encode_descriptor(
+            "arx_ca_authority_expiry_timestamp",
+            "End of the authorities' certificates, since 1970",
+            Some(&Unit::Seconds),
+            prometheus_client::metrics::MetricType::Gauge,
+        )?;
+        for (role, end) in readings.authority_ends {
+            let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            ConstGauge::new(seconds).encode(ends.encode_family(&RoleLabel { role })?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! The node API, `arx.node.v1`: what a message says is checked here, what is done about
+//! it is decided in [`issue`](crate::issue) and kept in [`fleet`](crate::fleet).
+
+mod follow;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arx_identity::{Sequence, TrustBundle};
+use arx_proto::node::v1 as wire;
+use bytes::Bytes;
+use futures_util::Stream;
+use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
+
+use crate::ca::Ca;
+use crate::caller::{Caller, Node};
+use crate::refusal::{Fault, Refusal};
+
+/// The version of the protocol that this authority speaks.
+const VERSION: u32 = 1;
+/// Items of one Issue at most.
+pub const MOST_ITEMS: usize = 100;
+/// How long a call may take before its caller is told to come back.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// What an authority can do beyond the version.
+const FEATURES: &[&str] = &[];
+
+/// Answers the calls of nodes.
+#[derive(Clone)]
+pub struct Api(Arc<Ca>);
+
+impl Api {
+    /// Answers on behalf of `ca`.
+    #[must_use]
+    pub fn new(ca: Arc<Ca>) -> Self {
+        Self(ca)
+    }
+
+    /// Turns the outcome of a call into what its caller is told.
+    fn tell<T>(&self, outcome: Result<T, Refusal>) -> Result<Response<T>, Status> {
+        outcome.map(Response::new).map_err(|refusal| {
+            self.0.metrics.refused(refusal.code);
+            tracing::info!(code = refusal.code, reason = %refusal.message, "call refused");
+            refusal.into()
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl wire::node_server::Node for Api {
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        let token = bearer(&request);
+        let join = request.into_inner();
+        let outcome = within(DEADLINE, async {
+            let hello = join.hello.as_ref().ok_or_else(|| malformed("a join begins with a Hello"))?;
+            let welcome = welcome(&self.0, hello)?;
+            let issued = self.0.join(&token?, &join).await?;
+            let trust = trust_update(&self.0.trust.current());
+            Ok(wire::JoinResponse { welcome: Some(welcome), node: Some(issued), trust: Some(trust) })
+        });
+        self.tell(outcome.await)
+    }
+
+    async fn issue(&self, request: Request<wire::IssueRequest>) -> Result<Response<wire::IssueResponse>, Status> {
+        let node = node(&self.0, &request);
+        let items = request.into_inner().items;
+        let outcome = within(DEADLINE, async {
+            let node = node?;
+            if items.is_empty() || items.len() > MOST_ITEMS {
+                return Err(Refusal::new(
+                    "ARX-REQUEST-ITEMS",
+                    Fault::Request,
+                    format!("a batch has 1 to {MOST_ITEMS} items, this one has {}", items.len()),
+                ));
+            }
+            Ok(wire::IssueResponse { results: self.0.issue(&node, items).await })
+        });
+        self.tell(outcome.await)
+    }
+
+    type FollowStream = Pin<Box<dyn Stream<Item = Result<wire::AuthorityMessage, Status>> + Send>>;
+
+    async fn follow(
+        &self,
+        request: Request<tonic::Streaming<wire::AgentMessage>>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        let outcome = async {
+            let node = node(&self.0, &request)?;
+            follow::open(Arc::clone(&self.0), &node, request.into_inner()).await
+        };
+        self.tell(outcome.await)
+    }
+}
+
+/// The node that calls, if its line of certificates is still the one that counts.
+fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Arc<Node>, Refusal> {
+    let caller = request.extensions().get::<Caller>().unwrap_or(&Caller::Stranger);
+    let node = caller.node(ca.clock.now())?;
+    ca.fleet.admit(node)?;
+    Ok(Arc::clone(node))
+}
+
+/// The token of `authorization: Bearer` (RFC 6750, 2.1).
+fn bearer<T>(request: &Request<T>) -> Result<Zeroizing<String>, Refusal> {
+    let missing = || {
+        Refusal::new(
+            "ARX-TOKEN-MISSING",
+            Fault::Unauthenticated,
+            "a join needs the agent's service-account token as `authorization: Bearer ...`",
+        )
+    };
+    let value = request.metadata().get("authorization").ok_or_else(missing)?;
+    let text = value.to_str().map_err(|_| missing())?;
+    match text.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer ") => Ok(Zeroizing::new(token.trim().to_owned())),
+        _ => Err(missing()),
+    }
+}
+
+async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
+        Err(Refusal::new("ARX-DEADLINE", Fault::Overload, "the call took too long and was given up: come back later"))
+    })
+}
+
+/// Agrees on a version and on features.
+fn welcome(ca: &Ca, hello: &wire::Hello) -> Result<wire::Welcome, Refusal> {
+    if !(hello.min_version..=hello.max_version).contains(&VERSION) {
+        return Err(Refusal::new(
+            "ARX-PROTOCOL-VERSION",
+            Fault::Request,
+            format!(
+                "the agent speaks versions {} to {} of arx.node, and this authority version {VERSION}: upgrade the older of the two",
+                hello.min_version, hello.max_version
+            ),
+        ));
+    }
+    let both = FEATURES.iter().filter(|feature| hello.features.iter().any(|theirs| theirs == *feature));
+    Ok(wire::Welcome {
+        version: VERSION,
+        features: both.map(|feature| (*feature).to_owned()).collect(),
+        clock_unix_ms: unix_ms(ca.clock.now()),
+        trust_domain: ca.trust_domain.as_str().to_owned(),
+        replica_id: ca.replica.to_string(),
+        trust: vec![position(&ca.trust.current())],
+    })
+}
+
+fn trust_update(bundle: &TrustBundle) -> wire::TrustUpdate {
+    wire::TrustUpdate {
+        position: Some(position(bundle)),
+        trust_domain: bundle.trust_domain().as_str().to_owned(),
+        roots: bundle.roots().iter().map(|root| Bytes::copy_from_slice(root.der())).collect(),
+    }
+}
+
+fn position(bundle: &TrustBundle) -> wire::TrustPosition {
+    wire::TrustPosition {
+        kind: wire::TrustKind::X509Roots as i32,
+        sequence: Some(sequence(bundle.sequence())),
+        sha256: Bytes::copy_from_slice(&bundle.sha256()),
+    }
+}
+
+pub(crate) fn sequence(sequence: Sequence) -> wire::Sequence {
+    wire::Sequence { epoch: sequence.epoch, number: sequence.number }
+}
+
+pub(crate) fn unix_ms(time: SystemTime) -> i64 {
+    i64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}
+
+fn malformed(what: &str) -> Refusal {
+    Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, what)
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Api")
+    }
+}
