@@ -1,0 +1,120 @@
+use super::*;
+
+/// A configuration that is in order; the tests break it in one place each.
+const GOOD: &str = r#"trust_domain = "example.org"
+replica = "ca-1"
+
+[node_api]
+address = "127.0.0.1:8443"
+
+[admin]
+socket = "/run/arx/admin.sock"
+
+[state]
+directory = "/var/lib/arx"
+seal_key_file = "/etc/arx/seal.key"
+
+[authority]
+intermediate_ttl = "7d"
+
+[policy]
+ttl = "1h"
+max_ttl = "24h"
+
+[[cluster]]
+name = "c1"
+issuer = "https://kubernetes.default.svc"
+audiences = ["arx"]
+agents = ["arx-system/arx-node-agent"]
+verification = "local"
+jwks_file = "/etc/arx/jwks.json"
+"#;
+
+fn read(text: &str) -> Result<Config, ConfigError> {
+    Config::read(&File::from_text("arx-ca.toml", text)?)
+}
+
+/// The message for the good configuration with `from` replaced by `to`.
+fn broken(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "the test replaces what is not there: {from}");
+    match read(&GOOD.replace(from, to)) {
+        Ok(_) => panic!("{to:?} was taken"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_configuration_in_order_is_taken_with_the_documented_defaults() {
+    let config = read(GOOD).expect("in order");
+    assert_eq!(config.ops.address, SocketAddr::from(([127, 0, 0, 1], 9901)));
+    assert_eq!(config.node_api.max_connections, 10_000);
+    assert_eq!(config.authority.root_key, KeyAlgorithm::EcdsaP256);
+    assert_eq!(config.ledger.gather.get(), Duration::from_millis(1));
+    assert!(config.fixed_differences(&config).is_empty());
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line_and_a_near_match() {
+    let message = broken("max_ttl = \"24h\"", "max_tll = \"24h\"");
+    assert!(message.contains("arx-ca.toml:19"), "{message}");
+    assert!(message.contains("max_ttl"), "{message}");
+}
+
+#[test]
+fn a_wrong_type_is_refused_with_its_line() {
+    let message = broken("replica = \"ca-1\"", "replica = 7");
+    assert!(message.contains("arx-ca.toml:2"), "{message}");
+}
+
+#[test]
+fn a_leaf_that_would_outlive_its_issuer_is_refused() {
+    let message = broken("intermediate_ttl = \"7d\"", "intermediate_ttl = \"12h\"");
+    assert!(message.contains("arx-ca.toml:15"), "{message}");
+    assert!(message.contains("intermediate_ttl"), "{message}");
+}
+
+#[test]
+fn secrets_in_plain_text_are_kept_only_where_that_was_said() {
+    let message = broken("seal_key_file = \"/etc/arx/seal.key\"\n", "");
+    assert!(message.contains("seal = \"none\""), "{message}");
+    let message = broken("[authority]", "seal = \"none\"\n[authority]");
+    assert!(message.contains("remove one of the two"), "{message}");
+    read(&GOOD.replace("seal_key_file = \"/etc/arx/seal.key\"", "seal = \"none\"")).expect("said so");
+}
+
+#[test]
+fn paths_are_absolute_and_a_socket_s_path_fits_into_an_address() {
+    assert!(broken("/var/lib/arx", "lib/arx").contains("relative"));
+    let long = format!("/run/{}", "x".repeat(120));
+    let message = broken("/run/arx/admin.sock", &long);
+    assert!(message.contains("125 bytes"), "{message}");
+}
+
+#[test]
+fn half_of_the_operator_s_own_authority_is_refused() {
+    let message = broken("intermediate_ttl = \"7d\"", "certificate_file = \"/etc/arx/ca.pem\"");
+    assert!(message.contains("key_file"), "{message}");
+}
+
+#[test]
+fn two_ports_of_one_process_differ() {
+    let message = broken("[admin]", "[ops]\naddress = \"127.0.0.1:8443\"\n[admin]");
+    assert!(message.contains("a port of its own"), "{message}");
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let text = GOOD.replace("/var/lib/arx", "lib/arx").replace("/run/arx/admin.sock", "admin.sock");
+    let error = read(&text).expect_err("two mistakes");
+    assert_eq!(error.problems().len(), 2, "{error}");
+}
+
+#[test]
+fn what_cannot_change_while_the_process_runs_is_named() {
+    let running = read(GOOD).expect("in order");
+    let changed = GOOD.replace("127.0.0.1:8443", "127.0.0.1:9443").replace("example.org", "example.com");
+    let new = read(&changed).expect("in order by itself");
+    assert_eq!(running.fixed_differences(&new), ["trust_domain", "node_api"]);
+    let policy = read(&GOOD.replace("ttl = \"1h\"", "ttl = \"30m\"")).expect("in order");
+    assert!(running.fixed_differences(&policy).is_empty());
+}
