@@ -298,7 +298,7 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
     let mut all = vec![authority("root", "active", root, ca.authority.custody(), under_root, None)];
     if let Some(issuing) = ca.authority.issuing() {
         let own = issuing.issuer().certificate();
-        let renews = renewal_at(issuing.term(), ca.authority.longest_leaf());
+        let renews = renewal_at(issuing.term(), longest_leaf(ca));
         let count = if ready { live.count_under_issuer(&issuing.intermediate(), now) } else { 0 };
         all.push(authority("intermediate", "active", own, "memory", count, renews));
     }

@@ -18,6 +18,7 @@ use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::queue::Queue;
+use crate::state::State;
 use crate::token::Tokens;
 use crate::trust::{Standing, Trust};
 
@@ -44,6 +45,8 @@ pub struct Ca {
     pub started: SystemTime,
     /// The one wall clock.
     pub clock: Clock,
+    /// What is stored.
+    pub state: State,
     /// Signs.
     pub authority: Arc<Authority>,
     /// Publishes the bundle.

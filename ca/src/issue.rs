@@ -461,3 +461,6 @@ fn refused_csr(error: &CsrError) -> Refusal {
     };
     Refusal::new(code, Fault::Request, error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ pub mod config;
 pub mod fleet;
 mod hex;
 mod issue;
+
 pub mod ledger;
 pub mod metrics;
 pub mod node_api;
@@ -23,5 +24,7 @@ pub mod seal;
 pub mod serve;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod token;
 pub mod trust;

@@ -34,7 +34,7 @@ use crate::serve::{Nodes, serve_admin};
 use crate::state::State;
 use crate::store;
 use crate::token::Tokens;
-use crate::trust::Trust;
+use crate::trust::{Evidence, Trust};
 
 /// What the processes call themselves in the state and to agents.
 pub const SOFTWARE: &str = concat!("arx-ca ", env!("CARGO_PKG_VERSION"));
@@ -149,6 +149,7 @@ impl Process {
             software: SOFTWARE,
             started: clock.now(),
             clock: clock.clone(),
+            state: parts.state,
             authority: Arc::new(parts.authority),
             trust: Arc::new(parts.trust),
             ledger: parts.ledger,
@@ -214,7 +215,9 @@ impl Process {
         self.until_drained("ledger health", watch_ledger(Arc::clone(ca), ledger));
         self.until_drained("store health", watch_store(Arc::clone(ca), store));
         let trust = Arc::clone(&ca.trust);
-        self.until_drained("trust", async move { trust.follow().await });
+        self.until_drained("trust", async move {
+            trust.follow().await;
+        });
         self.until_drained("ledger pruning", prune(Arc::clone(ca), self.config.ledger.retention.get()));
         self.until_drained("lines of nodes", restore_lines(Arc::clone(ca)));
         self.until_drained("token keys", keep_keys(Arc::clone(ca)));
@@ -232,7 +235,9 @@ impl Process {
             }
         };
         let keeper = Arc::clone(&ca);
-        self.until_drained("authority", async move { keeper.authority.keep(&keeper.clock, made).await });
+        self.until_drained("authority", async move {
+            keeper.authority.keep(&keeper.clock, made).await;
+        });
         // Peers are judged by the newest bundle.
         self.until_drained("tls trust", async move {
             let mut trust = ca.trust.watch();
@@ -295,6 +300,8 @@ impl Process {
         let generation = before.generation + 1;
         let policy = Policy::new(&new.trust_domain, &new.policy, &new.clusters).map_err(|error| error.to_string())?;
         let tokens = before.tokens.reloaded(&new.clusters).await.map_err(|error| error.to_string())?;
+        // The relations hold: they were checked with the file.
+        let _relations = self.ca.authority.set_longest_leaf(new.policy.longest_ttl());
         self.ca.rules.set(Rules { generation, policy, tokens });
         self.log.set_level(new.log.level);
         self.config = new;
@@ -305,6 +312,7 @@ impl Process {
 /// What is opened from the disk.
 struct Parts {
     replica: Arc<str>,
+    state: State,
     authority: Authority,
     trust: Trust,
     ledger: Ledger,
@@ -328,13 +336,15 @@ impl Parts {
         if let Some(torn) = &recovery.torn {
             tracing::warn!(code = "ARX-LEDGER-TORN", %torn, "the end of the ledger was cut: it was never acknowledged");
         }
+        let evidence = Evidence { highest: ledger.last_sequence(), accept_loss: config.state.begin_anew };
+        // Before anything is made that would have to be trusted.
+        Trust::examine(&state, Some(&replica), evidence).await?;
         let authority = Authority::open(state.clone(), &replica, config.authority_options(), now).await?;
         for note in authority.notes() {
             tracing::warn!(code = "ARX-AUTHORITY-NOTE", "{note}");
         }
-        let evidence = ledger.last_sequence();
-        let trust = Trust::open(state.clone(), &replica, authority.root(), evidence, config.state.begin_anew, now).await?;
-        Ok(Self { replica: replica.name().into(), authority, trust, ledger })
+        let trust = Trust::open(state.clone(), &replica, authority.root(), evidence, now).await?;
+        Ok(Self { replica: replica.name().into(), state, authority, trust, ledger })
     }
 }
 
@@ -369,6 +379,7 @@ async fn first_certificates(ca: &Ca) -> Result<Svid, StartError> {
     ca.authority.install(prepared);
     let serving = ca.authority.prepare_serving(now).await?;
     record_serving(ca, &serving).await?;
+    ca.authority.install_serving(serving.clone());
     Ok(serving)
 }
 
@@ -432,21 +443,16 @@ impl Conditions {
 async fn watch_authority(ca: Arc<Ca>, condition: Condition) {
     let mut health = ca.authority.health();
     loop {
-        let (until, failing) = {
+        {
             let health = health.borrow_and_update();
-            (health.until, health.failing.clone())
-        };
-        let now = ca.clock.now();
-        let valid = until.is_some_and(|until| now <= until);
-        match failing {
-            // A renewal that fails is told early, but nothing is lost before the end.
-            Some((code, message)) if !valid => condition.set_failing(code, message),
-            _ if !valid => condition.set_failing("ARX-AUTHORITY-NOT-READY", "there is no valid intermediate: see the log"),
-            _ => condition.set_ok(),
+            match (&health.trouble, health.can_issue) {
+                (_, true) => condition.set_ok(),
+                (Some((code, message)), false) => condition.set_failing(code, message.clone()),
+                (None, false) => condition.set_failing("ARX-AUTHORITY-NOT-READY", "there is no valid intermediate: see the log"),
+            }
         }
-        tokio::select! {
-            changed = health.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(PROBE) => {}
+        if health.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -466,7 +472,7 @@ async fn watch_ledger(ca: Arc<Ca>, condition: Condition) {
 
 async fn watch_store(ca: Arc<Ca>, condition: Condition) {
     loop {
-        match ca.authority.probe_store().await {
+        match ca.state.store().probe().await {
             Ok(()) => condition.set_ok(),
             Err(error) => condition.set_failing(error.code(), error.to_string()),
         }
