@@ -98,10 +98,6 @@ pub struct State {
     pub seal_key_file: Option<PathBuf>,
     /// `none`: secrets lie in plain text in the state file.
     pub seal: Option<Unsealed>,
-    /// The state was lost for good and a new one is to be begun, although the ledger knows
-    /// of an earlier one.
-    #[serde(default)]
-    pub begin_anew: bool,
 }
 
 /// The only way to say that secrets are not sealed.

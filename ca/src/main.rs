@@ -15,6 +15,10 @@ struct Arguments {
     /// The configuration, a TOML file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Start although newer state was lost: what is stored is published in a new epoch, and
+    /// where nothing is, another root is made that has to be given to everybody.
+    #[arg(long)]
+    accept_loss: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -39,7 +43,7 @@ fn main() -> ExitCode {
     };
     let clock = Clock::system();
     let code = match arguments.command {
-        None => run::process(arguments.config, config, clock),
+        None => run::process(arguments.config, config, clock, arguments.accept_loss),
         Some(Command::Check) => check::everything(&arguments.config, &config, &clock),
         Some(Command::VerifyLedger) => check::ledger(&config),
     };

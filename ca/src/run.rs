@@ -48,7 +48,7 @@ const PRUNE: Duration = Duration::from_secs(3600);
 
 /// Runs the authority until it is asked to end.
 #[must_use]
-pub fn process(path: PathBuf, config: Config, clock: Clock) -> ExitCode {
+pub fn process(path: PathBuf, config: Config, clock: Clock, accept_loss: bool) -> ExitCode {
     let log = match log::init(config.log, &clock) {
         Ok(log) => log,
         Err(error) => {
@@ -64,7 +64,7 @@ pub fn process(path: PathBuf, config: Config, clock: Clock) -> ExitCode {
         }
     };
     let code = runtime.block_on(async {
-        match Process::start(path, config, clock, log).await {
+        match Process::start(path, config, clock, log, accept_loss).await {
             Ok(process) => process.run().await,
             Err(error) => {
                 tracing::error!(code = error.code, "can't start: {}", error.message);
@@ -123,7 +123,13 @@ struct Process {
 }
 
 impl Process {
-    async fn start(path: PathBuf, config: Config, clock: Clock, log: log::Log) -> Result<Self, StartError> {
+    async fn start(
+        path: PathBuf,
+        config: Config,
+        clock: Clock,
+        log: log::Log,
+        accept_loss: bool,
+    ) -> Result<Self, StartError> {
         let (drain, reloads) = drain::listen(config.node_api.drain.get()).map_err(StartError::io("can't listen for signals"))?;
         let tasks = Tasks::new(&drain);
         let readiness = Readiness::new();
@@ -139,7 +145,7 @@ impl Process {
             .await
             .map_err(StartError::io(format!("can't bind node_api.address {}", config.node_api.address)))?;
 
-        let parts = Parts::open(&config, &clock).await?;
+        let parts = Parts::open(&config, &clock, accept_loss).await?;
         let tokens = Tokens::new(&config.clusters, &clock).await?;
         let policy = Policy::new(&config.trust_domain, &config.policy, &config.clusters)
             .map_err(|error| StartError { code: "ARX-CONFIG", message: error.to_string() })?;
@@ -319,7 +325,7 @@ struct Parts {
 }
 
 impl Parts {
-    async fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
+    async fn open(config: &Config, clock: &Clock, accept_loss: bool) -> Result<Self, StartError> {
         let directory = &config.state.directory;
         std::fs::create_dir_all(directory)
             .and_then(|()| std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)))
@@ -336,7 +342,7 @@ impl Parts {
         if let Some(torn) = &recovery.torn {
             tracing::warn!(code = "ARX-LEDGER-TORN", %torn, "the end of the ledger was cut: it was never acknowledged");
         }
-        let evidence = Evidence { highest: ledger.last_sequence(), accept_loss: config.state.begin_anew };
+        let evidence = Evidence { highest: ledger.last_sequence(), accept_loss };
         // Before anything is made that would have to be trusted.
         Trust::examine(&state, Some(&replica), evidence).await?;
         let authority = Authority::open(state.clone(), &replica, config.authority_options(), now).await?;
