@@ -295,10 +295,10 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
     let ready = live.is_ready();
     let root = ca.authority.root();
     let under_root = if ready { live.count_under_root(&ca.authority.root_key_id(), now) } else { 0 };
-    let mut all = vec![authority("root", "active", root, ca.authority.custody(), under_root, None)];
+    let mut all = vec![authority("root", "active", root, ca.custody, under_root, None)];
     if let Some(issuing) = ca.authority.issuing() {
         let own = issuing.issuer().certificate();
-        let renews = renewal_at(issuing.term(), longest_leaf(ca));
+        let renews = renewal_at(issuing.term(), ca.authority.longest_leaf());
         let count = if ready { live.count_under_issuer(&issuing.intermediate(), now) } else { 0 };
         all.push(authority("intermediate", "active", own, "memory", count, renews));
     }
@@ -334,7 +334,7 @@ fn health(ca: &Ca) -> Vec<wire::Health> {
     let mut health: Vec<_> = ["authority", "ledger", "store"]
         .into_iter()
         .map(|component| {
-            let found = failing.iter().find(|failing| failing.condition == component);
+            let found = failing.iter().find(|failing| failing.name == component);
             wire::Health {
                 component: component.to_owned(),
                 ok: found.is_none(),

@@ -47,6 +47,8 @@ pub struct Ca {
     pub clock: Clock,
     /// What is stored.
     pub state: State,
+    /// Where the root's key is, in words.
+    pub custody: &'static str,
     /// Signs.
     pub authority: Arc<Authority>,
     /// Publishes the bundle.

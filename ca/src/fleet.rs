@@ -165,6 +165,13 @@ impl Fleet {
         ))
     }
 
+    /// Id of the process that follows for this node.
+    #[must_use]
+    pub fn instance(&self, name: &NodeName) -> Option<[u8; 16]> {
+        let state = self.lock();
+        state.agents.get(name).filter(|agent| agent.is_connected()).map(|agent| *agent.instance_id())
+    }
+
     /// Sends `message` to every connected agent for whose node `wanted` says yes; answers
     /// how many. An agent whose queue is full misses it: hints are hints.
     pub fn tell(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arx_identity::crypto::sha256;
 use arx_identity::profile::{Leaf, Validity};
-use arx_identity::{Certificate, CsrError, KeyPolicy, Sequence, Serial, VerifiedCsr};
+use arx_identity::{Certificate, CsrError, KeyId, KeyPolicy, Sequence, Serial, VerifiedCsr};
 use arx_proto::node::v1::issue_result::Outcome;
 use arx_proto::node::v1 as wire;
 use bytes::Bytes;
@@ -385,14 +385,19 @@ fn certify(issuing: &Issuing, csr: &VerifiedCsr, admitted: &Admitted, now: Syste
     })
 }
 
+/// A key identifier as it stands in the ledger.
+pub(crate) fn key_id(id: KeyId) -> ledger::KeyId {
+    id.as_bytes().to_vec()
+}
+
 /// The part of a ledger record that every certificate has.
 pub(crate) fn issued_record(issuing: &Issuing, certificate: &Certificate, sequence: Sequence) -> ledger::Issued {
     ledger::Issued {
         spiffe_id: certificate.spiffe_id().map(|id| id.as_str().to_owned()).unwrap_or_default(),
         serial: certificate.serial().as_bytes().to_vec(),
-        subject_key_id: *certificate.public_key().key_id().as_bytes(),
-        issuer_key_id: *issuing.intermediate().as_bytes(),
-        root_key_id: *issuing.root().as_bytes(),
+        subject_key_id: key_id(certificate.public_key().key_id()),
+        issuer_key_id: key_id(issuing.intermediate()),
+        root_key_id: key_id(issuing.root()),
         validity: ledger::Validity { not_before: certificate.not_before(), not_after: certificate.not_after() },
         bundle_epoch: sequence.epoch,
         bundle_number: sequence.number,

@@ -23,7 +23,7 @@ use crate::authority::{self, Authority, Made};
 use crate::ca::{Ca, CurrentRules, Rules};
 use crate::config::Config;
 use crate::fleet::Fleet;
-use crate::issue::issued_record;
+use crate::issue::{issued_record, key_id};
 use crate::ledger::{self, Ledger};
 use crate::metrics::{Gauges, Kind, Metrics, Readings};
 use crate::node_api;
@@ -156,6 +156,7 @@ impl Process {
             started: clock.now(),
             clock: clock.clone(),
             state: parts.state,
+            custody: custody(&config),
             authority: Arc::new(parts.authority),
             trust: Arc::new(parts.trust),
             ledger: parts.ledger,
@@ -362,6 +363,15 @@ pub(crate) fn seal_source(config: &Config) -> seal::Source {
     }
 }
 
+/// Where the root's key is, in words.
+fn custody(config: &Config) -> &'static str {
+    match (&config.authority.key_file, &config.state.seal_key_file) {
+        (Some(_), _) => "the operator's file",
+        (None, Some(_)) => "state file, sealed",
+        (None, None) => "state file, in plain text",
+    }
+}
+
 /// The ledger as configured.
 pub(crate) fn ledger_options(config: &Config) -> ledger::Options {
     ledger::Options {
@@ -383,7 +393,7 @@ async fn first_certificates(ca: &Ca) -> Result<Svid, StartError> {
     let record = intermediate_record(&ca.replica, &prepared.registered);
     ca.ledger.append(vec![ledger::Record::new(now, record)]).await?;
     ca.authority.install(prepared);
-    let serving = ca.authority.prepare_serving(now).await?;
+    let serving = ca.authority.prepare_serving(now)?;
     record_serving(ca, &serving).await?;
     ca.authority.install_serving(serving.clone());
     Ok(serving)
@@ -407,8 +417,8 @@ fn intermediate_record(replica: &str, intermediate: &crate::state::Intermediate)
     ledger::IntermediateRegistered {
         replica: replica.to_owned(),
         serial: certificate.serial().as_bytes().to_vec(),
-        key_id: *certificate.public_key().key_id().as_bytes(),
-        root_key_id: *intermediate.root.as_bytes(),
+        key_id: key_id(certificate.public_key().key_id()),
+        root_key_id: key_id(intermediate.root),
         validity: ledger::Validity { not_before: certificate.not_before(), not_after: certificate.not_after() },
     }
 }
@@ -547,5 +557,7 @@ fn bind_admin(path: &Path) -> Result<UnixListener, StartError> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(StartError::io(&what))?;
     }
-    files::bind_socket(path, 0o600).map_err(StartError::io(&what))
+    files::bind_socket(path, 0o600)
+        .map_err(|error| StartError { code: "ARX-START", message: format!("admin.socket: {error}") })
+        .and_then(|listener| UnixListener::from_std(listener).map_err(StartError::io(&what)))
 }

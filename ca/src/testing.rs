@@ -104,6 +104,7 @@ impl House {
         let ca = Ca {
             trust_domain: config.trust_domain.clone(),
             replica: "ca-1".into(),
+            custody: "memory",
             software: "arx-ca test",
             started: now,
             clock: clock.clone(),

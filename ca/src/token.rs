@@ -89,6 +89,8 @@ pub struct Verified {
     pub node: Option<Bound>,
     /// End of its validity.
     pub expires: SystemTime,
+    /// When it was issued, the epoch if it does not say.
+    pub issued: SystemTime,
     /// Its own name (`jti`).
     pub jti: Option<String>,
     /// What stands for it in logs.
@@ -481,6 +483,7 @@ impl Realm {
             pod,
             node,
             expires: claims.expires(),
+            issued: claims.issued(),
             jti: claims.jti.clone(),
             token_id: token.id(),
             audience,
