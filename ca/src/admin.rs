@@ -88,8 +88,8 @@ impl wire::admin_server::Admin for Api {
             agents_connected: count(agents_connected),
             agents_known: count(agents_known),
             live_certificates: if live.is_ready() { live.count(now) } else { 0 },
-            soonest_expiry_unix_ms: soonest.as_ref().map_or(0, |leaf| unix_ms(leaf.not_after)),
-            soonest_expiry_identity: soonest.map(|leaf| leaf.spiffe_id.to_string()).unwrap_or_default(),
+            soonest_expiry_unix_ms: soonest.as_ref().map_or(0, |(end, _)| unix_ms(*end)),
+            soonest_expiry_identity: soonest.map(|(_, identity)| identity.to_string()).unwrap_or_default(),
             index_ready: live.is_ready(),
             issued_total,
             refused_total,
@@ -143,9 +143,8 @@ impl wire::admin_server::Admin for Api {
             node: (!request.node.is_empty()).then_some(request.node),
             serial: serial(&request.serial)?,
         };
-        let page = live
-            .page(&filter, &request.page_token, page_size(request.page_size), self.0.clock.now())
-            .map_err(|_| bad_page_token())?;
+        let (size, now) = (page_size(request.page_size), self.0.clock.now());
+        let page = self.blocking(move |_| live.page(&filter, &request.page_token, size, now)).await?;
         let svids = page.leaves.into_iter().map(svid).collect();
         Ok(Response::new(wire::ListSvidsResponse { svids, page_token: page.next.unwrap_or_default() }))
     }
@@ -260,21 +259,13 @@ impl Ca {
         let (agents, certificates) = if everything {
             (self.fleet.tell(&hint(Vec::new()), |_| true), live.count(now))
         } else {
-            let mut of_nodes = std::collections::BTreeMap::<NodeName, Vec<Bytes>>::new();
-            let mut token = String::new();
-            loop {
-                let page = live.page(&filter, &token, MOST, now).map_err(|_| bad_page_token())?;
-                for leaf in page.leaves {
-                    let name = NodeName { cluster: leaf.cluster.clone(), node: leaf.node.clone() };
-                    of_nodes.entry(name).or_default().push(Bytes::copy_from_slice(leaf.serial.as_bytes()));
-                }
-                match page.next {
-                    Some(next) => token = next,
-                    None => break,
-                }
-            }
+            let of_nodes = live.serials_by_node(&filter, now);
             let certificates = of_nodes.values().map(|serials| serials.len() as u64).sum();
-            let told = of_nodes.into_iter().map(|(name, serials)| self.fleet.tell(&hint(serials), |other| *other == name));
+            let told = of_nodes.into_iter().map(|((cluster, node), serials)| {
+                let serials = serials.iter().map(|serial| Bytes::copy_from_slice(serial.as_bytes())).collect();
+                let name = NodeName { cluster, node };
+                self.fleet.tell(&hint(serials), |other| *other == name)
+            });
             (told.sum(), certificates)
         };
         let record = ledger::Operator {

@@ -52,6 +52,7 @@ impl Ca {
     /// Answers a batch, each item by itself and in its place.
     pub async fn issue(&self, node: &Arc<Node>, items: Vec<wire::IssueItem>) -> Vec<wire::IssueResult> {
         let arrived = Instant::now();
+        let announced = self.ledger.announce();
         let keys: Vec<Bytes> = items.iter().map(|item| item.idempotency_key.clone()).collect();
         let mut outcomes: Vec<Option<Outcome>> = keys.iter().map(|_| None).collect();
         let mut records = Vec::new();
@@ -59,7 +60,9 @@ impl Ca {
 
         let (tasks, running) = self.admit(node, &rules, items, &mut outcomes).await;
         let drafts = self.sign(node, &rules, tasks, &mut outcomes, &mut records).await;
-        match self.record(records).await {
+        let recorded = self.record(records);
+        drop(announced);
+        match recorded.await {
             Ok(()) => self.release_drafts(node, drafts, &mut outcomes),
             Err(refusal) => {
                 for draft in drafts {
@@ -246,13 +249,15 @@ impl Ca {
         })
     }
 
-    async fn record(&self, records: Vec<ledger::Record>) -> Result<(), Refusal> {
-        if records.is_empty() {
-            return Ok(());
+    /// Queues the records; they are durable when the future has returned.
+    fn record(&self, records: Vec<ledger::Record>) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
+        let append = (!records.is_empty()).then(|| self.ledger.append(records));
+        async move {
+            let Some(append) = append else { return Ok(()) };
+            append.await.map(|_receipt| ()).map_err(|error| {
+                Refusal::new(error.code(), Fault::Dependency, format!("nothing is issued that can't be recorded: {error}"))
+            })
         }
-        self.ledger.append(records).await.map(|_receipt| ()).map_err(|error| {
-            Refusal::new(error.code(), Fault::Dependency, format!("nothing is issued that can't be recorded: {error}"))
-        })
     }
 
     fn release_drafts(&self, node: &Arc<Node>, drafts: Vec<Draft>, outcomes: &mut [Option<Outcome>]) {
@@ -302,6 +307,7 @@ impl Ca {
             }
         };
         let permit = self.queue.acquire(Priority::START).await?;
+        let announced = self.ledger.announce();
         let now = self.clock.now();
         let issuing = self.issuing(now)?;
         let sequence = self.trust.current().sequence();
@@ -330,7 +336,9 @@ impl Ca {
             policy_generation: rules.generation,
             ..issued_record(&issuing, &certificate, sequence)
         };
-        self.record(vec![ledger::Record::new(now, record)]).await?;
+        let recorded = self.record(vec![ledger::Record::new(now, record)]);
+        drop(announced);
+        recorded.await?;
         self.joined(&name, join, &certificate);
         let answer = answer(&issuing, &certificate, sequence);
         claim.resolve(answer.clone(), self.clock.monotonic());

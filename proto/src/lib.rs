@@ -2,6 +2,7 @@
 //! that it speaks. Generated code only, no logic.
 #![allow(
     clippy::all,
+    clippy::allow_attributes_without_reason,
     unreachable_pub,
     missing_debug_implementations,
     reason = "everything below is generated"

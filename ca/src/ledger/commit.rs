@@ -1,0 +1,439 @@
+//! Appending: one thread gathers what comes in, writes it as one piece, makes it durable,
+//! and only then lets those go on who wait.
+//!
+//! Nothing that was not made durable is left in the file: a commit that fails is cut off
+//! again, and until the disk takes a trial, everything else is refused at once.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arx_identity::Sequence;
+use tokio::sync::{oneshot, watch};
+
+use super::codec::{self, Outline};
+use super::error::{AppendError, Error, Pause};
+use super::frame::{self, CHAIN, Chain};
+use super::index::{self, Pairs, Term};
+use super::live::{Live, Place};
+use super::record::{Event, MAX_KEY_ID, MAX_SERIAL, Record};
+use super::segment::{self, Header};
+use super::{MAX_RECORD, Status};
+
+/// Records that may wait for the disk. At 10,000 a second it is two seconds' worth.
+const QUEUE: usize = 20_000;
+/// Bytes of one commit, about.
+const COMMIT: usize = 4 * 1024 * 1024;
+/// Between trials of a disk that failed.
+const TRIAL: Duration = Duration::from_secs(1);
+/// What a trial writes: as much as a usual commit.
+const TRIAL_BYTES: usize = 64 * 1024;
+
+/// Where records were put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Number of the first of them among all that the ledger ever had.
+    pub first: u64,
+}
+
+/// A record that is about to come.
+pub struct Announced(Arc<Shared>);
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        if self.0.announced.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Under the lock, or the thread could miss it between looking and waiting.
+            let _queue = self.0.lock();
+            self.0.wake.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for Announced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Announced")
+    }
+}
+
+/// The side of those who append.
+pub(super) struct Commits {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    queue: Mutex<Waiting>,
+    wake: Condvar,
+    announced: AtomicUsize,
+    paused: watch::Sender<Option<Pause>>,
+    segments: Mutex<Segments>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    records: usize,
+    closed: bool,
+}
+
+struct Job {
+    bodies: Vec<Vec<u8>>,
+    done: oneshot::Sender<Result<Receipt, AppendError>>,
+}
+
+/// What is durable.
+pub(super) struct Segments {
+    pub(super) directory: PathBuf,
+    pub(super) trust_domain: String,
+    /// Sealed ones: number and length.
+    pub(super) sealed: Vec<(u32, u64)>,
+    pub(super) active: u32,
+    /// Durable length of the newest.
+    pub(super) length: u64,
+    pub(super) pairs: Pairs,
+    pub(super) records: u64,
+    pub(super) head: Chain,
+    /// The highest sequence that a sealed segment names.
+    pub(super) sequence: (u64, u64),
+}
+
+/// The writing end, owned by the thread.
+pub(super) struct Writer {
+    pub(super) file: File,
+    pub(super) live: Live,
+    pub(super) segment_bytes: u64,
+    pub(super) gather: Duration,
+}
+
+impl Commits {
+    /// Starts the thread.
+    pub(super) fn start(segments: Segments, writer: Writer) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            announced: AtomicUsize::new(0),
+            paused: watch::Sender::new(None),
+            segments: Mutex::new(segments),
+        });
+        let own = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || writer.run(&own))?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(super) fn announce(&self) -> Announced {
+        self.shared.announced.fetch_add(1, Ordering::AcqRel);
+        Announced(Arc::clone(&self.shared))
+    }
+
+    /// Queues `records`; the future returns when they are durable.
+    pub(super) fn queue(
+        &self,
+        records: Vec<Record>,
+    ) -> Result<impl Future<Output = Result<Receipt, AppendError>> + Send + use<>, AppendError> {
+        let bodies = records.into_iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+        let outcome = self.enqueue(bodies)?;
+        Ok(async move { outcome.await.unwrap_or(Err(AppendError::Closed)) })
+    }
+
+    fn enqueue(&self, bodies: Vec<Vec<u8>>) -> Result<oneshot::Receiver<Result<Receipt, AppendError>>, AppendError> {
+        if let Some(pause) = self.shared.paused.borrow().clone() {
+            return Err(AppendError::Paused(pause));
+        }
+        let (done, outcome) = oneshot::channel();
+        {
+            let mut queue = self.shared.lock();
+            if queue.closed {
+                return Err(AppendError::Closed);
+            }
+            if queue.records + bodies.len() > QUEUE {
+                return Err(AppendError::Busy);
+            }
+            queue.records += bodies.len();
+            queue.jobs.push_back(Job { bodies, done });
+            self.shared.wake.notify_one();
+        }
+        Ok(outcome)
+    }
+
+    /// The same for a thread that may block.
+    pub(super) fn append_blocking(&self, records: Vec<Record>) -> Result<Receipt, AppendError> {
+        let bodies = records.into_iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+        self.enqueue(bodies)?.blocking_recv().unwrap_or(Err(AppendError::Closed))
+    }
+
+    pub(super) fn paused(&self) -> watch::Receiver<Option<Pause>> {
+        self.shared.paused.subscribe()
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let segments = self.segments();
+        Status {
+            records: segments.records,
+            segments: u32::try_from(segments.sealed.len()).unwrap_or(u32::MAX).saturating_add(1),
+            bytes: segments.sealed.iter().map(|(_, length)| length).sum::<u64>() + segments.length,
+            head: segments.head,
+        }
+    }
+
+    pub(super) fn sequence(&self) -> Option<Sequence> {
+        let segments = self.segments();
+        let (epoch, number) = segments.sequence.max(segments.pairs.summary.sequence);
+        (epoch > 0).then_some(Sequence { epoch, number })
+    }
+
+    /// What is durable. Held only to look things up.
+    pub(super) fn segments(&self) -> MutexGuard<'_, Segments> {
+        self.shared.segments()
+    }
+
+    /// Where `term` may stand in the newest segment, newest first.
+    pub(super) fn find(&self, term: Term<'_>) -> (u32, Vec<u32>) {
+        let segments = self.segments();
+        (segments.active, segments.pairs.find(term))
+    }
+
+    pub(super) fn close(&self) {
+        {
+            let mut queue = self.shared.lock();
+            queue.closed = true;
+            self.shared.wake.notify_one();
+        }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+impl Drop for Commits {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn segments(&self) -> MutexGuard<'_, Segments> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next jobs, at least one; `None` if there will be no more. Waits for more of
+    /// them while some are announced, but not longer than `gather`.
+    fn gather(&self, gather: Duration) -> Option<Vec<Job>> {
+        let mut queue = self.lock();
+        while queue.jobs.is_empty() {
+            if queue.closed {
+                return None;
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let until = Instant::now() + gather;
+        while self.announced.load(Ordering::Acquire) > 0 && !queue.closed && queue.records < QUEUE / 2 {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            queue = self.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let mut jobs = Vec::with_capacity(queue.jobs.len());
+        let mut bytes = 0;
+        while let Some(job) = queue.jobs.pop_front() {
+            queue.records -= job.bodies.len();
+            bytes += job.bodies.iter().map(Vec::len).sum::<usize>();
+            jobs.push(job);
+            if bytes >= COMMIT {
+                break;
+            }
+        }
+        Some(jobs)
+    }
+
+    fn pause(&self, error: &io::Error) -> Pause {
+        let pause = Pause::from(error);
+        self.paused.send_replace(Some(pause.clone()));
+        tracing::error!(code = "ARX-LEDGER-PAUSED", "nothing can be recorded, so nothing is issued: {pause}");
+        pause
+    }
+}
+
+impl Writer {
+    fn run(mut self, shared: &Shared) {
+        while let Some(jobs) = shared.gather(self.gather) {
+            match self.commit(shared, &jobs) {
+                Ok(first) => answer(jobs, first),
+                Err(error) => {
+                    let pause = shared.pause(&error);
+                    for job in jobs {
+                        let _gone = job.done.send(Err(AppendError::Paused(pause.clone())));
+                    }
+                    if !self.recover(shared) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the jobs as one piece. Answers the number of the first record.
+    fn commit(&mut self, shared: &Shared, jobs: &[Job]) -> io::Result<u64> {
+        if segment::is_removed(&self.file) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let full = shared.segments().length >= self.segment_bytes;
+        if full {
+            self.roll(shared)?;
+        }
+        let (length, first, chain) = {
+            let segments = shared.segments();
+            (segments.length, segments.records, segments.head)
+        };
+        let mut commit = chain.to_vec();
+        let mut offsets = Vec::new();
+        for (number, body) in jobs.iter().flat_map(|job| &job.bodies).enumerate() {
+            offsets.push(length + (commit.len() - CHAIN) as u64);
+            frame::push(&mut commit, first + number as u64, body);
+        }
+        self.file.write_all_at(&commit[CHAIN..], length)?;
+        self.file.sync_data()?;
+
+        let mut segments = shared.segments();
+        segments.length += (commit.len() - CHAIN) as u64;
+        segments.records += offsets.len() as u64;
+        segments.head.copy_from_slice(&commit[commit.len() - CHAIN..]);
+        let active = segments.active;
+        let outlines: Vec<Outline> = jobs.iter().flat_map(|job| &job.bodies).map(|body| codec::outline(body)).collect();
+        for (outline, offset) in outlines.iter().zip(&offsets) {
+            segments.pairs.add(outline, *offset);
+        }
+        drop(segments);
+        let places = offsets.into_iter().map(|offset| Place::new(active, offset));
+        self.live.add_all(outlines.into_iter().zip(places));
+        Ok(first)
+    }
+
+    /// Seals the newest segment and begins the next.
+    fn roll(&mut self, shared: &Shared) -> io::Result<()> {
+        let (directory, header, length) = {
+            let segments = shared.segments();
+            let header = Header {
+                number: segments.active + 1,
+                first: segments.records,
+                previous: segments.head,
+                trust_domain: segments.trust_domain.clone(),
+            };
+            (segments.directory.clone(), header, segments.length)
+        };
+        let made = segment::create(&directory, &header).map_err(|error| match error {
+            Error::Io { source, .. } => source,
+            other => io::Error::other(other.to_string()),
+        });
+        let (file, head) = made?;
+        let (sealed, pairs) = {
+            let mut segments = shared.segments();
+            let number = segments.active;
+            segments.sealed.push((number, length));
+            segments.active = header.number;
+            segments.length = header.length();
+            segments.head = head;
+            let pairs = std::mem::take(&mut segments.pairs);
+            segments.sequence = segments.sequence.max(pairs.summary.sequence);
+            (segment::path(&directory, number), pairs)
+        };
+        self.file = file;
+        // Nobody should wait for it, and it can be made again at any time.
+        let write = move || index::write(pairs, &sealed, length);
+        let _none = std::thread::Builder::new().name("ledger index".to_owned()).spawn(write);
+        Ok(())
+    }
+
+    /// Cuts off what was not made durable, and tries until the disk takes something again.
+    /// False if the ledger is closed meanwhile.
+    fn recover(&mut self, shared: &Shared) -> bool {
+        loop {
+            let path = {
+                let segments = shared.segments();
+                segment::path(&segments.directory, segments.active)
+            };
+            match self.trial(shared, &path) {
+                Ok(()) => {
+                    shared.paused.send_replace(None);
+                    tracing::info!(code = "ARX-LEDGER-RESUMED", "the ledger goes on");
+                    return true;
+                }
+                Err(error) => tracing::debug!(%error, "the ledger is still paused"),
+            }
+            let mut queue = shared.lock();
+            let until = Instant::now() + TRIAL;
+            loop {
+                // Whoever came in before the pause was seen gets its answer now.
+                let pause = shared.paused.borrow().clone();
+                queue.records = 0;
+                for job in queue.jobs.drain(..) {
+                    let error = pause.clone().map_or(AppendError::Busy, AppendError::Paused);
+                    let _gone = job.done.send(Err(error));
+                }
+                if queue.closed {
+                    return false;
+                }
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                queue = shared.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+
+    /// After a failed sync the kernel may hold pages that never reach the disk, so the file
+    /// is opened anew and cut to what was durable before.
+    fn trial(&mut self, shared: &Shared, path: &Path) -> io::Result<()> {
+        let length = shared.segments().length;
+        let file = File::options().read(true).write(true).open(path)?;
+        file.set_len(length)?;
+        file.write_all_at(&[0; TRIAL_BYTES], length)?;
+        file.sync_data()?;
+        file.set_len(length)?;
+        file.sync_data()?;
+        self.file = file;
+        Ok(())
+    }
+}
+
+fn answer(jobs: Vec<Job>, mut first: u64) {
+    for job in jobs {
+        let receipt = Receipt { first };
+        first += job.bodies.len() as u64;
+        let _gone = job.done.send(Ok(receipt));
+    }
+}
+
+fn encode(record: Record) -> Result<Vec<u8>, AppendError> {
+    if let Event::Issued(issued) = &record.event {
+        let ids = [&issued.subject_key_id, &issued.issuer_key_id, &issued.root_key_id];
+        for id in ids {
+            check("a key identifier", id.len(), MAX_KEY_ID)?;
+        }
+    }
+    for serial in record.event.serials() {
+        check("a serial number", serial.len(), MAX_SERIAL)?;
+    }
+    let body = codec::encode(record);
+    if body.len() > MAX_RECORD {
+        return Err(AppendError::record_too_large(body.len()));
+    }
+    Ok(body)
+}
+
+fn check(what: &'static str, length: usize, most: usize) -> Result<(), AppendError> {
+    if length > most { Err(AppendError::TooLarge { what, length, most }) } else { Ok(()) }
+}

@@ -1,0 +1,476 @@
+//! The certificates that are valid, by issuer, identity and node: built from the segments
+//! at the start, and kept up with every commit.
+//!
+//! An entry is removed some time after its certificate has ended, not at its end, so that a
+//! clock that jumps ahead and comes back loses nothing. What is told is always as of the
+//! time that the caller gives.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use arx_identity::{KeyId, Serial};
+use tokio::sync::watch;
+
+use super::codec::{Kind, Outline};
+use super::error::Error;
+use super::json::Entry as Recorded;
+use super::record::{Event, from_millis, to_millis};
+use super::search::read_at;
+use super::segment;
+
+/// How long after its end a certificate is kept in the index.
+const KEPT_MS: u64 = 2 * 3600 * 1000;
+/// Ids of nodes begin with this after the trust domain.
+const NODES: &str = "/arx/node/";
+
+/// Where a record lies: the segment and the offset in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) segment: u32,
+    pub(super) offset: u32,
+}
+
+impl Place {
+    pub(super) fn new(segment: u32, offset: u64) -> Self {
+        // A segment ends soon after its limit, which is far below 4 GiB.
+        Self { segment, offset: u32::try_from(offset).unwrap_or(u32::MAX) }
+    }
+}
+
+/// The certificates that are valid. Clones are the same index.
+#[derive(Clone)]
+pub struct Live {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    directory: PathBuf,
+    state: Mutex<State>,
+    ready: watch::Sender<Progress>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Progress {
+    Building,
+    Ready,
+    Failed(String),
+}
+
+type SerialKey = Box<[u8]>;
+type NodeKey = (Arc<str>, Arc<str>);
+
+#[derive(Default)]
+struct State {
+    leaves: HashMap<SerialKey, Leaf>,
+    identities: BTreeMap<Arc<str>, BTreeSet<SerialKey>>,
+    nodes: BTreeMap<NodeKey, HashSet<SerialKey>>,
+    ends: BTreeSet<(u64, SerialKey)>,
+    authorities: Vec<KeyId>,
+    under: HashMap<u32, u64>,
+    /// Released before their certificate was seen: older segments are read last.
+    released: HashSet<SerialKey>,
+    complete: bool,
+}
+
+struct Leaf {
+    identity: Arc<str>,
+    node: NodeKey,
+    not_after_ms: u64,
+    issued_ms: u64,
+    issuer: u32,
+    root: u32,
+    first: bool,
+    place: Place,
+}
+
+/// Which certificates; all that is set must fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LiveFilter {
+    /// A SPIFFE id, or the beginning of one that ends in `/`.
+    pub identity: Option<String>,
+    /// Name of a node.
+    pub node: Option<String>,
+    /// Serial number.
+    pub serial: Option<Serial>,
+}
+
+/// A part of a list.
+#[derive(Clone, Debug)]
+pub struct LivePage {
+    /// In the order of identity and serial number.
+    pub leaves: Vec<LiveLeaf>,
+    /// Where the next page begins.
+    pub next: Option<String>,
+}
+
+/// A certificate that is valid, as the ledger has it.
+#[derive(Clone, Debug)]
+pub struct LiveLeaf {
+    /// Whom it names.
+    pub spiffe_id: Arc<str>,
+    /// Its serial number.
+    pub serial: Serial,
+    /// First moment of its validity.
+    pub not_before: SystemTime,
+    /// Last moment of its validity.
+    pub not_after: SystemTime,
+    /// When it was issued.
+    pub issued: SystemTime,
+    /// Key of the intermediate that signed.
+    pub issuer_key_id: Vec<u8>,
+    /// Key of the root above.
+    pub root_key_id: Vec<u8>,
+    /// Its own key.
+    pub subject_key_id: Vec<u8>,
+    /// Cluster of the node that asked.
+    pub cluster: Arc<str>,
+    /// Node that asked.
+    pub node: Arc<str>,
+    /// What it was granted on.
+    pub evidence: Arc<str>,
+    /// Serial number of the certificate that it replaced.
+    pub replaces: Vec<u8>,
+}
+
+impl Live {
+    pub(super) fn new(directory: PathBuf) -> Self {
+        let shared = Shared { directory, state: Mutex::default(), ready: watch::Sender::new(Progress::Building) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_ready(&self) {
+        {
+            let mut state = self.lock();
+            state.complete = true;
+            state.released = HashSet::new();
+        }
+        self.shared.ready.send_replace(Progress::Ready);
+    }
+
+    pub(super) fn set_failed(&self, reason: String) {
+        self.shared.ready.send_replace(Progress::Failed(reason));
+    }
+
+    /// Returns when all segments have been read. Never, if one can't be: see the log.
+    pub async fn ready(&self) {
+        let mut ready = self.shared.ready.subscribe();
+        // The sender is in `self`, so that the channel cannot close while we wait.
+        let _ready = ready.wait_for(|progress| *progress == Progress::Ready).await;
+    }
+
+    /// Whether all segments have been read.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.shared.ready.borrow() == Progress::Ready
+    }
+
+    pub(super) fn add(&self, outline: Outline, place: Place) {
+        self.lock().add(outline, place);
+    }
+
+    pub(super) fn add_all(&self, records: impl Iterator<Item = (Outline, Place)>) {
+        let mut state = self.lock();
+        let mut newest = 0;
+        for (outline, place) in records {
+            newest = newest.max(outline.time_ms);
+            state.add(outline, place);
+        }
+        state.forget(newest.saturating_sub(KEPT_MS));
+    }
+
+    /// How many are valid.
+    #[must_use]
+    pub fn count(&self, now: SystemTime) -> u64 {
+        let state = self.lock();
+        (state.leaves.len() - state.ended(to_millis(now)).count()) as u64
+    }
+
+    /// How many are valid under this root.
+    #[must_use]
+    pub fn count_under_root(&self, root: &KeyId, now: SystemTime) -> u64 {
+        self.lock().count_under(root, now, |leaf| leaf.root)
+    }
+
+    /// How many are valid that this intermediate has signed.
+    #[must_use]
+    pub fn count_under_issuer(&self, issuer: &KeyId, now: SystemTime) -> u64 {
+        self.lock().count_under(issuer, now, |leaf| leaf.issuer)
+    }
+
+    /// End and identity of the valid one that ends first, where a workload or a node holds
+    /// it.
+    #[must_use]
+    pub fn soonest(&self, now: SystemTime) -> Option<(SystemTime, Arc<str>)> {
+        let state = self.lock();
+        let valid = state.ends.range((Bound::Included((to_millis(now), SerialKey::default())), Bound::Unbounded));
+        let mut leaves = valid.filter_map(|(_, serial)| state.leaves.get(serial));
+        let leaf = leaves.find(|leaf| !leaf.node.1.is_empty())?;
+        Some((from_millis(leaf.not_after_ms), Arc::clone(&leaf.identity)))
+    }
+
+    /// End of a certificate, if it is known here.
+    #[must_use]
+    pub fn not_after(&self, serial: &Serial) -> Option<SystemTime> {
+        let state = self.lock();
+        state.leaves.get(serial.as_bytes()).map(|leaf| from_millis(leaf.not_after_ms))
+    }
+
+    /// Serial number and time of issue of the valid ones of workloads on a node.
+    #[must_use]
+    pub fn workloads_on(&self, cluster: &str, node: &str, now: SystemTime) -> Vec<(Serial, SystemTime)> {
+        let state = self.lock();
+        let now = to_millis(now);
+        let on_node = state.nodes.get(&(cluster.into(), node.into())).into_iter().flatten();
+        let valid = on_node.filter_map(|serial| {
+            let leaf = state.leaves.get(serial)?;
+            let counts = leaf.not_after_ms >= now && !is_node(&leaf.identity);
+            counts.then(|| Some((Serial::from_bytes(serial)?, from_millis(leaf.issued_ms))))?
+        });
+        valid.collect()
+    }
+
+    /// The valid certificates of nodes themselves, oldest first: cluster and node, and for
+    /// each its serial number, its end, and whether it began a line (a join).
+    #[must_use]
+    pub fn nodes(&self, now: SystemTime) -> Vec<(Arc<str>, Arc<str>, Vec<(Serial, SystemTime, bool)>)> {
+        let state = self.lock();
+        let now = to_millis(now);
+        let of_node = |serials: &HashSet<SerialKey>| {
+            let mut leaves: Vec<_> = serials
+                .iter()
+                .filter_map(|serial| Some((state.leaves.get(serial)?, Serial::from_bytes(serial)?)))
+                .filter(|(leaf, _)| leaf.not_after_ms >= now && is_node(&leaf.identity))
+                .collect();
+            leaves.sort_by_key(|(leaf, _)| (leaf.place.segment, leaf.place.offset));
+            let shown = leaves.into_iter().map(|(leaf, serial)| (serial, from_millis(leaf.not_after_ms), leaf.first));
+            shown.collect::<Vec<_>>()
+        };
+        let nodes = state.nodes.iter().map(|((cluster, node), serials)| (cluster.clone(), node.clone(), of_node(serials)));
+        nodes.filter(|(_, _, certificates)| !certificates.is_empty()).collect()
+    }
+
+    /// Serial numbers of the valid ones that fit, by cluster and node.
+    #[must_use]
+    pub fn serials_by_node(&self, filter: &LiveFilter, now: SystemTime) -> BTreeMap<NodeKey, Vec<Serial>> {
+        let state = self.lock();
+        let mut nodes = BTreeMap::<_, Vec<_>>::new();
+        for (_, serial, leaf) in state.matching(filter, None, to_millis(now)) {
+            if let Some(serial) = Serial::from_bytes(serial) {
+                nodes.entry(leaf.node.clone()).or_default().push(serial);
+            }
+        }
+        nodes
+    }
+
+    /// A part of the list of valid certificates. Reads each from its segment: blocks.
+    ///
+    /// # Errors
+    /// [`Error::Token`] if the token is none of this list's, and what keeps a segment from
+    /// being read.
+    pub fn page(&self, filter: &LiveFilter, token: &str, limit: usize, now: SystemTime) -> Result<LivePage, Error> {
+        let from = decode_token(token)?;
+        let (found, next) = self.lock().page(filter, from.as_ref(), limit.max(1), to_millis(now));
+        let mut leaves = Vec::with_capacity(found.len());
+        for place in found {
+            let path = segment::path(&self.shared.directory, place.segment);
+            let file = File::open(&path).map_err(Error::io("open", &path))?;
+            leaves.extend(leaf(read_at(&file, &path, place.offset)?));
+        }
+        let next = next.map(|(identity, serial)| format!("{}@{identity}", hex(&serial)));
+        Ok(LivePage { leaves, next })
+    }
+}
+
+impl State {
+    fn add(&mut self, outline: Outline, place: Place) {
+        match outline.kind {
+            Kind::Issued(issued) => {
+                let serial: SerialKey = issued.serial.into();
+                if self.released.remove(&serial) || self.leaves.contains_key(&serial) {
+                    return;
+                }
+                let identity = match self.identities.get_key_value(issued.spiffe_id.as_str()) {
+                    Some((known, _)) => Arc::clone(known),
+                    None => issued.spiffe_id.into(),
+                };
+                let node = (Arc::from(issued.cluster), Arc::from(issued.node));
+                let node = self.nodes.get_key_value(&node).map_or(node, |(known, _)| known.clone());
+                let leaf = Leaf {
+                    identity: Arc::clone(&identity),
+                    node: node.clone(),
+                    not_after_ms: issued.not_after_ms,
+                    issued_ms: outline.time_ms,
+                    issuer: self.authority(&issued.issuer_key_id),
+                    root: self.authority(&issued.root_key_id),
+                    first: issued.first,
+                    place,
+                };
+                *self.under.entry(leaf.issuer).or_default() += 1;
+                *self.under.entry(leaf.root).or_default() += 1;
+                self.identities.entry(identity).or_default().insert(serial.clone());
+                self.nodes.entry(node).or_default().insert(serial.clone());
+                self.ends.insert((leaf.not_after_ms, serial.clone()));
+                self.leaves.insert(serial, leaf);
+            }
+            Kind::Released { serial, .. } => {
+                let serial: SerialKey = serial.into();
+                if !self.remove(&serial) && !self.complete {
+                    self.released.insert(serial);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn authority(&mut self, id: &[u8]) -> u32 {
+        let known = self.authorities.iter().position(|known| known.as_bytes() == id);
+        let place = known.unwrap_or_else(|| {
+            if let Some(id) = KeyId::from_slice(id) {
+                self.authorities.push(id);
+            }
+            self.authorities.len() - 1
+        });
+        u32::try_from(place).unwrap_or(u32::MAX)
+    }
+
+    fn remove(&mut self, serial: &SerialKey) -> bool {
+        let Some(leaf) = self.leaves.remove(serial) else { return false };
+        for authority in [leaf.issuer, leaf.root] {
+            if let Some(count) = self.under.get_mut(&authority) {
+                *count -= 1;
+            }
+        }
+        self.ends.remove(&(leaf.not_after_ms, serial.clone()));
+        if let Some(serials) = self.identities.get_mut(&leaf.identity) {
+            serials.remove(serial);
+            if serials.is_empty() {
+                self.identities.remove(&leaf.identity);
+            }
+        }
+        if let Some(serials) = self.nodes.get_mut(&leaf.node) {
+            serials.remove(serial);
+            if serials.is_empty() {
+                self.nodes.remove(&leaf.node);
+            }
+        }
+        true
+    }
+
+    fn forget(&mut self, before_ms: u64) {
+        while let Some((end, serial)) = self.ends.first() {
+            if *end >= before_ms {
+                return;
+            }
+            let serial = serial.clone();
+            self.remove(&serial);
+        }
+    }
+
+    fn ended(&self, now_ms: u64) -> impl Iterator<Item = &Leaf> {
+        let before = (Bound::Unbounded, Bound::Excluded((now_ms, SerialKey::default())));
+        self.ends.range(before).filter_map(|(_, serial)| self.leaves.get(serial))
+    }
+
+    fn count_under(&self, id: &KeyId, now: SystemTime, of: impl Fn(&Leaf) -> u32) -> u64 {
+        let Some(place) = self.authorities.iter().position(|known| known == id) else { return 0 };
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        let all = self.under.get(&place).copied().unwrap_or(0);
+        all - self.ended(to_millis(now)).filter(|leaf| of(leaf) == place).count() as u64
+    }
+
+    /// The certificates that fit and come after `from`, in the order of the list.
+    fn matching<'a>(
+        &'a self,
+        filter: &'a LiveFilter,
+        from: Option<&'a (String, SerialKey)>,
+        now_ms: u64,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a SerialKey, &'a Leaf)> {
+        let wanted = filter.identity.as_deref().unwrap_or("");
+        let start = from.map_or(wanted, |(identity, _)| identity.as_str().max(wanted));
+        let begin: Arc<str> = start.into();
+        let below = self.identities.range(begin..).take_while(move |(identity, _)| {
+            wanted.is_empty() || ***identity == *wanted || (wanted.ends_with('/') && identity.starts_with(wanted))
+        });
+        below
+            .flat_map(|(identity, serials)| serials.iter().map(move |serial| (identity, serial)))
+            .filter(move |(identity, serial)| {
+                from.is_none_or(|(last, after)| (&***identity, &**serial) > (last.as_str(), after))
+            })
+            .filter_map(|(identity, serial)| Some((identity, serial, self.leaves.get(serial)?)))
+            .filter(move |(_, serial, leaf)| {
+                leaf.not_after_ms >= now_ms
+                    && filter.node.as_deref().is_none_or(|node| node == &*leaf.node.1)
+                    && filter.serial.as_ref().is_none_or(|wanted| wanted.as_bytes() == &***serial)
+            })
+    }
+
+    /// Places of at most `limit` certificates, and the last of them if there are more.
+    fn page(
+        &self,
+        filter: &LiveFilter,
+        from: Option<&(String, SerialKey)>,
+        limit: usize,
+        now_ms: u64,
+    ) -> (Vec<Place>, Option<(Arc<str>, SerialKey)>) {
+        let mut leaves = self.matching(filter, from, now_ms);
+        let mut last = None;
+        let mut places = Vec::new();
+        for (identity, serial, leaf) in leaves.by_ref().take(limit) {
+            places.push(leaf.place);
+            last = Some((Arc::clone(identity), serial.clone()));
+        }
+        let next = leaves.next().and(last);
+        (places, next)
+    }
+}
+
+fn is_node(identity: &str) -> bool {
+    identity.strip_prefix("spiffe://").and_then(|rest| rest.find('/').map(|at| &rest[at..])).is_some_and(|path| path.starts_with(NODES))
+}
+
+fn leaf(recorded: Recorded) -> Option<LiveLeaf> {
+    let super::Content::Known(Event::Issued(issued)) = recorded.content else { return None };
+    Some(LiveLeaf {
+        spiffe_id: issued.spiffe_id.into(),
+        serial: Serial::from_bytes(&issued.serial)?,
+        not_before: issued.validity.not_before,
+        not_after: issued.validity.not_after,
+        issued: recorded.time,
+        issuer_key_id: issued.issuer_key_id,
+        root_key_id: issued.root_key_id,
+        subject_key_id: issued.subject_key_id,
+        cluster: issued.cluster.into(),
+        node: issued.node.into(),
+        evidence: issued.evidence.into(),
+        replaces: issued.replaces,
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn decode_token(token: &str) -> Result<Option<(String, SerialKey)>, Error> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let (serial, identity) = token.split_once('@').ok_or(Error::Token)?;
+    let serial: Serial = serial.parse().map_err(|_| Error::Token)?;
+    Ok(Some((identity.to_owned(), serial.as_bytes().into())))
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Live({} leaves)", self.lock().leaves.len())
+    }
+}
+

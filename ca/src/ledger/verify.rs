@@ -1,0 +1,117 @@
+//! Verifying the chain: every hash of every record, from the first segment that is there.
+
+use std::path::Path;
+
+use super::error::{Error, Problem};
+use super::frame::Chain;
+use super::segment::{self, Header};
+use super::walk::{Step, Walk};
+use super::{Ledger, open};
+
+/// What verifying has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Whole records.
+    pub records: u64,
+    /// Segments.
+    pub segments: u32,
+    /// The hash that everything is chained to.
+    pub head: [u8; 32],
+    /// Empty if the chain holds.
+    pub problems: Vec<Problem>,
+}
+
+/// Problems that are listed; more would only repeat that the disk is bad.
+const MOST: usize = 1000;
+
+impl Ledger {
+    /// Verifies everything that is durable now. Blocks.
+    ///
+    /// # Errors
+    /// What keeps a segment from being read. What is wrong with what was read stands in the
+    /// report.
+    pub fn verify(&self) -> Result<Report, Error> {
+        let (mut segments, domain) = {
+            let segments = self.0.commits.segments();
+            let mut all = segments.sealed.clone();
+            all.push((segments.active, segments.length));
+            (all, segments.trust_domain.clone())
+        };
+        verify(&self.0.directory, &mut segments, &domain)
+    }
+
+    /// Verifies a directory that no process has open. Blocks.
+    ///
+    /// # Errors
+    /// As [`Ledger::verify`].
+    pub fn verify_directory(directory: &Path, trust_domain: &str) -> Result<Report, Error> {
+        let mut segments = Vec::new();
+        for number in segment::list(directory)? {
+            let (file, path) = segment::open(directory, number, false)?;
+            segments.push((number, segment::length(&file, &path)?));
+        }
+        verify(directory, &mut segments, trust_domain)
+    }
+}
+
+fn verify(directory: &Path, segments: &mut [(u32, u64)], trust_domain: &str) -> Result<Report, Error> {
+    let mut report = Report { records: 0, segments: 0, head: [0; 32], problems: Vec::new() };
+    // The chain and the number of the next record, as the segment before leaves them.
+    let mut expected: Option<(Chain, u64)> = None;
+    for (number, length) in segments.iter() {
+        let (file, path) = segment::open(directory, *number, false)?;
+        let header = open::header(&file, &path, trust_domain)?;
+        let mut wrong = Wrong { path: &path, report: &mut report };
+        if let Some((chain, next)) = expected {
+            if header.previous != chain {
+                wrong.at(0, "the segment does not follow the one before it");
+            }
+            if header.first != next {
+                wrong.at(0, "records are missing between this segment and the one before it");
+            }
+        }
+        expected = Some(one(file, &header, *length, &mut wrong)?);
+        report.segments += 1;
+    }
+    if let Some((chain, _)) = expected {
+        report.head = chain;
+    }
+    Ok(report)
+}
+
+struct Wrong<'r> {
+    path: &'r Path,
+    report: &'r mut Report,
+}
+
+impl Wrong<'_> {
+    fn at(&mut self, offset: u64, what: &str) {
+        if self.report.problems.len() < MOST {
+            let problem = Problem { file: self.path.to_owned(), offset, what: what.to_owned() };
+            self.report.problems.push(problem);
+        }
+    }
+}
+
+fn one(file: std::fs::File, header: &Header, length: u64, wrong: &mut Wrong<'_>) -> Result<(Chain, u64), Error> {
+    let path = wrong.path.to_owned();
+    let read = || Error::io("read", &path);
+    let mut walk = Walk::new(file, header.length(), length);
+    let mut next = header.first;
+    loop {
+        match walk.step().map_err(read())? {
+            Step::Record(item) => {
+                if item.frame.index != next {
+                    wrong.at(item.offset, "records are missing before this one");
+                }
+                next = item.frame.index + 1;
+                wrong.report.records += 1;
+            }
+            Step::End => return Ok((walk.chain().map_err(read())?, next)),
+            Step::Broken { offset, what } => {
+                wrong.at(offset, what);
+                walk.skip().map_err(read())?;
+            }
+        }
+    }
+}
