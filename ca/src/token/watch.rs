@@ -1,0 +1,118 @@
+//! Keeping keys fresh, and telling an operator how each cluster stands.
+
+use std::sync::Arc;
+
+use super::{Purpose, Tokens, Verifier};
+
+/// Whether tokens of a cluster can be verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterHealth {
+    /// Which cluster.
+    pub cluster: Arc<str>,
+    /// Reason code if they can't.
+    pub code: Option<&'static str>,
+    /// How it stands, and what to do where it does not stand well.
+    pub message: String,
+}
+
+/// What `arx-ca check` found out about a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which cluster.
+    pub cluster: Arc<str>,
+    /// Reason code of what is wrong; `None` if it only is worth knowing.
+    pub code: Option<&'static str>,
+    /// What was found, and what to do about it.
+    pub message: String,
+}
+
+const KEYS: &str = "ARX-TOKEN-KEYS-UNAVAILABLE";
+const REVIEW: &str = "ARX-TOKEN-REVIEW-UNAVAILABLE";
+
+impl Tokens {
+    /// Keeps the keys of all clusters fresh, for ever.
+    pub async fn keep(&self) {
+        let each = self.local().map(|(_, keys)| async move {
+            loop {
+                if keys.is_due() {
+                    keys.refetch().await;
+                }
+                tokio::time::sleep(keys.refetch_interval()).await;
+            }
+        });
+        futures_util::future::join_all(each).await;
+        // There may be no local cluster: still for ever.
+        std::future::pending().await
+    }
+
+    /// How each cluster stands, by what is in memory.
+    #[must_use]
+    pub fn health(&self) -> Vec<ClusterHealth> {
+        let of = |realm: &super::Realm| {
+            let cluster = realm.name.clone();
+            let Verifier::Local(keys) = &realm.verifier else {
+                return ClusterHealth {
+                    cluster,
+                    code: None,
+                    message: "each token is reviewed by the API server".to_owned(),
+                };
+            };
+            let (code, message) = match (keys.current(), keys.failure()) {
+                (Some(held), None) => (None, format!("{} keys at hand", held.set.len())),
+                (Some(held), Some(why)) => (
+                    None,
+                    format!("{} keys at hand, which cannot be read anew ({why})", held.set.len()),
+                ),
+                (None, why) => (
+                    Some(KEYS),
+                    format!(
+                        "no keys to verify tokens of cluster {cluster} with ({}): make its key source readable",
+                        why.as_deref().unwrap_or("they have not been read yet")
+                    ),
+                ),
+            };
+            ClusterHealth {
+                cluster,
+                code,
+                message,
+            }
+        };
+        self.inner.realms.iter().map(of).collect()
+    }
+
+    /// Tries each cluster's key source or API server now.
+    pub async fn check(&self) -> Vec<Finding> {
+        let each = self.inner.realms.iter().map(|realm| async move {
+            let finding = |code, message| Finding {
+                cluster: realm.name.clone(),
+                code,
+                message,
+            };
+            match &realm.verifier {
+                Verifier::Local(keys) => match keys.source().fetch().await {
+                    Ok(set) => {
+                        let kids: Vec<_> = set.kids().collect();
+                        let found = format!("{} keys: {}", set.len(), kids.join(", "));
+                        let skipped = set.skipped.iter().cloned();
+                        std::iter::once(found).chain(skipped).map(|it| finding(None, it)).collect()
+                    }
+                    Err(why) => vec![finding(
+                        Some(KEYS),
+                        format!("the keys of its tokens cannot be had: {why}"),
+                    )],
+                },
+                Verifier::Review(reviewer) => {
+                    vec![match reviewer.probe(realm.audiences(Purpose::Workload)).await {
+                        Ok(()) => finding(None, "the API server answers token reviews".to_owned()),
+                        Err(why) => finding(
+                            Some(REVIEW),
+                            format!("the API server gives no token review: {why}"),
+                        ),
+                    }]
+                }
+            }
+        });
+        let found: Vec<Vec<_>> = futures_util::future::join_all(each).await;
+        found.into_iter().flatten().collect()
+    }
+}
