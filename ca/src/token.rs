@@ -14,9 +14,9 @@ mod keys;
 mod refused;
 mod review;
 mod source;
-mod watch;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ use review::{Failed, Reviewed, Reviewer};
 use source::Source;
 
 pub use claims::{Bound, SKEW};
-pub use config::{Cluster, Verification, problems};
 pub(crate) use config::is_segment;
+pub use config::{Cluster, Verification, problems};
 pub use jws::{Token, TokenId};
 pub use refused::{Refused, SourceError, Where};
 pub use watch::{ClusterHealth, Finding};
@@ -163,9 +163,8 @@ impl Tokens {
         let mut realms = Vec::with_capacity(clusters.len());
         for cluster in clusters {
             let verifier = match cluster.verification {
-                Verification::Local => Source::of(cluster).map(|source| {
-                    Verifier::Local(Self::keys(cluster, source, clock, before))
-                }),
+                Verification::Local => Source::of(cluster)
+                    .map(|source| Verifier::Local(Self::keys(cluster, source, clock, before))),
                 Verification::Review => Reviewer::of(cluster).await.map(Verifier::Review),
             };
             let verifier = verifier.map_err(|reason| SourceError {
@@ -204,10 +203,13 @@ impl Tokens {
 
     /// All clusters whose tokens are verified here, with their keys.
     fn local(&self) -> impl Iterator<Item = (&Realm, &Arc<Keys>)> {
-        self.inner.realms.iter().filter_map(|realm| match &realm.verifier {
-            Verifier::Local(keys) => Some((realm, keys)),
-            Verifier::Review(_) => None,
-        })
+        self.inner
+            .realms
+            .iter()
+            .filter_map(|realm| match &realm.verifier {
+                Verifier::Local(keys) => Some((realm, keys)),
+                Verifier::Review(_) => None,
+            })
     }
 
     /// Verifies a token. Where the cluster of the caller is proved already, it is `cluster`,
@@ -263,7 +265,10 @@ impl Tokens {
         {
             return realm.review(reviewer, token, &claims, purpose, now).await;
         }
-        let fetches = realms.iter().filter_map(|realm| realm.keys()).map(|keys| keys.refetch());
+        let fetches = realms
+            .iter()
+            .filter_map(|realm| realm.keys())
+            .map(|keys| keys.refetch());
         futures_util::future::join_all(fetches).await;
         match judge(&realms, &compact, &header, &claims, purpose, token, now)? {
             Outcome::Done(verified) => Ok(verified),
@@ -272,7 +277,11 @@ impl Tokens {
     }
 
     /// The clusters that a token may be of, by its issuer, which nothing has proved yet.
-    fn candidates(&self, claims: &Claims<'_>, cluster: Option<&str>) -> Result<Vec<&Realm>, Refused> {
+    fn candidates(
+        &self,
+        claims: &Claims<'_>,
+        cluster: Option<&str>,
+    ) -> Result<Vec<&Realm>, Refused> {
         let realms = &self.inner.realms;
         let Some(name) = cluster else {
             let found: Vec<_> = realms.iter().filter(|it| it.issuer == claims.iss).collect();
@@ -307,9 +316,7 @@ fn judge(
     let mut holder: Option<(&Realm, Arc<Snapshot>)> = None;
     for realm in realms {
         let Some(keys) = realm.keys() else {
-            return realm
-                .accept(claims, purpose, now)
-                .map(|_| Outcome::Review);
+            return realm.accept(claims, purpose, now).map(|_| Outcome::Review);
         };
         if let Some(snapshot) = keys.current()
             && snapshot.set.named(&header.kid).next().is_some()
@@ -335,10 +342,18 @@ fn judge(
         return Err(Refused::Signature(realm.name.clone()));
     }
     let audience = realm.accept(claims, purpose, now)?;
-    let (pod, node) = (claims.kubernetes.pod.clone(), claims.kubernetes.node.clone());
+    let (pod, node) = (
+        claims.kubernetes.pod.clone(),
+        claims.kubernetes.node.clone(),
+    );
     realm.check_bound(pod.as_ref())?;
     Ok(Outcome::Done(realm.verified(
-        claims, token, audience.clone(), purpose, pod, node,
+        claims,
+        token,
+        audience.clone(),
+        purpose,
+        pod,
+        node,
     )))
 }
 
@@ -393,15 +408,27 @@ impl Realm {
     }
 
     /// Judges the claims, whose signature is another matter; the audience that fits.
-    fn accept(&self, claims: &Claims<'_>, purpose: Purpose, now: SystemTime) -> Result<&String, Refused> {
+    fn accept(
+        &self,
+        claims: &Claims<'_>,
+        purpose: Purpose,
+        now: SystemTime,
+    ) -> Result<&String, Refused> {
         claims.check_time(now)?;
-        let audience = claims.aud.first_of(self.audiences(purpose)).ok_or_else(|| {
-            if claims.aud.first_of(self.audiences(purpose.other())).is_some() {
-                Refused::Purpose { wanted: purpose }
-            } else {
-                Refused::Audience(self.name.clone())
-            }
-        })?;
+        let audience = claims
+            .aud
+            .first_of(self.audiences(purpose))
+            .ok_or_else(|| {
+                if claims
+                    .aud
+                    .first_of(self.audiences(purpose.other()))
+                    .is_some()
+                {
+                    Refused::Purpose { wanted: purpose }
+                } else {
+                    Refused::Audience(self.name.clone())
+                }
+            })?;
         claims.check_subject()?;
         if claims.kubernetes.warnafter.is_some() && !self.allow_extended {
             return Err(Refused::Extended(self.name.clone()));
@@ -453,9 +480,9 @@ impl Realm {
         }
         // Claims and answer are by the same API server; where both speak they must agree.
         let agreed = |answer: Option<Bound>, claim: &Option<Bound>| match (answer, claim) {
-            (Some(answer), Some(claim)) if answer != *claim => {
-                Err(refused("the answer binds it to another pod or node than its claims"))
-            }
+            (Some(answer), Some(claim)) if answer != *claim => Err(refused(
+                "the answer binds it to another pod or node than its claims",
+            )),
             (answer, claim) => Ok(answer.or_else(|| claim.clone())),
         };
         let pod = agreed(pod, &claims.kubernetes.pod)?;
