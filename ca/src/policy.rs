@@ -2,6 +2,7 @@
 //! no clock, no I/O. It never grants an id under `/arx/` but a node's own, and never a
 //! longer life than configured.
 
+mod check;
 mod config;
 mod denied;
 mod template;
@@ -216,7 +217,10 @@ impl Policy {
         config: &Config,
         clusters: &[Cluster],
     ) -> Result<Self, Invalid> {
-        if let Some(fault) = config.faults(trust_domain, clusters).into_iter().next() {
+        if let Some(fault) = check::faults(config, trust_domain, clusters)
+            .into_iter()
+            .next()
+        {
             return Err(Invalid {
                 key: fault.key,
                 reason: fault.reason,
@@ -260,7 +264,7 @@ impl Policy {
                 uid: local.uid,
                 gid: local.gid,
                 executable: local.executable.clone(),
-                sha256: local.executable_sha256.as_deref().and_then(config::digest),
+                sha256: local.executable_sha256.as_deref().and_then(check::digest),
             })
         });
         let agents = clusters.iter().map(|cluster| {

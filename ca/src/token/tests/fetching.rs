@@ -1,125 +1,13 @@
 //! Keys from discovery documents over real HTTP, and from files, while time passes.
 
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arx_daemon::Clock;
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use serde_json::json;
 
-use super::issuer::{Bench, Signer, claims, cluster, key_set, now, with};
-use crate::token::{Cluster, Purpose, Refused, Token, Tokens};
-
-const DOCUMENT: &str = "/.well-known/openid-configuration";
-const JWKS: &str = "/openid/v1/jwks";
-
-/// An HTTP server that answers with what the test puts there, and remembers who asked.
-struct Server {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-    _tasks: JoinSet<()>,
-}
-
-struct Shared {
-    answers: Mutex<HashMap<String, (u16, String)>>,
-    /// Path, and the Authorization header.
-    asked: Mutex<Vec<(String, Option<String>)>>,
-    /// Answers wait for a permit.
-    open: Semaphore,
-}
-
-impl Server {
-    async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let shared = Arc::new(Shared {
-            answers: Mutex::default(),
-            asked: Mutex::default(),
-            open: Semaphore::new(10_000),
-        });
-        let mut tasks = JoinSet::new();
-        let serving = shared.clone();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((io, _)) = listener.accept().await {
-                let shared = serving.clone();
-                connections.spawn(async move {
-                    let service =
-                        hyper::service::service_fn(|request| answer(shared.clone(), request));
-                    let serve = hyper::server::conn::http1::Builder::new();
-                    let _ = serve.serve_connection(TokioIo::new(io), service).await;
-                });
-            }
-        });
-        Self {
-            address,
-            shared,
-            _tasks: tasks,
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn put(&self, path: &str, status: u16, text: impl Into<String>) {
-        let mut answers = self.shared.answers.lock().expect("whole");
-        answers.insert(path.to_owned(), (status, text.into()));
-    }
-
-    fn issue(&self, signers: &[&Signer]) {
-        let document = json!({"issuer": self.url(), "jwks_uri": format!("{}{JWKS}", self.url())});
-        self.put(DOCUMENT, 200, document.to_string());
-        self.put(JWKS, 200, key_set(signers));
-    }
-
-    fn asked(&self, path: &str) -> usize {
-        let asked = self.shared.asked.lock().expect("whole");
-        asked.iter().filter(|(asked, _)| asked == path).count()
-    }
-
-    fn cluster(&self, lines: &str) -> Cluster {
-        let mut cluster = cluster(lines);
-        cluster.issuer = self.url();
-        cluster
-    }
-
-    fn claims(&self) -> Value {
-        with("/iss", json!(self.url()))
-    }
-}
-
-async fn answer(
-    shared: Arc<Shared>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path = request.uri().path().to_owned();
-    let bearer = request.headers().get("authorization");
-    let bearer = bearer.map(|it| it.to_str().expect("text").to_owned());
-    shared
-        .asked
-        .lock()
-        .expect("whole")
-        .push((path.clone(), bearer));
-    shared.open.acquire().await.expect("never closed").forget();
-    let found = shared.answers.lock().expect("whole").get(&path).cloned();
-    let (status, text) = found.unwrap_or((404, String::new()));
-    Ok(Response::builder()
-        .status(status)
-        .body(Full::from(text))
-        .expect("a response"))
-}
+use super::http::{DOCUMENT, JWKS, Server};
+use super::issuer::{Bench, Signer, claims, cluster, key_set, now};
+use crate::token::{Purpose, Refused, Token, Tokens};
 
 struct Cast {
     server: Server,
@@ -201,12 +89,12 @@ async fn an_unknown_key_is_looked_for_anew_but_no_more_often_than_allowed() {
 async fn any_number_of_callers_who_miss_a_key_share_one_fetch() {
     let signer = Signer::p256("k");
     let cast = Cast::new(&[&signer]).await;
-    cast.server.shared.open.forget_permits(10_000);
+    cast.server.hold();
     let release = async {
         while cast.server.asked(DOCUMENT) == 0 {
             tokio::task::yield_now().await;
         }
-        cast.server.shared.open.add_permits(10_000);
+        cast.server.release();
     };
     let callers = (0..50).map(|_| cast.code(&signer));
     let (codes, ()) = tokio::join!(futures_util::future::join_all(callers), release);
@@ -221,7 +109,7 @@ async fn any_number_of_callers_who_miss_a_key_share_one_fetch() {
 async fn a_fetch_that_its_caller_gave_up_is_finished_by_the_next() {
     let signer = Signer::p256("k");
     let cast = Cast::new(&[&signer]).await;
-    cast.server.shared.open.forget_permits(10_000);
+    cast.server.hold();
     let gone = async {
         while cast.server.asked(DOCUMENT) == 0 {
             tokio::task::yield_now().await;
@@ -231,7 +119,7 @@ async fn a_fetch_that_its_caller_gave_up_is_finished_by_the_next() {
         code = cast.code(&signer) => unreachable!("nothing was answered, but {code}"),
         () = gone => {}
     }
-    cast.server.shared.open.add_permits(10_000);
+    cast.server.release();
     assert_eq!(cast.code(&signer).await, "accepted");
     assert_eq!(cast.server.asked(DOCUMENT), 1, "the same fetch");
 }
@@ -368,12 +256,11 @@ async fn the_bearer_token_goes_to_the_issuer_and_not_to_another_address_that_it_
         .await
         .expect("sound");
     assert_eq!(tokens.check().await[0].code, None);
-    let asked = |server: &Server| server.shared.asked.lock().expect("whole").clone();
     assert_eq!(
-        asked(&server),
+        server.requests(),
         [(DOCUMENT.to_owned(), Some("Bearer bearer-1".to_owned()))]
     );
-    assert_eq!(asked(&other), [(JWKS.to_owned(), None)]);
+    assert_eq!(other.requests(), [(JWKS.to_owned(), None)]);
 }
 
 #[tokio::test]
@@ -469,4 +356,50 @@ async fn a_reload_reads_files_at_once_and_keeps_fetched_keys() {
     let again = both.reloaded(&clusters).await.expect("sound");
     assert_eq!(at_once(&again, &new.sign(&claims())), Some(true));
     assert_eq!(cast.server.asked(JWKS), 1);
+}
+
+#[tokio::test]
+async fn over_tls_an_issuer_is_believed_only_if_the_configured_roots_vouch_for_it() {
+    let (server, roots) = Server::start_tls().await;
+    let (_, other_roots) = Server::start_tls().await;
+    server.issue(&[&Signer::p256("k")]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let finding = async |roots: &str| {
+        let file = folder.path().join("roots.pem");
+        std::fs::write(&file, roots).expect("written");
+        let cluster = server.cluster(&format!("ca_file = {file:?}"));
+        let tokens = Tokens::new(&[cluster], &Clock::manual(now())).await;
+        tokens.expect("sound").check().await.remove(0)
+    };
+    let found = finding(&roots).await;
+    assert_eq!((found.code, found.message.as_str()), (None, "1 key: k"));
+    let found = finding(&other_roots).await;
+    assert_eq!(found.code, Some("ARX-TOKEN-KEYS-UNAVAILABLE"));
+    assert!(found.message.contains("certificate"), "{}", found.message);
+}
+
+#[tokio::test]
+async fn the_bearer_token_goes_to_another_address_only_if_the_same_configured_roots_vouch_for_it() {
+    let (server, other, roots) = Server::start_tls_twice().await;
+    let document = json!({"issuer": server.url(), "jwks_uri": format!("{}{JWKS}", other.url())});
+    server.put(DOCUMENT, 200, document.to_string());
+    other.put(JWKS, 200, key_set(&[&Signer::p256("k")]));
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ca, token) = (folder.path().join("roots.pem"), folder.path().join("token"));
+    std::fs::write(&ca, roots).expect("written");
+    std::fs::write(&token, "bearer-1").expect("written");
+    let cluster = server.cluster(&format!("ca_file = {ca:?}\ntoken_file = {token:?}"));
+    let tokens = Tokens::new(&[cluster], &Clock::manual(now()))
+        .await
+        .expect("sound");
+    let found = tokens.check().await.remove(0);
+    assert_eq!(found.code, None, "{}", found.message);
+    for server in [server, other] {
+        let bearers: Vec<_> = server
+            .requests()
+            .into_iter()
+            .map(|(_, bearer)| bearer)
+            .collect();
+        assert_eq!(bearers, [Some("Bearer bearer-1".to_owned())]);
+    }
 }
