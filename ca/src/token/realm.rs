@@ -5,8 +5,9 @@ use std::time::SystemTime;
 
 use super::claims::{Bound, Claims};
 use super::config::{Cluster, JOIN_SUFFIX};
+use super::jwks::KeySet;
 use super::jws::{Compact, Header, Token};
-use super::keys::{Keys, Snapshot};
+use super::keys::Keys;
 use super::review::{Failed, Reviewed, Reviewer};
 use super::{Purpose, Refused, Verified};
 
@@ -56,40 +57,60 @@ pub(super) enum Verifier {
 
 /// Verifies with what is in memory; `None` if a key has to be fetched or a review made.
 pub(super) fn judge(realms: &[&Realm], case: &Case<'_>) -> Result<Option<Verified>, Refused> {
-    let mut holder: Option<(&Realm, Arc<Snapshot>)> = None;
+    // Clusters that share an issuer are told apart by their keys alone, and not by the names
+    // of these: one could call its key by the name that another's has.
+    let mut proved: Option<&Realm> = None;
+    let mut failed = None;
+    let mut unread = false;
     for realm in realms {
         let Some(keys) = realm.keys() else {
             // What can be told without the API server need not be asked of it.
             return realm.accept(case).map(|_| None);
         };
-        if let Some(snapshot) = keys.current()
-            && snapshot.set.named(&case.header.kid).next().is_some()
-        {
-            // Clusters are told apart by their keys alone where they share an issuer.
-            if holder.replace((realm, snapshot)).is_some() {
-                return Err(Refused::Cluster);
+        let Some(snapshot) = keys.current() else {
+            unread = true;
+            continue;
+        };
+        match verify(&snapshot.set, case) {
+            None => {}
+            Some(Ok(())) if proved.is_some() => return Err(Refused::Cluster),
+            Some(Ok(())) => proved = Some(realm),
+            Some(Err(NotSigned::Algorithm)) => failed = failed.or(Some(Refused::Algorithm)),
+            Some(Err(NotSigned::Signature)) => {
+                failed = Some(Refused::Signature(realm.name.clone()));
             }
         }
     }
-    let Some((realm, snapshot)) = holder else {
-        return Ok(None);
+    let Some(realm) = proved else {
+        return failed.filter(|_| !unread).map_or(Ok(None), Err);
     };
-    let mut fitting = snapshot
-        .set
-        .named(&case.header.kid)
-        .filter(|key| key.algorithm() == case.header.algorithm)
-        .peekable();
-    if fitting.peek().is_none() {
-        return Err(Refused::Algorithm);
-    }
-    let compact = case.compact;
-    if !fitting.any(|key| key.verify(compact.signed, &compact.signature)) {
-        return Err(Refused::Signature(realm.name.clone()));
-    }
     let audience = realm.accept(case)?.clone();
     let kubernetes = &case.claims.kubernetes;
     let (pod, node) = (kubernetes.pod.clone(), kubernetes.node.clone());
     realm.verified(case, audience, pod, node).map(Some)
+}
+
+enum NotSigned {
+    /// The key is not for the algorithm that the header names.
+    Algorithm,
+    /// The signature is not the key's.
+    Signature,
+}
+
+/// Whether one of the keys that the token names has signed it; `None` if there is no such
+/// key.
+fn verify(set: &KeySet, case: &Case<'_>) -> Option<Result<(), NotSigned>> {
+    let mut result = None;
+    for key in set.named(&case.header.kid) {
+        if key.algorithm() != case.header.algorithm {
+            result.get_or_insert(NotSigned::Algorithm);
+        } else if key.verify(case.compact.signed, &case.compact.signature) {
+            return Some(Ok(()));
+        } else {
+            result = Some(NotSigned::Signature);
+        }
+    }
+    result.map(Err)
 }
 
 /// Why a key is missing that was just looked for.

@@ -194,9 +194,10 @@ async fn a_changed_byte_anywhere_ends_a_token() {
 #[tokio::test]
 async fn clusters_with_one_issuer_are_told_apart_by_their_keys_alone() {
     let (a, b, both) = (Signer::p256("a"), Signer::p256("b"), Signer::p256("both"));
+    let (mine, theirs) = (Signer::p256("same name"), Signer::p256("same name"));
     let folder = tempfile::tempdir().expect("a folder");
     let mut clusters = Vec::new();
-    for (name, keys) in [("c1", [&a, &both]), ("c2", [&b, &both])] {
+    for (name, keys) in [("c1", [&a, &both, &mine]), ("c2", [&b, &both, &theirs])] {
         let file = folder.path().join(name);
         std::fs::write(&file, super::issuer::key_set(&keys)).expect("written");
         let mut cluster = cluster(&format!("jwks_file = {file:?}"));
@@ -217,8 +218,31 @@ async fn clusters_with_one_issuer_are_told_apart_by_their_keys_alone() {
     assert_eq!(of(&b, None), Some(Ok("c2".to_owned())));
     assert_eq!(of(&b, Some("c2")), Some(Ok("c2".to_owned())));
     assert_eq!(of(&b, Some("c1")), None, "not among the keys of c1");
+    assert_eq!(of(&mine, None), Some(Ok("c1".to_owned())));
+    assert_eq!(of(&theirs, None), Some(Ok("c2".to_owned())));
+    assert_eq!(
+        of(&theirs, Some("c1")),
+        Some(Err(Refused::Signature("c1".into())))
+    );
     assert_eq!(of(&both, None), Some(Err(Refused::Cluster)));
     assert_eq!(of(&a, Some("c3")), Some(Err(Refused::Cluster)));
+}
+
+#[tokio::test]
+async fn a_token_is_not_called_forged_while_the_keys_of_a_cluster_it_may_be_of_are_missing() {
+    let (mine, theirs) = (Signer::p256("same name"), Signer::p256("same name"));
+    let bench = Bench::new(&[&mine], "").await;
+    let mut clusters = vec![cluster(&format!("jwks_file = {:?}", bench.file.path()))];
+    clusters.push(cluster("jwks_file = \"/nonexistent/jwks.json\""));
+    clusters[1].name = "c2".to_owned();
+    let tokens = bench.tokens.reloaded(&clusters).await.expect("sound");
+    let token = theirs.sign(&claims());
+    let refused = tokens
+        .verify(Token::new(&token), Purpose::Workload, None)
+        .await
+        .expect_err("no key of c2 is known");
+    assert_eq!(refused.code(), "ARX-TOKEN-KEYS-UNAVAILABLE");
+    assert!(refused.to_string().contains("c2"), "{refused}");
 }
 
 #[test]
