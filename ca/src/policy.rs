@@ -2,6 +2,7 @@
 //! no clock, no I/O. It never grants an id under `/arx/` but a node's own, and never a
 //! longer life than configured.
 
+mod check;
 mod config;
 mod denied;
 mod template;
@@ -192,12 +193,16 @@ struct LocalRule {
 impl LocalRule {
     fn fits(&self, agent: Agent<'_>, process: &Process<'_>) -> bool {
         let here = self.nodes.iter().any(|node| {
-            node.split_once('/')
-                .is_some_and(|(cluster, node)| cluster == agent.cluster && (node == "*" || node == agent.node))
+            node.split_once('/').is_some_and(|(cluster, node)| {
+                cluster == agent.cluster && (node == "*" || node == agent.node)
+            })
         });
         here && self.uid.is_none_or(|uid| uid == process.uid)
             && self.gid.is_none_or(|gid| gid == process.gid)
-            && self.executable.as_deref().is_none_or(|path| process.executable == Some(path))
+            && self
+                .executable
+                .as_deref()
+                .is_none_or(|path| process.executable == Some(path))
             && self.sha256.is_none_or(|hash| process.sha256 == Some(hash))
     }
 }
@@ -212,7 +217,10 @@ impl Policy {
         config: &Config,
         clusters: &[Cluster],
     ) -> Result<Self, Invalid> {
-        if let Some(fault) = config.faults(trust_domain, clusters).into_iter().next() {
+        if let Some(fault) = check::faults(config, trust_domain, clusters)
+            .into_iter()
+            .next()
+        {
             return Err(Invalid {
                 key: fault.key,
                 reason: fault.reason,
@@ -244,7 +252,9 @@ impl Policy {
                 namespace.named.insert(exception.service_account.clone(), n);
             }
             let grant = exceptional(exception, &usual);
-            exceptions.push(grant.map_err(|reason| invalid(&format!("policy.exception[{n}].path"), reason))?);
+            exceptions.push(
+                grant.map_err(|reason| invalid(&format!("policy.exception[{n}].path"), reason))?,
+            );
         }
         let locals = config.local.iter().map(|local| {
             Ok(LocalRule {
@@ -254,12 +264,15 @@ impl Policy {
                 uid: local.uid,
                 gid: local.gid,
                 executable: local.executable.clone(),
-                sha256: local.executable_sha256.as_deref().and_then(config::digest),
+                sha256: local.executable_sha256.as_deref().and_then(check::digest),
             })
         });
-        let agents = clusters
-            .iter()
-            .map(|cluster| (cluster.name.clone(), cluster.agents.iter().cloned().collect()));
+        let agents = clusters.iter().map(|cluster| {
+            (
+                cluster.name.clone(),
+                cluster.agents.iter().cloned().collect(),
+            )
+        });
         Ok(Self {
             inner: Arc::new(Inner {
                 trust_domain: trust_domain.clone(),
@@ -325,11 +338,16 @@ impl Policy {
                 return Err(Denied::Name(what));
             }
         }
-        let exception = self.inner.accounts.get(names.namespace).and_then(|namespace| {
-            let named = namespace.named.get(names.service_account).copied();
-            named.or(namespace.others)
-        });
-        let (rule, terms) = match exception.map(|n| (Rule::Exception(n), &self.inner.exceptions[n])) {
+        let exception = self
+            .inner
+            .accounts
+            .get(names.namespace)
+            .and_then(|namespace| {
+                let named = namespace.named.get(names.service_account).copied();
+                named.or(namespace.others)
+            });
+        let (rule, terms) = match exception.map(|n| (Rule::Exception(n), &self.inner.exceptions[n]))
+        {
             None => (Rule::Template, &self.inner.usual),
             Some((rule, Exceptional::Grant(terms))) => (rule, terms),
             Some((rule, Exceptional::Deny)) => {

@@ -11,12 +11,13 @@ mod config;
 mod jwks;
 mod jws;
 mod keys;
+mod realm;
 mod refused;
 mod review;
 mod source;
-mod watch;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,14 +26,14 @@ use std::time::SystemTime;
 use arx_daemon::Clock;
 
 use claims::Claims;
-use jws::{Compact, Header};
-use keys::{Keys, Snapshot};
-use review::{Failed, Reviewed, Reviewer};
+use keys::Keys;
+use realm::{Case, Realm, Verifier, judge, key_missing};
+use review::Reviewer;
 use source::Source;
 
 pub use claims::{Bound, SKEW};
-pub use config::{Cluster, Verification, problems};
 pub(crate) use config::is_segment;
+pub use config::{Cluster, Verification, problems};
 pub use jws::{Token, TokenId};
 pub use refused::{Refused, SourceError, Where};
 pub use watch::{ClusterHealth, Finding};
@@ -89,8 +90,6 @@ pub struct Verified {
     pub node: Option<Bound>,
     /// End of its validity.
     pub expires: SystemTime,
-    /// When it was issued, the epoch if it does not say.
-    pub issued: SystemTime,
     /// Its own name (`jti`).
     pub jti: Option<String>,
     /// What stands for it in logs.
@@ -110,31 +109,6 @@ pub struct Tokens {
 struct Inner {
     realms: Vec<Realm>,
     clock: Clock,
-}
-
-/// One cluster.
-struct Realm {
-    name: Arc<str>,
-    issuer: String,
-    workload: Vec<String>,
-    join: Vec<String>,
-    allow_unbound: bool,
-    allow_extended: bool,
-    verifier: Verifier,
-}
-
-enum Verifier {
-    Local(Arc<Keys>),
-    Review(Reviewer),
-}
-
-/// How far a token gets without waiting for anything.
-enum Outcome {
-    Done(Verified),
-    /// No key with this name is at hand.
-    KeyMissing,
-    /// The API server is to be asked.
-    Review,
 }
 
 impl Tokens {
@@ -165,9 +139,8 @@ impl Tokens {
         let mut realms = Vec::with_capacity(clusters.len());
         for cluster in clusters {
             let verifier = match cluster.verification {
-                Verification::Local => Source::of(cluster).map(|source| {
-                    Verifier::Local(Self::keys(cluster, source, clock, before))
-                }),
+                Verification::Local => Source::of(cluster)
+                    .map(|source| Verifier::Local(Self::keys(cluster, source, clock, before))),
                 Verification::Review => Reviewer::of(cluster).await.map(Verifier::Review),
             };
             let verifier = verifier.map_err(|reason| SourceError {
@@ -206,10 +179,13 @@ impl Tokens {
 
     /// All clusters whose tokens are verified here, with their keys.
     fn local(&self) -> impl Iterator<Item = (&Realm, &Arc<Keys>)> {
-        self.inner.realms.iter().filter_map(|realm| match &realm.verifier {
-            Verifier::Local(keys) => Some((realm, keys)),
-            Verifier::Review(_) => None,
-        })
+        self.inner
+            .realms
+            .iter()
+            .filter_map(|realm| match &realm.verifier {
+                Verifier::Local(keys) => Some((realm, keys)),
+                Verifier::Review(_) => None,
+            })
     }
 
     /// Verifies a token. Where the cluster of the caller is proved already, it is `cluster`,
@@ -239,15 +215,10 @@ impl Tokens {
     ) -> Option<Result<Verified, Refused>> {
         let now = self.inner.clock.now();
         let judged = token.open().and_then(|compact| {
-            let (header, claims) = (compact.header()?, compact.claims()?);
-            let realms = self.candidates(&claims, cluster)?;
-            judge(&realms, &compact, &header, &claims, purpose, token, now)
+            let case = Case::open(token, &compact, purpose, now)?;
+            judge(&self.candidates(&case.claims, cluster)?, &case)
         });
-        match judged {
-            Ok(Outcome::Done(verified)) => Some(Ok(verified)),
-            Ok(Outcome::KeyMissing | Outcome::Review) => None,
-            Err(refused) => Some(Err(refused)),
-        }
+        judged.transpose()
     }
 
     async fn verify_with_help(
@@ -256,25 +227,25 @@ impl Tokens {
         purpose: Purpose,
         cluster: Option<&str>,
     ) -> Result<Verified, Refused> {
-        let now = self.inner.clock.now();
         let compact = token.open()?;
-        let (header, claims) = (compact.header()?, compact.claims()?);
-        let realms = self.candidates(&claims, cluster)?;
+        let case = Case::open(token, &compact, purpose, self.inner.clock.now())?;
+        let realms = self.candidates(&case.claims, cluster)?;
         if let [realm] = realms.as_slice()
             && let Verifier::Review(reviewer) = &realm.verifier
         {
-            return realm.review(reviewer, token, &claims, purpose, now).await;
+            return realm.review(reviewer, &case).await;
         }
-        let fetches = realms.iter().filter_map(|realm| realm.keys()).map(|keys| keys.refetch());
-        futures_util::future::join_all(fetches).await;
-        match judge(&realms, &compact, &header, &claims, purpose, token, now)? {
-            Outcome::Done(verified) => Ok(verified),
-            Outcome::KeyMissing | Outcome::Review => Err(key_missing(&realms)),
-        }
+        let keys = realms.iter().filter_map(|realm| realm.keys());
+        futures_util::future::join_all(keys.map(|keys| keys.refetch())).await;
+        judge(&realms, &case)?.ok_or_else(|| key_missing(&realms))
     }
 
     /// The clusters that a token may be of, by its issuer, which nothing has proved yet.
-    fn candidates(&self, claims: &Claims<'_>, cluster: Option<&str>) -> Result<Vec<&Realm>, Refused> {
+    fn candidates(
+        &self,
+        claims: &Claims<'_>,
+        cluster: Option<&str>,
+    ) -> Result<Vec<&Realm>, Refused> {
         let realms = &self.inner.realms;
         let Some(name) = cluster else {
             let found: Vec<_> = realms.iter().filter(|it| it.issuer == claims.iss).collect();
@@ -292,202 +263,6 @@ impl Tokens {
             Ok(vec![realm])
         } else {
             Err(Refused::Issuer(Where::Cluster(realm.name.clone())))
-        }
-    }
-}
-
-/// Verifies with what is in memory.
-fn judge(
-    realms: &[&Realm],
-    compact: &Compact<'_>,
-    header: &Header,
-    claims: &Claims<'_>,
-    purpose: Purpose,
-    token: Token<'_>,
-    now: SystemTime,
-) -> Result<Outcome, Refused> {
-    let mut holder: Option<(&Realm, Arc<Snapshot>)> = None;
-    for realm in realms {
-        let Some(keys) = realm.keys() else {
-            return realm
-                .accept(claims, purpose, now)
-                .map(|_| Outcome::Review);
-        };
-        if let Some(snapshot) = keys.current()
-            && snapshot.set.named(&header.kid).next().is_some()
-        {
-            // Clusters are told apart by their keys alone where they share an issuer.
-            if holder.replace((realm, snapshot)).is_some() {
-                return Err(Refused::Cluster);
-            }
-        }
-    }
-    let Some((realm, snapshot)) = holder else {
-        return Ok(Outcome::KeyMissing);
-    };
-    let mut fitting = snapshot
-        .set
-        .named(&header.kid)
-        .filter(|key| key.algorithm() == header.algorithm)
-        .peekable();
-    if fitting.peek().is_none() {
-        return Err(Refused::Algorithm);
-    }
-    if !fitting.any(|key| key.verify(compact.signed, &compact.signature)) {
-        return Err(Refused::Signature(realm.name.clone()));
-    }
-    let audience = realm.accept(claims, purpose, now)?;
-    let (pod, node) = (claims.kubernetes.pod.clone(), claims.kubernetes.node.clone());
-    realm.check_bound(pod.as_ref())?;
-    Ok(Outcome::Done(realm.verified(
-        claims, token, audience.clone(), purpose, pod, node,
-    )))
-}
-
-/// Why a key is missing that was just looked for.
-fn key_missing(realms: &[&Realm]) -> Refused {
-    for realm in realms {
-        let Some(keys) = realm.keys() else { continue };
-        // With a failed fetch the key may well be there: nothing is known against the token.
-        let why = match (keys.failure(), keys.current()) {
-            (Some(why), _) => why,
-            (None, None) => "they have not been read yet".into(),
-            (None, Some(_)) => continue,
-        };
-        return Refused::KeysUnavailable {
-            cluster: realm.name.clone(),
-            why,
-        };
-    }
-    let names: Vec<&str> = realms.iter().map(|realm| &*realm.name).collect();
-    Refused::UnknownKey(names.join(" or ").into())
-}
-
-impl Realm {
-    fn new(cluster: &Cluster, verifier: Verifier) -> Self {
-        Self {
-            name: cluster.name.as_str().into(),
-            issuer: cluster.issuer.clone(),
-            workload: cluster.audiences.clone(),
-            join: cluster
-                .audiences
-                .iter()
-                .map(|audience| format!("{audience}{}", config::JOIN_SUFFIX))
-                .collect(),
-            allow_unbound: cluster.allow_unbound,
-            allow_extended: cluster.allow_extended,
-            verifier,
-        }
-    }
-
-    fn keys(&self) -> Option<&Arc<Keys>> {
-        match &self.verifier {
-            Verifier::Local(keys) => Some(keys),
-            Verifier::Review(_) => None,
-        }
-    }
-
-    fn audiences(&self, purpose: Purpose) -> &[String] {
-        match purpose {
-            Purpose::Join => &self.join,
-            Purpose::Workload => &self.workload,
-        }
-    }
-
-    /// Judges the claims, whose signature is another matter; the audience that fits.
-    fn accept(&self, claims: &Claims<'_>, purpose: Purpose, now: SystemTime) -> Result<&String, Refused> {
-        claims.check_time(now)?;
-        let audience = claims.aud.first_of(self.audiences(purpose)).ok_or_else(|| {
-            if claims.aud.first_of(self.audiences(purpose.other())).is_some() {
-                Refused::Purpose { wanted: purpose }
-            } else {
-                Refused::Audience(self.name.clone())
-            }
-        })?;
-        claims.check_subject()?;
-        if claims.kubernetes.warnafter.is_some() && !self.allow_extended {
-            return Err(Refused::Extended(self.name.clone()));
-        }
-        Ok(audience)
-    }
-
-    fn check_bound(&self, pod: Option<&Bound>) -> Result<(), Refused> {
-        if pod.is_none() && !self.allow_unbound {
-            return Err(Refused::Unbound(self.name.clone()));
-        }
-        Ok(())
-    }
-
-    async fn review(
-        &self,
-        reviewer: &Reviewer,
-        token: Token<'_>,
-        claims: &Claims<'_>,
-        purpose: Purpose,
-        now: SystemTime,
-    ) -> Result<Verified, Refused> {
-        // What can be told without the API server need not be asked of it.
-        self.accept(claims, purpose, now)?;
-        let refused = |why| Refused::ReviewRefused {
-            cluster: self.name.clone(),
-            why,
-        };
-        let Reviewed {
-            username,
-            uid,
-            audience,
-            pod,
-            node,
-        } = reviewer
-            .review(token, self.audiences(purpose))
-            .await
-            .map_err(|failed| match failed {
-                Failed::Refused(why) => refused(why),
-                Failed::Unavailable(why) => Refused::ReviewUnavailable {
-                    cluster: self.name.clone(),
-                    why: why.into(),
-                },
-            })?;
-        if username != claims.sub
-            || uid.is_some_and(|uid| uid != claims.kubernetes.serviceaccount.uid)
-        {
-            return Err(refused("the answer is about another service account"));
-        }
-        // Claims and answer are by the same API server; where both speak they must agree.
-        let agreed = |answer: Option<Bound>, claim: &Option<Bound>| match (answer, claim) {
-            (Some(answer), Some(claim)) if answer != *claim => {
-                Err(refused("the answer binds it to another pod or node than its claims"))
-            }
-            (answer, claim) => Ok(answer.or_else(|| claim.clone())),
-        };
-        let pod = agreed(pod, &claims.kubernetes.pod)?;
-        let node = agreed(node, &claims.kubernetes.node)?;
-        self.check_bound(pod.as_ref())?;
-        Ok(self.verified(claims, token, audience, purpose, pod, node))
-    }
-
-    fn verified(
-        &self,
-        claims: &Claims<'_>,
-        token: Token<'_>,
-        audience: String,
-        purpose: Purpose,
-        pod: Option<Bound>,
-        node: Option<Bound>,
-    ) -> Verified {
-        Verified {
-            cluster: self.name.clone(),
-            namespace: claims.kubernetes.namespace.clone().into_owned(),
-            service_account: claims.kubernetes.serviceaccount.name.clone(),
-            service_account_uid: claims.kubernetes.serviceaccount.uid.clone(),
-            pod,
-            node,
-            expires: claims.expires(),
-            issued: claims.issued(),
-            jti: claims.jti.clone(),
-            token_id: token.id(),
-            audience,
-            purpose,
         }
     }
 }

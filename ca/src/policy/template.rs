@@ -101,11 +101,15 @@ fn segment_parts(segment: &str, parts: &mut Vec<Part>) -> Result<(), String> {
             .chars()
             .find(|c| !matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_'))
         {
-            return Err(format!("it contains {c:?}; a SPIFFE id has only a-z A-Z 0-9 . - _ between its slashes"));
+            return Err(format!(
+                "it contains {c:?}; a SPIFFE id has only a-z A-Z 0-9 . - _ between its slashes"
+            ));
         }
     }
     if place.is_none() && matches!(before, "" | "." | "..") {
-        return Err(format!("it has the segment \"{before}\"; empty, . and .. are not allowed"));
+        return Err(format!(
+            "it has the segment \"{before}\"; empty, . and .. are not allowed"
+        ));
     }
     parts.push(Part::Text(before.to_owned()));
     parts.extend(place.map(Part::Name));
@@ -119,7 +123,8 @@ mod tests {
 
     #[test]
     fn names_are_put_where_the_template_has_them() {
-        let template = Template::parse("/{cluster}/ns-{namespace}/sa/{serviceaccount}.x").expect("sound");
+        let template =
+            Template::parse("/{cluster}/ns-{namespace}/sa/{serviceaccount}.x").expect("sound");
         let path = template.fill(Names {
             cluster: "c1",
             namespace: "payments",
@@ -151,6 +156,9 @@ mod tests {
             let refused = Template::parse(text).expect_err(text);
             assert!(refused.contains(reason), "{text}: {refused}");
         }
-        assert!(Template::parse("/arxes/{namespace}").is_ok(), "only /arx itself");
+        assert!(
+            Template::parse("/arxes/{namespace}").is_ok(),
+            "only /arx itself"
+        );
     }
 }

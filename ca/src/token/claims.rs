@@ -10,6 +10,7 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Refused;
+use super::jws::object;
 
 /// How far the clocks of API server and authority may be apart.
 pub const SKEW: Duration = Duration::from_secs(30);
@@ -55,6 +56,7 @@ pub struct Bound {
 
 impl<'a> Claims<'a> {
     pub(super) fn parse(json: &'a [u8]) -> Result<Self, Refused> {
+        let json = object(json).ok_or(Refused::Malformed("its claims are not a JSON object"))?;
         // serde's own words would repeat what stands in the token.
         serde_json::from_slice(json).map_err(|error| {
             Refused::Malformed(if error.is_data() {
@@ -68,11 +70,6 @@ impl<'a> Claims<'a> {
     /// End of the token's validity.
     pub(super) fn expires(&self) -> SystemTime {
         self.exp.instant()
-    }
-
-    /// When it was issued, the epoch if it does not say.
-    pub(super) fn issued(&self) -> SystemTime {
-        self.iat.map_or(UNIX_EPOCH, |seconds| seconds.instant())
     }
 
     /// Refuses a token that is not valid at `now`, give or take [`SKEW`].
@@ -94,7 +91,8 @@ impl<'a> Claims<'a> {
             .strip_prefix("system:serviceaccount:")
             .and_then(|rest| rest.split_once(':'))
             .is_some_and(|(namespace, name)| {
-                namespace == self.kubernetes.namespace && name == self.kubernetes.serviceaccount.name
+                namespace == self.kubernetes.namespace
+                    && name == self.kubernetes.serviceaccount.name
             });
         if agree { Ok(()) } else { Err(Refused::Subject) }
     }

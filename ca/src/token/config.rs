@@ -202,7 +202,9 @@ impl Check<'_, '_, '_> {
         if interval.get() < Duration::from_secs(1) {
             self.add(
                 "refetch_interval",
-                format!("{interval} would let strangers make the authority fetch keys all the time"),
+                format!(
+                    "{interval} would let strangers make the authority fetch keys all the time"
+                ),
                 "use 1s or more",
             );
         }
@@ -263,7 +265,11 @@ impl Check<'_, '_, '_> {
             ("kubeconfig", &cluster.kubeconfig),
         ] {
             if let Some(Err(error)) = path.as_ref().map(|path| readable(path)) {
-                self.add(name, error, "correct the path, or give this process the right to read it");
+                self.add(
+                    name,
+                    error,
+                    "correct the path, or give this process the right to read it",
+                );
             }
         }
         if let Some(path) = &cluster.jwks_file {

@@ -31,7 +31,10 @@ impl KeySet {
             return Err(format!("the key set is longer than {} KiB", MAX_SET >> 10));
         }
         let raw: Raw = serde_json::from_slice(json).map_err(|error| {
-            format!("not a JSON Web Key Set (line {}): an object with \"keys\" is expected", error.line())
+            format!(
+                "not a JSON Web Key Set (line {}): an object with \"keys\" is expected",
+                error.line()
+            )
         })?;
         if raw.keys.len() > MAX_KEYS {
             return Err(format!("the key set has more than {MAX_KEYS} keys"));
@@ -98,7 +101,9 @@ struct Jwk {
 impl Jwk {
     fn open(self) -> Result<(String, TokenKey), &'static str> {
         if self.d.is_some() {
-            return Err("it has its private half with it; publish the public half only, and replace this key");
+            return Err(
+                "it has its private half with it; publish the public half only, and replace this key",
+            );
         }
         if self.usage.as_deref().is_some_and(|usage| usage != "sig") {
             return Err("it is not for signatures (use)");
@@ -123,7 +128,9 @@ impl Jwk {
         .map_err(|_| "its numbers have a length that is not accepted")?;
         let stated = self.alg.as_deref().map(TokenAlgorithm::from_name);
         if stated.is_some_and(|stated| stated != Some(key.algorithm())) {
-            return Err("it is for an algorithm that is not accepted, or that does not fit its type (alg)");
+            return Err(
+                "it is for an algorithm that is not accepted, or that does not fit its type (alg)",
+            );
         }
         let kid = self.kid.ok_or("it has no name (kid)")?;
         Ok((kid, key))

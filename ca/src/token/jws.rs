@@ -124,8 +124,11 @@ impl Compact<'_> {
             #[serde(default, deserialize_with = "whatever")]
             crit: bool,
         }
-        let raw: Raw<'_> = serde_json::from_slice(&self.header)
-            .map_err(|_| Refused::Malformed("its header is not a JSON object with alg"))?;
+        let raw: Raw<'_> = object(&self.header)
+            .and_then(|json| serde_json::from_slice(json).ok())
+            .ok_or(Refused::Malformed(
+                "its header is not a JSON object with alg",
+            ))?;
         // Understanding none of them, we must refuse all of them (RFC 7515, 4.1.11).
         if raw.crit {
             return Err(Refused::Malformed("its header has critical extensions"));
@@ -141,6 +144,11 @@ impl Compact<'_> {
     pub(super) fn claims(&self) -> Result<Claims<'_>, Refused> {
         Claims::parse(&self.claims)
     }
+}
+
+/// `json` if it begins as an object does: serde would take the fields from an array, too.
+pub(super) fn object(json: &[u8]) -> Option<&[u8]> {
+    json.trim_ascii_start().starts_with(b"{").then_some(json)
 }
 
 /// True, whatever the value is: a key that is there.

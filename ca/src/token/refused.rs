@@ -15,7 +15,9 @@ pub enum Refused {
     TooLarge,
     /// Not a JWT in compact form with the claims of a service account (RFC 7519; the
     /// reason is a fixed text).
-    #[error("this is not a Kubernetes service-account token ({0}): send the content of the projected token file")]
+    #[error(
+        "this is not a Kubernetes service-account token ({0}): send the content of the projected token file"
+    )]
     Malformed(&'static str),
     /// `none`, an HMAC, anything else that is not accepted, or not what the key is for.
     #[error(
@@ -23,7 +25,9 @@ pub enum Refused {
     )]
     Algorithm,
     /// No configured cluster issues such tokens, or the caller's cluster does not.
-    #[error("the token is not of the issuer of {0}: compare `issuer` in [[cluster]] with the token's iss")]
+    #[error(
+        "the token is not of the issuer of {0}: compare `issuer` in [[cluster]] with the token's iss"
+    )]
     Issuer(Where),
     /// More than one cluster has the key, or the caller's cluster is not configured.
     #[error(
@@ -36,7 +40,9 @@ pub enum Refused {
     )]
     UnknownKey(Arc<str>),
     /// The keys of the issuer could not be had, or are too old to be trusted.
-    #[error("the token cannot be judged, as the keys of cluster {cluster} are not to be had ({why}): try again later")]
+    #[error(
+        "the token cannot be judged, as the keys of cluster {cluster} are not to be had ({why}): try again later"
+    )]
     KeysUnavailable {
         /// Whose keys.
         cluster: Arc<str>,
@@ -44,16 +50,22 @@ pub enum Refused {
         why: Arc<str>,
     },
     /// The signature is not that key's.
-    #[error("the signature of the token does not verify with the key of cluster {0} that it names: send the token unchanged")]
+    #[error(
+        "the signature of the token does not verify with the key of cluster {0} that it names: send the token unchanged"
+    )]
     Signature(Arc<str>),
     /// `exp` has passed, skew included.
-    #[error("the token has expired: read the projected token file again, or compare the clocks of authority and API server")]
+    #[error(
+        "the token has expired: read the projected token file again, or compare the clocks of authority and API server"
+    )]
     Expired,
     /// `nbf` or `iat` lies ahead, skew included.
     #[error("the token is not valid yet: compare the clocks of authority and API server")]
     NotYetValid,
     /// Meant for somebody else.
-    #[error("the token is for another audience: project it with one of the audiences of cluster {0}")]
+    #[error(
+        "the token is for another audience: project it with one of the audiences of cluster {0}"
+    )]
     Audience(Arc<str>),
     /// Meant for us, for the other of the two uses.
     #[error(
@@ -65,16 +77,24 @@ pub enum Refused {
         wanted: Purpose,
     },
     /// `sub` and the kubernetes.io claims name different service accounts.
-    #[error("subject and kubernetes.io claims of the token name different service accounts: send a token that the API server issued")]
+    #[error(
+        "subject and kubernetes.io claims of the token name different service accounts: send a token that the API server issued"
+    )]
     Subject,
     /// Not bound to a pod.
-    #[error("the token is not bound to a pod: use a projected token of a pod, or allow_unbound for cluster {0}")]
+    #[error(
+        "the token is not bound to a pod: use a projected token of a pod, or allow_unbound for cluster {0}"
+    )]
     Unbound(Arc<str>),
     /// Lives longer than was asked for (`warnafter`).
-    #[error("the token has an extended lifetime (warnafter): project it with an audience of its own, or allow_extended for cluster {0}")]
+    #[error(
+        "the token has an extended lifetime (warnafter): project it with an audience of its own, or allow_extended for cluster {0}"
+    )]
     Extended(Arc<str>),
     /// The API server does not vouch for the token, or not for our audience.
-    #[error("the API server of cluster {cluster} does not accept the token ({why}): ask for a new token")]
+    #[error(
+        "the API server of cluster {cluster} does not accept the token ({why}): ask for a new token"
+    )]
     ReviewRefused {
         /// Whose API server.
         cluster: Arc<str>,
@@ -82,7 +102,9 @@ pub enum Refused {
         why: &'static str,
     },
     /// The API server gave no answer that counts.
-    #[error("the token cannot be judged, as cluster {cluster} gives no review ({why}): try again later")]
+    #[error(
+        "the token cannot be judged, as cluster {cluster} gives no review ({why}): try again later"
+    )]
     ReviewUnavailable {
         /// Whose API server.
         cluster: Arc<str>,

@@ -44,14 +44,20 @@ impl Reviewer {
     pub(super) async fn of(cluster: &Cluster) -> Result<Self, String> {
         let mut config = match &cluster.kubeconfig {
             Some(path) => {
-                let file = kube::config::Kubeconfig::read_from(path)
-                    .map_err(|error| in_short(&error))?;
-                kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
-                    .await
-                    .map_err(|error| in_short(&error))?
+                let file =
+                    kube::config::Kubeconfig::read_from(path).map_err(|error| in_short(&error))?;
+                kube::Config::from_custom_kubeconfig(
+                    file,
+                    &kube::config::KubeConfigOptions::default(),
+                )
+                .await
+                .map_err(|error| in_short(&error))?
             }
             None => kube::Config::incluster().map_err(|error| {
-                format!("{}: set kubeconfig, or run inside the cluster", in_short(&error))
+                format!(
+                    "{}: set kubeconfig, or run inside the cluster",
+                    in_short(&error)
+                )
             })?,
         };
         config.connect_timeout = Some(DEADLINE);
@@ -69,7 +75,11 @@ impl Reviewer {
     }
 
     /// Asks the API server whether `token` is good for one of `audiences`.
-    pub(super) async fn review(&self, token: Token<'_>, audiences: &[String]) -> Result<Reviewed, Failed> {
+    pub(super) async fn review(
+        &self,
+        token: Token<'_>,
+        audiences: &[String],
+    ) -> Result<Reviewed, Failed> {
         let asked = tokio::time::timeout(DEADLINE, async {
             let _turn = self.turns.acquire().await;
             self.ask(token, audiences).await
@@ -83,7 +93,10 @@ impl Reviewer {
     }
 
     async fn ask(&self, token: Token<'_>, audiences: &[String]) -> Result<Reviewed, Failed> {
-        let answer = self.send(token, audiences).await.map_err(Failed::Unavailable)?;
+        let answer = self
+            .send(token, audiences)
+            .await
+            .map_err(Failed::Unavailable)?;
         let status = answer
             .status
             .ok_or_else(|| Failed::Unavailable("the answer has no status".to_owned()))?;
@@ -95,7 +108,9 @@ impl Reviewer {
         let audience = audiences
             .iter()
             .find(|wanted| status.audiences.iter().flatten().any(|it| it == *wanted))
-            .ok_or(Failed::Refused("it is not for the audience that was asked for"))?
+            .ok_or(Failed::Refused(
+                "it is not for the audience that was asked for",
+            ))?
             .clone();
         let user = status
             .user
@@ -127,7 +142,11 @@ impl Reviewer {
             .header(http::header::ACCEPT, "application/json")
             .body(kube::client::Body::from(json))
             .map_err(|_| "the request cannot be written")?;
-        let answer = self.api.send(request).await.map_err(|error| in_short(&error))?;
+        let answer = self
+            .api
+            .send(request)
+            .await
+            .map_err(|error| in_short(&error))?;
         match answer.status() {
             status if status.is_success() => {}
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
@@ -161,7 +180,9 @@ fn bound(user: &UserInfo, kind: &str) -> Result<Option<Bound>, Failed> {
         match values.map(Vec::as_slice) {
             None | Some([]) => Ok(None),
             Some([one]) => Ok(Some(one.clone())),
-            Some(_) => Err(Failed::Refused("the answer binds it to two objects of a kind")),
+            Some(_) => Err(Failed::Refused(
+                "the answer binds it to two objects of a kind",
+            )),
         }
     };
     match (one("name")?, one("uid")?) {

@@ -35,7 +35,9 @@ impl Source {
             return Ok(Self::File(path.clone()));
         }
         let base = base_url(cluster.discovery_base()).map_err(|reason| {
-            format!("the URL of its discovery documents is {reason}: set discovery_url or jwks_file")
+            format!(
+                "the URL of its discovery documents is {reason}: set discovery_url or jwks_file"
+            )
         })?;
         Ok(Self::Discovery {
             issuer: cluster.issuer.clone(),
@@ -65,7 +67,10 @@ impl Source {
                 let fetch = discover(issuer, base, ca_file.as_deref(), token_file.as_deref());
                 match tokio::time::timeout(DEADLINE, fetch).await {
                     Ok(result) => result,
-                    Err(_) => Err(format!("{base} did not answer within {} s", DEADLINE.as_secs())),
+                    Err(_) => Err(format!(
+                        "{base} did not answer within {} s",
+                        DEADLINE.as_secs()
+                    )),
                 }
             }
         }
@@ -121,7 +126,8 @@ async fn discover(
     // The API server often names itself by another address here. It gets the bearer token
     // there too if the cluster's own roots vouch for that address, never by the public's.
     let token_file = token_file.filter(|_| same_place || (https(&jwks) && ca_file.is_some()));
-    let (origin, path) = split(&jwks).ok_or("the jwks_uri of its discovery document is not a URL")?;
+    let (origin, path) =
+        split(&jwks).ok_or("the jwks_uri of its discovery document is not a URL")?;
     let api = client(&origin, ca_file, token_file)?;
     let json = get(&api, &path, MAX_SET)
         .await
@@ -188,13 +194,15 @@ async fn get(api: &kube::Client, path: &str, limit: usize) -> Result<Vec<u8>, St
 /// A whole answer of at most `limit` bytes.
 pub(super) async fn body(body: kube::client::Body, limit: usize) -> Result<Vec<u8>, String> {
     let whole = Limited::new(body, limit).collect().await;
-    whole.map(|whole| whole.to_bytes().to_vec()).map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            format!("the answer is longer than {} KiB", limit >> 10)
-        } else {
-            "the answer broke off".to_owned()
-        }
-    })
+    whole
+        .map(|whole| whole.to_bytes().to_vec())
+        .map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                format!("the answer is longer than {} KiB", limit >> 10)
+            } else {
+                "the answer broke off".to_owned()
+            }
+        })
 }
 
 /// An error and its causes in one line: what went wrong stands in the innermost.

@@ -4,6 +4,7 @@
 mod configuration;
 mod fetching;
 mod forged;
+mod http;
 mod issuer;
 mod judged;
 mod reviewed;

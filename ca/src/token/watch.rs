@@ -58,10 +58,13 @@ impl Tokens {
                 };
             };
             let (code, message) = match (keys.current(), keys.failure()) {
-                (Some(held), None) => (None, format!("{} keys at hand", held.set.len())),
+                (Some(held), None) => (None, format!("{} at hand", counted(held.set.len()))),
                 (Some(held), Some(why)) => (
                     None,
-                    format!("{} keys at hand, which cannot be read anew ({why})", held.set.len()),
+                    format!(
+                        "{} at hand, which cannot be read anew ({why})",
+                        counted(held.set.len())
+                    ),
                 ),
                 (None, why) => (
                     Some(KEYS),
@@ -92,9 +95,12 @@ impl Tokens {
                 Verifier::Local(keys) => match keys.source().fetch().await {
                     Ok(set) => {
                         let kids: Vec<_> = set.kids().collect();
-                        let found = format!("{} keys: {}", set.len(), kids.join(", "));
+                        let found = format!("{}: {}", counted(set.len()), kids.join(", "));
                         let skipped = set.skipped.iter().cloned();
-                        std::iter::once(found).chain(skipped).map(|it| finding(None, it)).collect()
+                        std::iter::once(found)
+                            .chain(skipped)
+                            .map(|it| finding(None, it))
+                            .collect()
                     }
                     Err(why) => vec![finding(
                         Some(KEYS),
@@ -102,17 +108,25 @@ impl Tokens {
                     )],
                 },
                 Verifier::Review(reviewer) => {
-                    vec![match reviewer.probe(realm.audiences(Purpose::Workload)).await {
-                        Ok(()) => finding(None, "the API server answers token reviews".to_owned()),
-                        Err(why) => finding(
-                            Some(REVIEW),
-                            format!("the API server gives no token review: {why}"),
-                        ),
-                    }]
+                    vec![
+                        match reviewer.probe(realm.audiences(Purpose::Workload)).await {
+                            Ok(()) => {
+                                finding(None, "the API server answers token reviews".to_owned())
+                            }
+                            Err(why) => finding(
+                                Some(REVIEW),
+                                format!("the API server gives no token review: {why}"),
+                            ),
+                        },
+                    ]
                 }
             }
         });
         let found: Vec<Vec<_>> = futures_util::future::join_all(each).await;
         found.into_iter().flatten().collect()
     }
+}
+
+fn counted(keys: usize) -> String {
+    format!("{keys} {}", if keys == 1 { "key" } else { "keys" })
 }

@@ -29,7 +29,8 @@ async fn every_form_that_is_not_a_signed_compact_token_is_malformed() {
         format!(" {good}"),
         format!("Bearer {good}"),
         format!("{header}+.{payload}.{signature}"),
-        format!("{header}.{payload}.{signature}A"),
+        // 64 bytes end in a letter that is half empty; here the empty half is not zero.
+        format!("{header}.{payload}.{}B", &signature[..85]),
         r#"{"protected":"x","payload":"y","signature":"z"}"#.to_owned(),
         "ä.ö.ü".to_owned(),
     ] {
@@ -41,8 +42,14 @@ async fn every_form_that_is_not_a_signed_compact_token_is_malformed() {
 async fn a_token_longer_than_16_kib_is_refused_unread() {
     let signer = Signer::p256("k");
     let bench = Bench::new(&[&signer], "").await;
-    assert_eq!(bench.code(&"x".repeat(1 << 20)).await, "ARX-TOKEN-TOO-LARGE");
-    assert_eq!(bench.code(&"x".repeat(16 << 10)).await, "ARX-TOKEN-MALFORMED");
+    assert_eq!(
+        bench.code(&"x".repeat(1 << 20)).await,
+        "ARX-TOKEN-TOO-LARGE"
+    );
+    assert_eq!(
+        bench.code(&"x".repeat(16 << 10)).await,
+        "ARX-TOKEN-MALFORMED"
+    );
 }
 
 #[tokio::test]
@@ -58,15 +65,30 @@ async fn the_key_decides_the_algorithm_and_the_header_must_agree() {
     ] {
         for signer in [&p256, &rsa] {
             let header = json!({"alg": alg, "kid": signer.kid}).to_string();
-            assert_eq!(bench.code(&signer.sign_text(&header, &claims)).await, "ARX-TOKEN-ALGORITHM", "{alg}");
+            assert_eq!(
+                bench.code(&signer.sign_text(&header, &claims)).await,
+                "ARX-TOKEN-ALGORITHM",
+                "{alg}"
+            );
         }
     }
-    for (signer, kid) in [(&p256, "rsa"), (&p256, "p384"), (&p384, "p256"), (&rsa, "p256")] {
+    for (signer, kid) in [
+        (&p256, "rsa"),
+        (&p256, "p384"),
+        (&p384, "p256"),
+        (&rsa, "p256"),
+    ] {
         let header = json!({"alg": signer.alg, "kid": kid}).to_string();
-        assert_eq!(bench.code(&signer.sign_text(&header, &claims)).await, "ARX-TOKEN-ALGORITHM");
+        assert_eq!(
+            bench.code(&signer.sign_text(&header, &claims)).await,
+            "ARX-TOKEN-ALGORITHM"
+        );
     }
     let header = json!({"alg": "ES384", "kid": "p384"}).to_string();
-    assert_eq!(bench.code(&p256.sign_text(&header, &claims)).await, "ARX-TOKEN-SIGNATURE");
+    assert_eq!(
+        bench.code(&p256.sign_text(&header, &claims)).await,
+        "ARX-TOKEN-SIGNATURE"
+    );
 }
 
 #[tokio::test]
@@ -74,8 +96,14 @@ async fn a_token_without_a_signature_is_refused_whatever_its_algorithm_says() {
     let bench = Bench::new(&[&Signer::p256("k")], "").await;
     let header = base64url(br#"{"alg":"none","kid":"k"}"#);
     let claims = base64url(claims().to_string().as_bytes());
-    assert_eq!(bench.code(&format!("{header}.{claims}.")).await, "ARX-TOKEN-MALFORMED");
-    assert_eq!(bench.code(&format!("{header}.{claims}.AA")).await, "ARX-TOKEN-ALGORITHM");
+    assert_eq!(
+        bench.code(&format!("{header}.{claims}.")).await,
+        "ARX-TOKEN-MALFORMED"
+    );
+    assert_eq!(
+        bench.code(&format!("{header}.{claims}.AA")).await,
+        "ARX-TOKEN-ALGORITHM"
+    );
 }
 
 #[tokio::test]
@@ -90,8 +118,14 @@ async fn keys_that_a_token_brings_or_names_itself_are_not_used() {
         header[name] = value.clone();
     }
     let header = header.to_string();
-    assert_eq!(bench.code(&theirs.sign_text(&header, &claims)).await, "ARX-TOKEN-SIGNATURE");
-    assert_eq!(bench.code(&ours.sign_text(&header, &claims)).await, "accepted");
+    assert_eq!(
+        bench.code(&theirs.sign_text(&header, &claims)).await,
+        "ARX-TOKEN-SIGNATURE"
+    );
+    assert_eq!(
+        bench.code(&ours.sign_text(&header, &claims)).await,
+        "accepted"
+    );
 }
 
 #[tokio::test]
@@ -112,7 +146,11 @@ async fn critical_extensions_twice_given_names_and_missing_ones_are_refused() {
         r#"{"alg":"ES256","kid":"k"}x"#,
         "",
     ] {
-        assert_eq!(bench.code(&signer.sign_text(header, &good)).await, "ARX-TOKEN-MALFORMED", "{header}");
+        assert_eq!(
+            bench.code(&signer.sign_text(header, &good)).await,
+            "ARX-TOKEN-MALFORMED",
+            "{header}"
+        );
     }
     let header = signer.header().to_string();
     let twice = |name: &str, value: &str| good.replacen('{', &format!("{{\"{name}\":{value},"), 1);
@@ -125,10 +163,15 @@ async fn critical_extensions_twice_given_names_and_missing_ones_are_refused() {
         good.replacen("\"namespace\"", "\"namespace\":\"x\",\"namespace\"", 1),
         format!("{good} {{}}"),
         "[]".to_owned(),
+        r#"["https://issuer.example","x",["arx"],1,1,1,"x",{}]"#.to_owned(),
         "null".to_owned(),
         "{".repeat(5000),
     ] {
-        assert_eq!(bench.code(&signer.sign_text(&header, &claims)).await, "ARX-TOKEN-MALFORMED", "{claims}");
+        assert_eq!(
+            bench.code(&signer.sign_text(&header, &claims)).await,
+            "ARX-TOKEN-MALFORMED",
+            "{claims}"
+        );
     }
 }
 
@@ -141,7 +184,9 @@ async fn a_changed_byte_anywhere_ends_a_token() {
         let mut changed = good.clone().into_bytes();
         changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
         let changed = String::from_utf8(changed).expect("ascii");
-        let judged = bench.tokens.verify_now(Token::new(&changed), Purpose::Workload, None);
+        let judged = bench
+            .tokens
+            .verify_now(Token::new(&changed), Purpose::Workload, None);
         assert!(!matches!(judged, Some(Ok(_))), "byte {at}");
     }
 }
@@ -149,27 +194,55 @@ async fn a_changed_byte_anywhere_ends_a_token() {
 #[tokio::test]
 async fn clusters_with_one_issuer_are_told_apart_by_their_keys_alone() {
     let (a, b, both) = (Signer::p256("a"), Signer::p256("b"), Signer::p256("both"));
+    let (mine, theirs) = (Signer::p256("same name"), Signer::p256("same name"));
     let folder = tempfile::tempdir().expect("a folder");
     let mut clusters = Vec::new();
-    for (name, keys) in [("c1", [&a, &both]), ("c2", [&b, &both])] {
+    for (name, keys) in [("c1", [&a, &both, &mine]), ("c2", [&b, &both, &theirs])] {
         let file = folder.path().join(name);
         std::fs::write(&file, super::issuer::key_set(&keys)).expect("written");
         let mut cluster = cluster(&format!("jwks_file = {file:?}"));
         cluster.name = name.to_owned();
         clusters.push(cluster);
     }
-    let tokens = Tokens::new(&clusters, &Clock::manual(now())).await.expect("sound");
+    let tokens = Tokens::new(&clusters, &Clock::manual(now()))
+        .await
+        .expect("sound");
     let verify = |signer: &Signer, cluster| {
         let token = signer.sign(&claims());
         tokens.verify_now(Token::new(&token), Purpose::Workload, cluster)
     };
-    let of = |signer, cluster| verify(signer, cluster).map(|judged| judged.map(|it| it.cluster.to_string()));
+    let of = |signer, cluster| {
+        verify(signer, cluster).map(|judged| judged.map(|it| it.cluster.to_string()))
+    };
     assert_eq!(of(&a, None), Some(Ok("c1".to_owned())));
     assert_eq!(of(&b, None), Some(Ok("c2".to_owned())));
     assert_eq!(of(&b, Some("c2")), Some(Ok("c2".to_owned())));
     assert_eq!(of(&b, Some("c1")), None, "not among the keys of c1");
+    assert_eq!(of(&mine, None), Some(Ok("c1".to_owned())));
+    assert_eq!(of(&theirs, None), Some(Ok("c2".to_owned())));
+    assert_eq!(
+        of(&theirs, Some("c1")),
+        Some(Err(Refused::Signature("c1".into())))
+    );
     assert_eq!(of(&both, None), Some(Err(Refused::Cluster)));
     assert_eq!(of(&a, Some("c3")), Some(Err(Refused::Cluster)));
+}
+
+#[tokio::test]
+async fn a_token_is_not_called_forged_while_the_keys_of_a_cluster_it_may_be_of_are_missing() {
+    let (mine, theirs) = (Signer::p256("same name"), Signer::p256("same name"));
+    let bench = Bench::new(&[&mine], "").await;
+    let mut clusters = vec![cluster(&format!("jwks_file = {:?}", bench.file.path()))];
+    clusters.push(cluster("jwks_file = \"/nonexistent/jwks.json\""));
+    clusters[1].name = "c2".to_owned();
+    let tokens = bench.tokens.reloaded(&clusters).await.expect("sound");
+    let token = theirs.sign(&claims());
+    let refused = tokens
+        .verify(Token::new(&token), Purpose::Workload, None)
+        .await
+        .expect_err("no key of c2 is known");
+    assert_eq!(refused.code(), "ARX-TOKEN-KEYS-UNAVAILABLE");
+    assert!(refused.to_string().contains("c2"), "{refused}");
 }
 
 #[test]
@@ -193,15 +266,25 @@ fn keys_for_other_uses_or_of_other_kinds_are_left_out_with_the_reason() {
         (changed("y", json!(null)), "missing"),
         (changed("d", json!("AAAA")), "private"),
         (changed("kty", json!(5)), "not a JSON Web Key"),
-        (json!({"kty": "oct", "k": "AAAA", "kid": "h", "alg": "HS256"}), "not an RSA"),
-        (json!({"kty": "RSA", "n": base64url(&[0xff; 128]), "e": "AQAB", "kid": "weak"}), "length"),
+        (
+            json!({"kty": "oct", "k": "AAAA", "kid": "h", "alg": "HS256"}),
+            "not an RSA",
+        ),
+        (
+            json!({"kty": "RSA", "n": base64url(&[0xff; 128]), "e": "AQAB", "kid": "weak"}),
+            "length",
+        ),
         (json!("x"), "not a JSON Web Key"),
     ];
     for (jwk, reason) in bad {
         let set = json!({"keys": [jwk, good.jwk()]}).to_string();
         let set = KeySet::parse(set.as_bytes()).expect("one is good");
         assert_eq!(set.len(), 1);
-        assert!(set.skipped[0].contains(reason), "{reason}: {:?}", set.skipped);
+        assert!(
+            set.skipped[0].contains(reason),
+            "{reason}: {:?}",
+            set.skipped
+        );
         let alone = json!({"keys": [jwk]}).to_string();
         let refused = KeySet::parse(alone.as_bytes()).expect_err("none is left");
         assert!(refused.contains(reason), "{refused}");

@@ -65,7 +65,11 @@ impl Signer {
 
     /// Header and payload as they are, signed.
     pub(super) fn sign_text(&self, header: &str, claims: &str) -> String {
-        let signed = format!("{}.{}", base64url(header.as_bytes()), base64url(claims.as_bytes()));
+        let signed = format!(
+            "{}.{}",
+            base64url(header.as_bytes()),
+            base64url(claims.as_bytes())
+        );
         let signature = self.key.sign(signed.as_bytes()).expect("a signature");
         let signature = match self.alg {
             "ES256" => fixed(&signature, 32),
@@ -134,7 +138,11 @@ pub(super) fn claims() -> Value {
 pub(super) fn with(pointer: &str, value: Value) -> Value {
     let mut claims = claims();
     let (parent, name) = pointer.rsplit_once('/').expect("starts with /");
-    let parent = claims.pointer_mut(parent).expect("is there").as_object_mut().expect("an object");
+    let parent = claims
+        .pointer_mut(parent)
+        .expect("is there")
+        .as_object_mut()
+        .expect("an object");
     if value.is_null() {
         parent.remove(name);
     } else {
@@ -173,10 +181,14 @@ impl Bench {
     }
 
     pub(super) async fn workload(&self, token: &str) -> Result<Verified, Refused> {
-        self.tokens.verify(Token::new(token), Purpose::Workload, None).await
+        self.tokens
+            .verify(Token::new(token), Purpose::Workload, None)
+            .await
     }
 
     pub(super) async fn code(&self, token: &str) -> &'static str {
-        self.workload(token).await.map_or_else(|refused| refused.code(), |_| "accepted")
+        self.workload(token)
+            .await
+            .map_or_else(|refused| refused.code(), |_| "accepted")
     }
 }

@@ -34,7 +34,10 @@ async fn a_token_of_each_accepted_algorithm_proves_who_its_pod_is() {
         assert_eq!(verified.node, bound("node-1", "node-uid-1"));
         assert_eq!(verified.expires, now() + Duration::from_secs(3600));
         assert_eq!(verified.jti.as_deref(), Some("f2b6f1a4"));
-        assert_eq!((verified.audience.as_str(), verified.purpose), ("arx", Purpose::Workload));
+        assert_eq!(
+            (verified.audience.as_str(), verified.purpose),
+            ("arx", Purpose::Workload)
+        );
         assert_eq!(verified.token_id, Token::new(&token).id());
     }
 }
@@ -43,11 +46,18 @@ async fn a_token_of_each_accepted_algorithm_proves_who_its_pod_is() {
 async fn with_its_key_at_hand_a_token_is_judged_without_waiting() {
     let signer = Signer::p256("k");
     let bench = Bench::new(&[&signer], "").await;
-    let verify = |token: &str| bench.tokens.verify_now(Token::new(token), Purpose::Workload, Some("c1"));
+    let verify = |token: &str| {
+        bench
+            .tokens
+            .verify_now(Token::new(token), Purpose::Workload, Some("c1"))
+    };
     assert!(matches!(verify(&signer.sign(&claims())), Some(Ok(_))));
     assert!(matches!(verify("x"), Some(Err(Refused::Malformed(_)))));
     let unknown = Signer::p256("other").sign(&claims());
-    assert!(verify(&unknown).is_none(), "its key would have to be fetched");
+    assert!(
+        verify(&unknown).is_none(),
+        "its key would have to be fetched"
+    );
 }
 
 #[tokio::test]
@@ -78,15 +88,35 @@ async fn each_claim_that_does_not_fit_has_its_own_code() {
         ("/nbf", json!(NOW + 31), "ARX-TOKEN-NOT-YET-VALID"),
         ("/nbf", Value::Null, "accepted"),
         ("/iat", json!(NOW + 31), "ARX-TOKEN-NOT-YET-VALID"),
-        ("/sub", json!("system:serviceaccount:payments:admin"), "ARX-TOKEN-SUBJECT"),
-        ("/sub", json!("system:serviceaccount:other:api"), "ARX-TOKEN-SUBJECT"),
+        (
+            "/sub",
+            json!("system:serviceaccount:payments:admin"),
+            "ARX-TOKEN-SUBJECT",
+        ),
+        (
+            "/sub",
+            json!("system:serviceaccount:other:api"),
+            "ARX-TOKEN-SUBJECT",
+        ),
         ("/sub", json!("payments:api"), "ARX-TOKEN-SUBJECT"),
-        ("/kubernetes.io/namespace", json!("other"), "ARX-TOKEN-SUBJECT"),
-        ("/kubernetes.io/serviceaccount/name", json!("admin"), "ARX-TOKEN-SUBJECT"),
+        (
+            "/kubernetes.io/namespace",
+            json!("other"),
+            "ARX-TOKEN-SUBJECT",
+        ),
+        (
+            "/kubernetes.io/serviceaccount/name",
+            json!("admin"),
+            "ARX-TOKEN-SUBJECT",
+        ),
         ("/kubernetes.io/pod", Value::Null, "ARX-TOKEN-UNBOUND"),
         ("/kubernetes.io/pod/uid", Value::Null, "ARX-TOKEN-MALFORMED"),
         ("/kubernetes.io/node", Value::Null, "accepted"),
-        ("/kubernetes.io/warnafter", json!(NOW + 3607), "ARX-TOKEN-EXTENDED"),
+        (
+            "/kubernetes.io/warnafter",
+            json!(NOW + 3607),
+            "ARX-TOKEN-EXTENDED",
+        ),
         ("/kubernetes.io", Value::Null, "ARX-TOKEN-MALFORMED"),
         ("/kubernetes.io", json!("payments"), "ARX-TOKEN-MALFORMED"),
         ("/unknown", json!({"x": [1]}), "accepted"),
@@ -103,10 +133,15 @@ async fn a_workload_token_never_joins_and_a_join_token_is_no_workload() {
     let join = signer.sign(&with("/aud", json!("arx/join")));
     let workload = signer.sign(&claims());
     let verify = |token, purpose| bench.tokens.verify_now(Token::new(token), purpose, None);
-    let joined = verify(&join, Purpose::Join).expect("at once").expect("its use");
+    let joined = verify(&join, Purpose::Join)
+        .expect("at once")
+        .expect("its use");
     assert_eq!(joined.audience, "arx/join");
     for (token, wanted) in [(&join, Purpose::Workload), (&workload, Purpose::Join)] {
-        assert_eq!(verify(token, wanted), Some(Err(Refused::Purpose { wanted })));
+        assert_eq!(
+            verify(token, wanted),
+            Some(Err(Refused::Purpose { wanted }))
+        );
     }
 }
 
@@ -114,8 +149,14 @@ async fn a_workload_token_never_joins_and_a_join_token_is_no_workload() {
 async fn unbound_and_extended_tokens_pass_only_where_the_cluster_allows_them() {
     let signer = Signer::p256("k");
     let bench = Bench::new(&[&signer], "allow_unbound = true\nallow_extended = true").await;
-    for (pointer, value) in [("/kubernetes.io/pod", Value::Null), ("/kubernetes.io/warnafter", json!(NOW))] {
-        assert_eq!(bench.code(&signer.sign(&with(pointer, value))).await, "accepted");
+    for (pointer, value) in [
+        ("/kubernetes.io/pod", Value::Null),
+        ("/kubernetes.io/warnafter", json!(NOW)),
+    ] {
+        assert_eq!(
+            bench.code(&signer.sign(&with(pointer, value))).await,
+            "accepted"
+        );
     }
 }
 
@@ -136,7 +177,10 @@ async fn a_token_ends_with_its_time_and_begins_again_if_the_clock_goes_back() {
 async fn neither_refusals_nor_debug_show_anything_of_a_token() {
     let signer = Signer::p256("k");
     let bench = Bench::new(&[&signer], "").await;
-    let mut tokens = vec!["secret-secret".to_owned(), "secret.secret.secret".to_owned()];
+    let mut tokens = vec![
+        "secret-secret".to_owned(),
+        "secret.secret.secret".to_owned(),
+    ];
     tokens.push(signer.sign_text(r#"{"alg":"secret","kid":"secret"}"#, r#"{"iss":"secret"}"#));
     for value in ["/iss", "/sub", "/aud", "/exp", "/kubernetes.io/namespace"] {
         tokens.push(signer.sign(&with(value, json!("secret"))));
@@ -144,7 +188,11 @@ async fn neither_refusals_nor_debug_show_anything_of_a_token() {
     tokens.push(signer.sign_text(&signer.header().to_string(), r#"{"iss":"x","secret":}"#));
     for token in &tokens {
         let refused = bench.workload(token).await.expect_err("wrong");
-        for shown in [refused.to_string(), format!("{refused:?}"), format!("{:?}", Token::new(token))] {
+        for shown in [
+            refused.to_string(),
+            format!("{refused:?}"),
+            format!("{:?}", Token::new(token)),
+        ] {
             assert!(!shown.contains("secret"), "{shown}");
         }
     }

@@ -1,0 +1,256 @@
+//! One cluster's view of a token: with the keys at hand, or with its API server's answer.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::claims::{Bound, Claims};
+use super::config::{Cluster, JOIN_SUFFIX};
+use super::jwks::KeySet;
+use super::jws::{Compact, Header, Token};
+use super::keys::Keys;
+use super::review::{Failed, Reviewed, Reviewer};
+use super::{Purpose, Refused, Verified};
+
+/// A token taken apart, and what it is brought for.
+pub(super) struct Case<'a> {
+    token: Token<'a>,
+    compact: &'a Compact<'a>,
+    header: Header,
+    pub(super) claims: Claims<'a>,
+    purpose: Purpose,
+    now: SystemTime,
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn open(
+        token: Token<'a>,
+        compact: &'a Compact<'a>,
+        purpose: Purpose,
+        now: SystemTime,
+    ) -> Result<Self, Refused> {
+        Ok(Self {
+            token,
+            header: compact.header()?,
+            claims: compact.claims()?,
+            compact,
+            purpose,
+            now,
+        })
+    }
+}
+
+/// One cluster.
+pub(super) struct Realm {
+    pub(super) name: Arc<str>,
+    pub(super) issuer: String,
+    workload: Vec<String>,
+    join: Vec<String>,
+    allow_unbound: bool,
+    allow_extended: bool,
+    pub(super) verifier: Verifier,
+}
+
+pub(super) enum Verifier {
+    Local(Arc<Keys>),
+    Review(Reviewer),
+}
+
+/// Verifies with what is in memory; `None` if a key has to be fetched or a review made.
+pub(super) fn judge(realms: &[&Realm], case: &Case<'_>) -> Result<Option<Verified>, Refused> {
+    // Clusters that share an issuer are told apart by their keys alone, and not by the names
+    // of these: one could call its key by the name that another's has.
+    let mut proved: Option<&Realm> = None;
+    let mut failed = None;
+    let mut unread = false;
+    for realm in realms {
+        let Some(keys) = realm.keys() else {
+            // What can be told without the API server need not be asked of it.
+            return realm.accept(case).map(|_| None);
+        };
+        let Some(snapshot) = keys.current() else {
+            unread = true;
+            continue;
+        };
+        match verify(&snapshot.set, case) {
+            None => {}
+            Some(Ok(())) if proved.is_some() => return Err(Refused::Cluster),
+            Some(Ok(())) => proved = Some(realm),
+            Some(Err(NotSigned::Algorithm)) => failed = failed.or(Some(Refused::Algorithm)),
+            Some(Err(NotSigned::Signature)) => {
+                failed = Some(Refused::Signature(realm.name.clone()));
+            }
+        }
+    }
+    let Some(realm) = proved else {
+        return failed.filter(|_| !unread).map_or(Ok(None), Err);
+    };
+    let audience = realm.accept(case)?.clone();
+    let kubernetes = &case.claims.kubernetes;
+    let (pod, node) = (kubernetes.pod.clone(), kubernetes.node.clone());
+    realm.verified(case, audience, pod, node).map(Some)
+}
+
+enum NotSigned {
+    /// The key is not for the algorithm that the header names.
+    Algorithm,
+    /// The signature is not the key's.
+    Signature,
+}
+
+/// Whether one of the keys that the token names has signed it; `None` if there is no such
+/// key.
+fn verify(set: &KeySet, case: &Case<'_>) -> Option<Result<(), NotSigned>> {
+    let mut result = None;
+    for key in set.named(&case.header.kid) {
+        if key.algorithm() != case.header.algorithm {
+            result.get_or_insert(NotSigned::Algorithm);
+        } else if key.verify(case.compact.signed, &case.compact.signature) {
+            return Some(Ok(()));
+        } else {
+            result = Some(NotSigned::Signature);
+        }
+    }
+    result.map(Err)
+}
+
+/// Why a key is missing that was just looked for.
+pub(super) fn key_missing(realms: &[&Realm]) -> Refused {
+    for realm in realms {
+        let Some(keys) = realm.keys() else { continue };
+        // With a failed fetch the key may well be there: nothing is known against the token.
+        let why = match (keys.failure(), keys.current()) {
+            (Some(why), _) => why,
+            (None, None) => "they have not been read yet".into(),
+            (None, Some(_)) => continue,
+        };
+        return Refused::KeysUnavailable {
+            cluster: realm.name.clone(),
+            why,
+        };
+    }
+    let names: Vec<&str> = realms.iter().map(|realm| &*realm.name).collect();
+    Refused::UnknownKey(names.join(" or ").into())
+}
+
+impl Realm {
+    pub(super) fn new(cluster: &Cluster, verifier: Verifier) -> Self {
+        Self {
+            name: cluster.name.as_str().into(),
+            issuer: cluster.issuer.clone(),
+            workload: cluster.audiences.clone(),
+            join: cluster
+                .audiences
+                .iter()
+                .map(|audience| format!("{audience}{}", JOIN_SUFFIX))
+                .collect(),
+            allow_unbound: cluster.allow_unbound,
+            allow_extended: cluster.allow_extended,
+            verifier,
+        }
+    }
+
+    pub(super) fn keys(&self) -> Option<&Arc<Keys>> {
+        match &self.verifier {
+            Verifier::Local(keys) => Some(keys),
+            Verifier::Review(_) => None,
+        }
+    }
+
+    pub(super) fn audiences(&self, purpose: Purpose) -> &[String] {
+        match purpose {
+            Purpose::Join => &self.join,
+            Purpose::Workload => &self.workload,
+        }
+    }
+
+    /// Judges the claims, whose signature is another matter; the audience that fits.
+    fn accept(&self, case: &Case<'_>) -> Result<&String, Refused> {
+        let (claims, purpose) = (&case.claims, case.purpose);
+        claims.check_time(case.now)?;
+        let first_for = |purpose| claims.aud.first_of(self.audiences(purpose));
+        let audience = first_for(purpose).ok_or_else(|| {
+            if first_for(purpose.other()).is_some() {
+                Refused::Purpose { wanted: purpose }
+            } else {
+                Refused::Audience(self.name.clone())
+            }
+        })?;
+        claims.check_subject()?;
+        if claims.kubernetes.warnafter.is_some() && !self.allow_extended {
+            return Err(Refused::Extended(self.name.clone()));
+        }
+        Ok(audience)
+    }
+
+    /// Has the API server judge the token.
+    pub(super) async fn review(
+        &self,
+        reviewer: &Reviewer,
+        case: &Case<'_>,
+    ) -> Result<Verified, Refused> {
+        self.accept(case)?;
+        let refused = |why| Refused::ReviewRefused {
+            cluster: self.name.clone(),
+            why,
+        };
+        let Reviewed {
+            username,
+            uid,
+            audience,
+            pod,
+            node,
+        } = reviewer
+            .review(case.token, self.audiences(case.purpose))
+            .await
+            .map_err(|failed| match failed {
+                Failed::Refused(why) => refused(why),
+                Failed::Unavailable(why) => Refused::ReviewUnavailable {
+                    cluster: self.name.clone(),
+                    why: why.into(),
+                },
+            })?;
+        let kubernetes = &case.claims.kubernetes;
+        if username != case.claims.sub
+            || uid.is_some_and(|uid| uid != kubernetes.serviceaccount.uid)
+        {
+            return Err(refused("the answer is about another service account"));
+        }
+        // Claims and answer are by the same API server; where both speak they must agree.
+        let agreed = |answer: Option<Bound>, claim: &Option<Bound>| match (answer, claim) {
+            (Some(answer), Some(claim)) if answer != *claim => Err(refused(
+                "the answer binds it to another pod or node than its claims",
+            )),
+            (answer, claim) => Ok(answer.or_else(|| claim.clone())),
+        };
+        let pod = agreed(pod, &kubernetes.pod)?;
+        let node = agreed(node, &kubernetes.node)?;
+        self.verified(case, audience, pod, node)
+    }
+
+    /// What is proved, unless the token is bound to too little.
+    fn verified(
+        &self,
+        case: &Case<'_>,
+        audience: String,
+        pod: Option<Bound>,
+        node: Option<Bound>,
+    ) -> Result<Verified, Refused> {
+        if pod.is_none() && !self.allow_unbound {
+            return Err(Refused::Unbound(self.name.clone()));
+        }
+        let claims = &case.claims;
+        Ok(Verified {
+            cluster: self.name.clone(),
+            namespace: claims.kubernetes.namespace.clone().into_owned(),
+            service_account: claims.kubernetes.serviceaccount.name.clone(),
+            service_account_uid: claims.kubernetes.serviceaccount.uid.clone(),
+            pod,
+            node,
+            expires: claims.expires(),
+            jti: claims.jti.clone(),
+            token_id: case.token.id(),
+            audience,
+            purpose: case.purpose,
+        })
+    }
+}

@@ -1,0 +1,283 @@
+//! Reviews, with an API server of the test's below kube's client.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use arx_daemon::Clock;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use super::issuer::{Signer, claims, cluster, now, with};
+use crate::token::review::Reviewer;
+use crate::token::{Inner, Purpose, Realm, Refused, Token, Tokens, Verified, Verifier};
+
+/// What a request is answered with; `None` for never.
+type Answers = Arc<dyn Fn(&Value) -> Option<(u16, Value)> + Send + Sync>;
+
+#[derive(Clone)]
+struct ApiServer {
+    answers: Answers,
+    asked: Arc<Mutex<Vec<(String, Value)>>>,
+}
+
+impl tower_service::Service<Request<Body>> for ApiServer {
+    type Response = Response<Full<bytes::Bytes>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let this = self.clone();
+        async move {
+            let call = format!("{} {}", request.method(), request.uri());
+            let body = request
+                .into_body()
+                .collect()
+                .await
+                .expect("whole")
+                .to_bytes();
+            let body: Value = serde_json::from_slice(&body).expect("JSON");
+            this.asked.lock().expect("whole").push((call, body.clone()));
+            let Some((status, answer)) = (this.answers)(&body) else {
+                return std::future::pending().await;
+            };
+            let response = Response::builder().status(status);
+            Ok(response
+                .body(Full::from(answer.to_string()))
+                .expect("a response"))
+        }
+        .boxed()
+    }
+}
+
+struct Cast {
+    api: ApiServer,
+    tokens: Tokens,
+}
+
+impl Cast {
+    fn new(
+        lines: &str,
+        answers: impl Fn(&Value) -> Option<(u16, Value)> + Send + Sync + 'static,
+    ) -> Self {
+        let api = ApiServer {
+            answers: Arc::new(answers),
+            asked: Arc::default(),
+        };
+        let cluster = cluster(&format!("verification = \"review\"\n{lines}"));
+        let reviewer = Reviewer::with(kube::Client::new(api.clone(), "default"));
+        let inner = Inner {
+            realms: vec![Realm::new(&cluster, Verifier::Review(reviewer))],
+            clock: Clock::manual(now()),
+        };
+        Self {
+            api,
+            tokens: Tokens {
+                inner: Arc::new(inner),
+            },
+        }
+    }
+
+    fn asked(&self) -> usize {
+        self.api.asked.lock().expect("whole").len()
+    }
+
+    async fn verify(&self, claims: &Value) -> Result<Verified, Refused> {
+        // The authority has no key here: whose it is, the API server knows.
+        let token = Signer::p256("k").sign(claims);
+        self.tokens
+            .verify(Token::new(&token), Purpose::Workload, None)
+            .await
+    }
+}
+
+/// The answer about the token of `claims()`.
+fn accepted() -> Value {
+    json!({
+        "authenticated": true,
+        "audiences": ["arx"],
+        "user": {
+            "username": "system:serviceaccount:payments:api",
+            "uid": "sa-1",
+            "groups": ["system:serviceaccounts"],
+            "extra": {
+                "authentication.kubernetes.io/pod-name": ["api-0"],
+                "authentication.kubernetes.io/pod-uid": ["pod-1"],
+                "authentication.kubernetes.io/node-name": ["node-1"],
+                "authentication.kubernetes.io/node-uid": ["node-uid-1"],
+                "authentication.kubernetes.io/credential-id": ["JTI=f2b6f1a4"],
+            },
+        },
+    })
+}
+
+/// As the API server does it: the request with a status.
+fn reviewed(request: &Value, status: Value) -> Value {
+    let mut answer = request.clone();
+    answer["status"] = status;
+    answer
+}
+
+#[tokio::test]
+async fn the_api_server_is_asked_about_the_token_and_our_audience_and_believed() {
+    let cast = Cast::new("", |request| Some((201, reviewed(request, accepted()))));
+    let verified = cast.verify(&claims()).await.expect("accepted");
+    assert_eq!(
+        (
+            verified.namespace.as_str(),
+            verified.service_account.as_str()
+        ),
+        ("payments", "api")
+    );
+    assert_eq!(verified.pod.map(|pod| pod.uid).as_deref(), Some("pod-1"));
+    assert_eq!(
+        verified.node.map(|node| node.name).as_deref(),
+        Some("node-1")
+    );
+    let asked = cast.api.asked.lock().expect("whole").clone();
+    assert_eq!(
+        asked[0].0,
+        "POST /apis/authentication.k8s.io/v1/tokenreviews"
+    );
+    assert_eq!(asked[0].1["kind"], "TokenReview");
+    assert_eq!(asked[0].1["spec"]["audiences"], json!(["arx"]));
+}
+
+#[tokio::test]
+async fn pod_and_node_may_come_from_the_answer_alone() {
+    let cast = Cast::new("", |request| Some((201, reviewed(request, accepted()))));
+    let mut claims = claims();
+    let kubernetes = claims["kubernetes.io"].as_object_mut().expect("an object");
+    kubernetes.remove("pod");
+    kubernetes.remove("node");
+    let verified = cast.verify(&claims).await.expect("accepted");
+    assert_eq!(verified.pod.map(|pod| pod.name).as_deref(), Some("api-0"));
+    assert_eq!(
+        verified.node.map(|node| node.uid).as_deref(),
+        Some("node-uid-1")
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_vouch_for_exactly_this_is_a_refusal() {
+    for (pointer, value) in [
+        ("/authenticated", json!(false)),
+        ("/authenticated", Value::Null),
+        ("/audiences", json!([])),
+        ("/audiences", Value::Null),
+        ("/audiences", json!(["https://kubernetes.default.svc"])),
+        ("/user", Value::Null),
+        (
+            "/user/username",
+            json!("system:serviceaccount:payments:admin"),
+        ),
+        ("/user/username", json!("admin")),
+        ("/user/uid", json!("sa-2")),
+        (
+            "/user/extra/authentication.kubernetes.io~1pod-uid",
+            json!(["pod-2"]),
+        ),
+        (
+            "/user/extra/authentication.kubernetes.io~1node-name",
+            json!(["node-2"]),
+        ),
+        (
+            "/user/extra/authentication.kubernetes.io~1node-name",
+            json!(["node-1", "node-2"]),
+        ),
+    ] {
+        let mut status = accepted();
+        *status.pointer_mut(pointer).expect("is there") = value.clone();
+        let cast = Cast::new("", move |request| {
+            Some((201, reviewed(request, status.clone())))
+        });
+        let refused = cast.verify(&claims()).await.expect_err(pointer);
+        assert_eq!(
+            refused.code(),
+            "ARX-TOKEN-REVIEW-REFUSED",
+            "{pointer} = {value}"
+        );
+        assert!(!refused.is_ours());
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_says_nothing_leaves_the_token_unjudged() {
+    for (status, answer, says) in [
+        (500, json!({}), "500"),
+        (
+            403,
+            json!({"message": "forbidden"}),
+            "system:auth-delegator",
+        ),
+        (201, json!("x"), "not a TokenReview"),
+        (
+            201,
+            json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {}}),
+            "no status",
+        ),
+        (201, json!("x".repeat(200_000)), "longer"),
+    ] {
+        let cast = Cast::new("", move |_| Some((status, answer.clone())));
+        let refused = cast.verify(&claims()).await.expect_err(says);
+        assert_eq!(refused.code(), "ARX-TOKEN-REVIEW-UNAVAILABLE");
+        assert!(refused.is_ours());
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_never_answers_holds_nobody_for_long() {
+    let cast = Cast::new("", |_| None);
+    let begun = tokio::time::Instant::now();
+    // More than run at once: those that wait for their turn are bounded too.
+    let claims = claims();
+    let all = (0..100).map(|_| cast.verify(&claims));
+    for judged in futures_util::future::join_all(all).await {
+        assert_eq!(
+            judged.expect_err("unjudged").code(),
+            "ARX-TOKEN-REVIEW-UNAVAILABLE"
+        );
+    }
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    assert_eq!(cast.asked(), 32);
+}
+
+#[tokio::test]
+async fn what_the_claims_alone_rule_out_is_not_asked() {
+    let cast = Cast::new("", |request| Some((201, reviewed(request, accepted()))));
+    for (pointer, value, code) in [
+        ("/exp", json!(1), "ARX-TOKEN-EXPIRED"),
+        ("/aud", json!("other"), "ARX-TOKEN-AUDIENCE"),
+        ("/aud", json!("arx/join"), "ARX-TOKEN-PURPOSE"),
+        ("/iss", json!("other"), "ARX-TOKEN-ISSUER"),
+        ("/kubernetes.io/warnafter", json!(1), "ARX-TOKEN-EXTENDED"),
+    ] {
+        let refused = cast.verify(&with(pointer, value)).await.expect_err(code);
+        assert_eq!(refused.code(), code);
+    }
+    assert_eq!(cast.asked(), 0);
+}
+
+#[tokio::test]
+async fn check_tells_whether_reviews_are_answered() {
+    let refuse = |request: &Value| Some((201, reviewed(request, json!({"authenticated": false}))));
+    let cast = Cast::new("", refuse);
+    assert_eq!(cast.tokens.check().await[0].code, None);
+    let cast = Cast::new("", |_| Some((403, json!({}))));
+    let found = cast.tokens.check().await.remove(0);
+    assert_eq!(found.code, Some("ARX-TOKEN-REVIEW-UNAVAILABLE"));
+    assert!(
+        found.message.contains("system:auth-delegator"),
+        "{}",
+        found.message
+    );
+}
