@@ -1,0 +1,163 @@
+//! The state file between processes, and one that is killed. The other process is this test
+//! binary again, told by its environment to play a part.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arx_ca::store::{Key, Redb, Segment, Store};
+use arx_identity::TrustDomain;
+use bytes::Bytes;
+use tempfile::TempDir;
+
+const STATE_FILE: &str = "ARX_TEST_STATE_FILE";
+
+/// One test at a time: between fork and exec a child of one would hold the locks of the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This test binary, playing the part of one of the ignored tests below.
+fn play(part: &str, state_file: &Path) -> Child {
+    Command::new(std::env::current_exe().expect("this binary has a path"))
+        .args([
+            "--ignored",
+            "--exact",
+            "--nocapture",
+            "--test-threads=1",
+            part,
+        ])
+        .env(STATE_FILE, state_file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("this binary starts again")
+}
+
+fn lines(child: &mut Child) -> impl Iterator<Item = String> {
+    let out = child.stdout.take().expect("it is piped");
+    BufReader::new(out)
+        .lines()
+        .map(|line| line.expect("it writes text"))
+}
+
+fn say(line: &str) {
+    println!("{line}");
+    std::io::stdout().flush().expect("the other side reads");
+}
+
+/// The file to play with; `None` when nobody asked for a part to be played.
+fn given_path() -> Option<PathBuf> {
+    std::env::var_os(STATE_FILE).map(PathBuf::from)
+}
+
+fn path(dir: &TempDir) -> PathBuf {
+    dir.path().join("state.redb")
+}
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000)
+}
+
+fn counter() -> Key {
+    let trust_domain = TrustDomain::parse("example.org").expect("a trust domain");
+    Key::new(&trust_domain, &Segment::fixed("counter"))
+}
+
+async fn counted(store: &Redb) -> u32 {
+    let entry = store.get(&counter()).await.expect("it reads");
+    let value = entry
+        .map(|entry| entry.value)
+        .unwrap_or(Bytes::from_static(b"0"));
+    std::str::from_utf8(&value)
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .expect("a number")
+}
+
+#[test]
+#[ignore = "a part that another test has played"]
+fn hold() {
+    let Some(path) = given_path() else { return };
+    let _store = Redb::open_or_create(&path, now()).expect("it opens");
+    say("\nholding");
+    // Until the other side kills us, or is gone itself.
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+#[tokio::test]
+#[ignore = "a part that another test has played"]
+async fn count() {
+    let Some(path) = given_path() else { return };
+    let store = Redb::open_or_create(&path, now()).expect("it opens");
+    say("");
+    let mut version = store
+        .get(&counter())
+        .await
+        .expect("it reads")
+        .map(|entry| entry.version);
+    for n in counted(&store).await + 1..1_000_000 {
+        let written = store
+            .compare_and_swap(&counter(), version.as_ref(), n.to_string().into())
+            .await;
+        version = Some(written.expect("it is written"));
+        say(&format!("count {n}"));
+    }
+}
+
+#[test]
+fn a_second_process_is_told_which_one_holds_the_file_and_since_when() {
+    let _alone = alone();
+    let dir = TempDir::new().expect("a temporary directory");
+    let mut holder = play("hold", &path(&dir));
+    assert!(lines(&mut holder).any(|line| line == "holding"));
+
+    let refused = Redb::open_or_create(&path(&dir), now()).expect_err("it is held");
+    assert_eq!(refused.code(), "ARX-STORE-HELD");
+    let message = refused.to_string();
+    let by = format!(
+        "in use by process {} since 2026-05-28T20:26:40",
+        holder.id()
+    );
+    assert!(message.contains(&by), "{message}");
+    assert!(message.contains("stop that one first"), "{message}");
+
+    // However the holder ends, the file is free.
+    holder.kill().expect("it runs");
+    holder.wait().expect("it was killed");
+    Redb::open(&path(&dir), now()).expect("it is free");
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_was_acknowledged() {
+    let _alone = alone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let dir = TempDir::new().expect("a temporary directory");
+    let mut found = 0;
+    for round in 1..=8 {
+        let mut process = play("count", &path(&dir));
+        let mut acknowledged: u32 = 0;
+        for line in lines(&mut process) {
+            if let Some(n) = line.strip_prefix("count ") {
+                acknowledged = n.parse().expect("a number");
+                if acknowledged >= found + round * 3 {
+                    break;
+                }
+            }
+        }
+        process.kill().expect("it runs");
+        process.wait().expect("it was killed");
+
+        let store = Redb::open(&path(&dir), now()).expect("it is whole");
+        found = runtime.block_on(counted(&store));
+        assert!(
+            found >= acknowledged,
+            "{found} after {acknowledged} were acknowledged"
+        );
+    }
+}
