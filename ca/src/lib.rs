@@ -2,4 +2,5 @@
 //! the record of everything that was said.
 
 mod hex;
+pub mod seal;
 pub mod store;
