@@ -52,8 +52,16 @@ struct State {
     script: VecDeque<Fault>,
     dice: Option<Dice>,
     late: Option<Write>,
+    cut: Option<Cut>,
     /// What each key held before the last write through here.
     before: HashMap<Key, Option<Entry>>,
+}
+
+/// Where a process loses the store for good.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    writes_left: usize,
+    fault: Option<Fault>,
 }
 
 #[derive(Clone, Debug)]
@@ -101,11 +109,21 @@ impl Faulty {
         self.state().script.push_back(fault);
     }
 
+    /// After `writes` more writes, the next one gets `fault`, and from then on nothing is done:
+    /// what a process meets that dies there.
+    pub fn cut_after(&self, writes: usize, fault: Fault) {
+        self.state().cut = Some(Cut {
+            writes_left: writes,
+            fault: Some(fault),
+        });
+    }
+
     /// Whether everything that was asked for has happened.
     #[must_use]
     pub fn is_spent(&self) -> bool {
         let state = self.state();
-        state.script.is_empty() && state.late.is_none()
+        let cut = state.cut.is_some_and(|cut| cut.fault.is_some());
+        state.script.is_empty() && state.late.is_none() && !cut
     }
 
     /// Ends the faults; a write that is late is done now.
@@ -114,6 +132,7 @@ impl Faulty {
             let mut state = self.state();
             state.script.clear();
             state.dice = None;
+            state.cut = None;
         }
         self.catch_up().await;
     }
@@ -124,6 +143,17 @@ impl Faulty {
 
     fn fault(&self, possible: &[Fault]) -> Option<Fault> {
         let mut state = self.state();
+        if let Some(cut) = &mut state.cut {
+            let is_write = *possible == WRITE_FAULTS;
+            return match cut.fault {
+                None => Some(Fault::Unavailable),
+                Some(_) if is_write && cut.writes_left == 0 => cut.fault.take(),
+                Some(_) => {
+                    cut.writes_left -= usize::from(is_write);
+                    None
+                }
+            };
+        }
         if let Some(next) = state.script.front()
             && possible.contains(next)
         {

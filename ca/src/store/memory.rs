@@ -1,4 +1,4 @@
-//! A store that lasts as long as the process, for tests and simulation.
+//! A store that lasts as long as the process: for tests, simulation, and a look at a state file.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -22,6 +22,13 @@ impl Memory {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    pub(super) fn holding(table: Table) -> Self {
+        Self {
+            table: Mutex::new(table),
+            hub: Hub::default(),
+        }
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Table) -> R) -> R {

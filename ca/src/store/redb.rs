@@ -22,7 +22,9 @@ use self::file::{Identity, Unreadable};
 use self::medium::Media;
 use super::changes::Hub;
 use super::table::{Change, Table};
-use super::{CasError, Changes, Cursor, Entry, Key, Page, Prefix, Store, StoreError, Version};
+use super::{
+    CasError, Changes, Cursor, Entry, Key, Memory, Page, Prefix, Store, StoreError, Version,
+};
 
 /// A store in one file, held by one process at a time.
 #[derive(Debug)]
@@ -168,6 +170,19 @@ impl Redb {
     /// [`OpenError`]; a file that was there is as it was.
     pub fn open_or_create(path: &Path, now: SystemTime) -> Result<Self, OpenError> {
         Self::start(path, now, true, Media::default())
+    }
+
+    /// What the state file at `path` holds, as a copy in memory: nothing is written, no lock is
+    /// taken, and a process that has the file does not notice. Blocks on the file system.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::Damaged`] also if a process was writing at that moment.
+    pub fn peek(path: &Path) -> Result<Memory, OpenError> {
+        let path = &file::resolve(path)?;
+        match file::read(path) {
+            Ok((table, _)) => Ok(Memory::holding(table)),
+            Err(unreadable) => Err(unreadable.of(path)),
+        }
     }
 
     fn start(path: &Path, now: SystemTime, create: bool, media: Media) -> Result<Self, OpenError> {

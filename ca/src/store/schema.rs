@@ -158,16 +158,7 @@ impl Format {
             Some((found, _)) => found,
             None => return self.begin(store, trust_domain, software).await,
         };
-        self.readable(&found, trust_domain)?;
-        if found.schema < self.schema {
-            return Err(SchemaError::Older {
-                trust_domain: trust_domain.clone(),
-                written_by: found.written_by,
-                schema: found.schema,
-                ours: self.schema,
-            });
-        }
-        Ok(found)
+        self.usable(found, trust_domain)
     }
 
     /// Brings the state of `trust_domain` to this form, step by step, and says so in the store
@@ -210,6 +201,38 @@ impl Format {
         Ok(at)
     }
 
+    /// What the state of `trust_domain` says about itself, if there is any and this version may
+    /// work with it. Writes nothing.
+    ///
+    /// # Errors
+    /// [`SchemaError`] as for [`Format::open`].
+    pub async fn inspect(
+        &self,
+        store: &dyn Store,
+        trust_domain: &TrustDomain,
+    ) -> Result<Option<Schema>, SchemaError> {
+        match load(store, trust_domain).await? {
+            Some((found, _)) => self.usable(found, trust_domain).map(Some),
+            None => self
+                .refuse_unmarked(store, trust_domain)
+                .await
+                .map(|()| None),
+        }
+    }
+
+    fn usable(&self, found: Schema, trust_domain: &TrustDomain) -> Result<Schema, SchemaError> {
+        self.readable(&found, trust_domain)?;
+        if found.schema < self.schema {
+            return Err(SchemaError::Older {
+                trust_domain: trust_domain.clone(),
+                written_by: found.written_by,
+                schema: found.schema,
+                ours: self.schema,
+            });
+        }
+        Ok(found)
+    }
+
     fn readable(&self, found: &Schema, trust_domain: &TrustDomain) -> Result<(), SchemaError> {
         if found.min_reader <= self.schema {
             return Ok(());
@@ -221,6 +244,26 @@ impl Format {
             min_reader: found.min_reader,
             ours: self.schema,
         })
+    }
+
+    /// Values without a mark are somebody's state that lost it, not a first start.
+    async fn refuse_unmarked(
+        &self,
+        store: &dyn Store,
+        trust_domain: &TrustDomain,
+    ) -> Result<(), SchemaError> {
+        let key = Key::new(trust_domain, &KIND);
+        let found = store
+            .list(&Prefix::trust_domain(trust_domain), None, 1)
+            .await?;
+        // The mark itself may be there by now: two first starts at once.
+        match found.entries.iter().find(|entry| entry.key != key) {
+            Some(other) if store.get(&key).await?.is_none() => Err(SchemaError::Unmarked {
+                trust_domain: trust_domain.clone(),
+                detail: format!("there is {}", other.key),
+            }),
+            _ => Ok(()),
+        }
     }
 
     async fn begin(
@@ -235,17 +278,8 @@ impl Format {
             written_by: software.to_owned(),
             extra: Map::new(),
         };
-        let others = store
-            .list(&Prefix::trust_domain(trust_domain), None, 1)
-            .await?;
+        self.refuse_unmarked(store, trust_domain).await?;
         let key = Key::new(trust_domain, &KIND);
-        if let Some(other) = others.entries.iter().find(|entry| entry.key != key) {
-            let detail = format!("there is {}", other.key);
-            return Err(SchemaError::Unmarked {
-                trust_domain: trust_domain.clone(),
-                detail,
-            });
-        }
         match store.compare_and_swap(&key, None, json(&ours)).await {
             Ok(_) => Ok(ours),
             // Another process made its first start at the same moment.

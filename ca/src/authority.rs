@@ -1,0 +1,336 @@
+//! The keys that say who is who: a root, made at the first start or the operator's, and under
+//! it this replica's own short-lived intermediate, which signs everything else.
+//!
+//! The intermediate's key lives in memory only. It signs nothing before its certificate is
+//! registered in the state store under a root that is active, and nothing before the ledger
+//! has it; the two steps are [`Authority::prepare`] and [`Authority::install`].
+
+mod check;
+mod error;
+mod issuing;
+mod keep;
+mod operator;
+mod options;
+mod problem;
+mod root;
+mod signer;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arx_identity::profile::{self, Issuer, Leaf, Validity};
+use arx_identity::{
+    CertChain, Certificate, KeyAlgorithm, KeyId, PrivateKey, SpiffeId, Svid, TrustDomain,
+};
+use serde_json::Map;
+use tokio::sync::watch;
+
+pub use self::check::{Checked, check};
+pub use self::error::AuthorityError;
+pub use self::issuing::{
+    Issuing, SignError, Term, renewal_at, renewal_due, serving_at, serving_due, sign_leaf,
+};
+pub use self::keep::{Health, Made};
+pub use self::options::{OperatorFiles, Options};
+pub use self::problem::Problem;
+use self::signer::{Signer, blocking};
+use crate::state::{
+    Authorities, Decision, Document as _, Intermediate, Loaded, Replica, RootState, State,
+};
+
+/// The path of the id that an authority serves under.
+pub const SERVING_PATH: &str = "/arx/ca";
+
+/// How long after its end a registration is kept: rotations wait for it, with room for clocks
+/// that differ.
+const GRACE: Duration = Duration::from_secs(24 * 3600);
+
+/// The kind of key of intermediates and serving certificates: the fastest to sign by, and made
+/// in microseconds.
+const OWN_KEY: KeyAlgorithm = KeyAlgorithm::EcdsaP256;
+
+/// The authority of this replica.
+#[derive(Debug)]
+pub struct Authority {
+    state: State,
+    replica: Replica,
+    options: Options,
+    longest_leaf: Mutex<Duration>,
+    signer: Signer,
+    notes: Vec<String>,
+    issuing: watch::Sender<Option<Arc<Issuing>>>,
+    serving: watch::Sender<Option<Svid>>,
+    health: watch::Sender<Health>,
+}
+
+/// An intermediate that is registered and does not sign yet.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What was registered; the ledger must have it before [`Authority::install`].
+    pub registered: Intermediate,
+    issuing: Arc<Issuing>,
+}
+
+impl Authority {
+    /// The authority of the stored root, which is made, or taken from the operator's files, if
+    /// there is none yet.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Problems`] with everything that the operator must change, or another
+    /// if state or keys cannot be had.
+    pub async fn open(
+        state: State,
+        replica: &Replica,
+        options: Options,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let problems = options.problems();
+        if !problems.is_empty() {
+            return Err(AuthorityError::Problems(problems));
+        }
+        let first = state.authorities().await?.is_none();
+        let found = check::operator(&options, state.trust_domain(), now).await?;
+        let mut problems = found.problems;
+        let mut notes = found.notes;
+        match found.short {
+            Some(short) if first => problems.push(short),
+            Some(short) => notes.push(short.message),
+            None => {}
+        }
+        if !problems.is_empty() {
+            return Err(AuthorityError::Problems(problems));
+        }
+        let signer = root::establish(&state, &options, found.material, now).await?;
+        match check::ends(&signer, &options, now) {
+            check::Ends::InTime => {}
+            check::Ends::Soon(note) => notes.push(note),
+            check::Ends::Over(problem) => return Err(AuthorityError::Problems(vec![problem])),
+        }
+        clear(&state, now).await?;
+        Ok(Self {
+            state,
+            replica: replica.clone(),
+            longest_leaf: Mutex::new(options.longest()),
+            options,
+            signer,
+            notes,
+            issuing: watch::Sender::new(None),
+            serving: watch::Sender::new(None),
+            health: watch::Sender::default(),
+        })
+    }
+
+    /// The root that everything here stands under.
+    #[must_use]
+    pub fn root(&self) -> &Certificate {
+        &self.signer.root
+    }
+
+    /// Its subject key identifier.
+    #[must_use]
+    pub fn root_key_id(&self) -> KeyId {
+        self.signer.root_id
+    }
+
+    /// What the operator should know about how this authority was found at its start.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What signs now.
+    #[must_use]
+    pub fn issuing(&self) -> Option<Arc<Issuing>> {
+        self.issuing.borrow().clone()
+    }
+
+    /// What signs, and what will.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Issuing>>> {
+        self.issuing.subscribe()
+    }
+
+    /// The certificate that this replica serves with.
+    #[must_use]
+    pub fn serving(&self) -> Option<Svid> {
+        self.serving.borrow().clone()
+    }
+
+    /// How long this replica can go on issuing.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    /// Takes another longest lifetime from policy, when the configuration is loaded again.
+    ///
+    /// # Errors
+    /// The relation that would not hold; the old one stays.
+    pub fn set_longest_leaf(&self, longest_leaf: Duration) -> Result<(), Vec<Problem>> {
+        let options = Options {
+            longest_leaf,
+            ..self.options.clone()
+        };
+        let problems = options.problems();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        *self
+            .longest_leaf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = options.longest();
+        Ok(())
+    }
+
+    fn longest_leaf(&self) -> Duration {
+        *self
+            .longest_leaf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trust_domain(&self) -> &TrustDomain {
+        self.state.trust_domain()
+    }
+
+    /// Makes an intermediate and registers it. It signs only after [`Authority::install`].
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if it could not be made, or its registration is not known to stand;
+    /// then its key is gone, and whatever was registered has nobody who could sign by it.
+    pub async fn prepare(&self, now: SystemTime) -> Result<Prepared, AuthorityError> {
+        let key = Arc::new(blocking(|| Ok(PrivateKey::generate(OWN_KEY)?)).await?);
+        let whole = Validity::authority(now, self.options.intermediate_ttl);
+        let validity = Validity {
+            not_before: whole.not_before.max(self.signer.begins()),
+            not_after: whole.not_after.min(self.signer.ends()),
+        };
+        let unsigned = profile::intermediate(
+            &self.signer.issuer,
+            key.public_key(),
+            self.trust_domain(),
+            self.replica.name(),
+            validity,
+            0,
+        )?;
+        let certificate = self.signer.sign(unsigned).await?;
+        let issuer = Issuer::new(&certificate)?;
+        let registered = Intermediate {
+            certificate: certificate.clone(),
+            root: self.signer.root_id,
+            replica: self.replica.name().to_owned(),
+            registered: now,
+            extra: Map::new(),
+        };
+        self.register(&registered, issuer.key_id()).await?;
+
+        let mut chain = vec![certificate];
+        chain.extend(self.signer.above.iter().cloned());
+        let term = Term {
+            made: now,
+            ends: issuer.not_after(),
+            issuer_ends: self.signer.ends(),
+        };
+        let root = self.signer.root_id;
+        Ok(Prepared {
+            registered,
+            issuing: Arc::new(Issuing {
+                issuer,
+                key,
+                chain,
+                root,
+                term,
+            }),
+        })
+    }
+
+    async fn register(
+        &self,
+        intermediate: &Intermediate,
+        key_id: KeyId,
+    ) -> Result<(), AuthorityError> {
+        let root = intermediate.root;
+        let key = self
+            .state
+            .key_under(&Intermediate::KIND, root)
+            .named(key_id.into());
+        self.state.create(&key, intermediate).await?;
+        let generation = self
+            .state
+            .update(
+                &self.state.key(&Authorities::KIND),
+                |found: Option<Loaded<Authorities>>| {
+                    let (mut authorities, generation) = found
+                        .map(|found| (found.value, found.generation))
+                        .unwrap_or_default();
+                    match authorities.root(root).map(|root| &root.state) {
+                        Some(RootState::Active) => {}
+                        other => {
+                            return Err(AuthorityError::NotActive {
+                                root: self.signer.root.subject().to_owned(),
+                                state: other.map_or("not there", RootState::as_str).to_owned(),
+                            });
+                        }
+                    }
+                    let ends = intermediate.certificate.not_after();
+                    authorities.forget_ended(intermediate.registered, GRACE);
+                    authorities.register(&intermediate.replica, root, key_id, ends);
+                    Ok(Decision::Write(authorities, generation + 1))
+                },
+            )
+            .await?;
+        self.replica.saw_authorities(generation).await?;
+        Ok(())
+    }
+
+    /// Lets a prepared intermediate sign from now on. Whoever still holds the one before may
+    /// go on with it.
+    pub fn install(&self, prepared: Prepared) -> Arc<Issuing> {
+        self.issuing.send_replace(Some(prepared.issuing.clone()));
+        prepared.issuing
+    }
+
+    /// Makes a serving certificate, with a new key. It must be in the ledger before
+    /// [`Authority::install_serving`].
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if there is nothing to sign with, or it does not sign.
+    pub fn prepare_serving(&self, now: SystemTime) -> Result<Svid, AuthorityError> {
+        let issuing = self.issuing().ok_or(AuthorityError::NotReady)?;
+        let key = Arc::new(PrivateKey::generate(OWN_KEY)?);
+        let id = SpiffeId::new(self.trust_domain(), SERVING_PATH)
+            .expect("a fixed path that the standard allows");
+        let leaf = Leaf {
+            public_key: key.public_key(),
+            id: &id,
+            dns_names: &[],
+            validity: Validity::leaf(issuing.issuer(), now, self.options.serving_ttl),
+            revocable: false,
+        };
+        let certificate = sign_leaf(&issuing, &leaf)?;
+        let mut chain = vec![certificate];
+        chain.extend(issuing.chain().iter().cloned());
+        let chain =
+            CertChain::new(chain).map_err(|error| AuthorityError::Serving(error.to_string()))?;
+        Svid::new(chain, key).map_err(|error| AuthorityError::Serving(error.to_string()))
+    }
+
+    /// Lets [`Authority::serving`] answer this from now on.
+    pub fn install_serving(&self, svid: Svid) {
+        self.serving.send_replace(Some(svid));
+    }
+}
+
+/// Removes intermediates that ended long ago; what rotations count has its own place.
+async fn clear(state: &State, now: SystemTime) -> Result<(), AuthorityError> {
+    for intermediate in state.intermediates().await? {
+        let Some(key_id) = intermediate.certificate.subject_key_id() else {
+            continue;
+        };
+        if intermediate.certificate.not_after() + GRACE < now {
+            let key = state.key_under(&Intermediate::KIND, intermediate.root);
+            state.remove(&key.named(key_id.into())).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! Whether the authority could start as it is configured, without writing anything.
+
+use std::time::SystemTime;
+
+use arx_daemon::clock::rfc3339;
+use arx_identity::TrustDomain;
+
+use super::AuthorityError;
+use super::operator::{self, Found};
+use super::options::Options;
+use super::problem::{Problem, human};
+use super::root::{Choice, choose};
+use super::signer::{Signer, blocking};
+use crate::state::{KeyPlace, State};
+
+const SETTING: &str = "authority";
+
+/// What a look at the configured and the stored authority has found.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// Each of them keeps the authority from starting.
+    pub problems: Vec<Problem>,
+    /// What the operator should know, and does not keep it from starting.
+    pub notes: Vec<String>,
+}
+
+/// Validates the options, the operator's files, and the stored authority against them. `state`
+/// is what [`State::inspect`] answers; none before the first start. Writes nothing.
+pub async fn check(
+    options: &Options,
+    trust_domain: &TrustDomain,
+    state: Option<&State>,
+    now: SystemTime,
+) -> Checked {
+    let mut checked = Checked {
+        problems: options.problems(),
+        notes: Vec::new(),
+    };
+    if let Err(error) = look(options, trust_domain, state, now, &mut checked).await {
+        checked
+            .problems
+            .push(Problem::new(SETTING, error.code(), error.to_string()));
+    }
+    checked
+}
+
+async fn look(
+    options: &Options,
+    trust_domain: &TrustDomain,
+    state: Option<&State>,
+    now: SystemTime,
+    checked: &mut Checked,
+) -> Result<(), AuthorityError> {
+    let found = operator(options, trust_domain, now).await?;
+    let usable = options.operator.is_none() || found.material.is_some();
+    checked.problems.extend(found.problems);
+    checked.notes.extend(found.notes);
+    let stored = match state {
+        Some(state) => state.authorities().await?.map(|stored| stored.value),
+        None => None,
+    };
+    match found.short {
+        Some(short) if stored.is_none() => checked.problems.push(short),
+        Some(short) => checked.notes.push(short.message),
+        None => {}
+    }
+    // Files that cannot be used say nothing about whether they would fit.
+    if !usable {
+        return Ok(());
+    }
+    match choose(stored.as_ref(), found.material.as_ref()) {
+        Ok(Choice::First) => checked.notes.push(match &options.operator {
+            Some(_) => "the first start will take the operator's root".to_owned(),
+            None => format!("the first start will make a root ({})", options.root_key),
+        }),
+        Ok(Choice::Keep | Choice::Above) => {}
+        Err(problem) => checked.problems.push(problem),
+    }
+    let Some(active) = stored.as_ref().and_then(|stored| stored.active()) else {
+        return Ok(());
+    };
+    let KeyPlace::Stored(key) = &active.key else {
+        return Ok(());
+    };
+    if active.certificate.public_key().algorithm() != options.root_key {
+        checked.notes.push(format!(
+            "the root has a key of kind {}; authority.root_key = {} counts for the next one",
+            active.certificate.public_key().algorithm(),
+            options.root_key
+        ));
+    }
+    let signer = Signer::new(
+        active.certificate.clone(),
+        active.above.clone(),
+        key.key()?.into(),
+    )?;
+    match ends(&signer, options, now) {
+        Ends::InTime => {}
+        Ends::Soon(note) => checked.notes.push(note),
+        Ends::Over(problem) => checked.problems.push(problem),
+    }
+    Ok(())
+}
+
+/// The operator's authority, if one is configured.
+pub(super) async fn operator(
+    options: &Options,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<Found, AuthorityError> {
+    let Some(files) = options.operator.clone() else {
+        return Ok(Found::default());
+    };
+    let (options, trust_domain) = (options.clone(), trust_domain.clone());
+    blocking(move || Ok(operator::load(&files, &options, &trust_domain, now))).await
+}
+
+/// How the end of what signs intermediates lies to now.
+#[derive(Debug)]
+pub(super) enum Ends {
+    InTime,
+    Soon(String),
+    Over(Problem),
+}
+
+pub(super) fn ends(signer: &Signer, options: &Options, now: SystemTime) -> Ends {
+    let root = signer.root.subject();
+    let at = rfc3339(signer.ends());
+    match signer.ends().duration_since(now) {
+        Err(_) => Ends::Over(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-EXPIRED",
+            format!(
+                "the root {root} has expired at {at}, so nobody would accept what is issued \
+                 under it: check this machine's clock; if it is right, begin anew with another \
+                 root and state directory"
+            ),
+        )),
+        Ok(_) if signer.begins() > now => Ends::Over(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-NOT-YET-VALID",
+            format!(
+                "the root {root} is valid from {} on only: check this machine's clock",
+                rfc3339(signer.begins())
+            ),
+        )),
+        Ok(left) if left < options.intermediate_ttl => Ends::Soon(format!(
+            "the root {root} ends at {at}, so intermediates get less than their {}",
+            human(options.intermediate_ttl)
+        )),
+        Ok(_) => Ends::InTime,
+    }
+}

@@ -1,0 +1,90 @@
+//! Why the authority does not start or does not sign.
+
+use arx_identity::KeyError;
+use arx_identity::profile::ProfileError;
+
+use super::{Problem, SignError};
+use crate::state::StateError;
+
+/// The authority cannot be had, or cannot make what it needs.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The operator must change something.
+    #[error("{}", list(.0))]
+    Problems(Vec<Problem>),
+    /// The state cannot be used or changed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A key was not made, or did not sign.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A certificate was not made.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The root is not, or no longer, the one that signs.
+    #[error(
+        "the root {root} is {state}, so nothing is issued under it: restart to take the active one"
+    )]
+    NotActive {
+        /// Subject of the root.
+        root: String,
+        /// Its state.
+        state: String,
+    },
+    /// The serving certificate was not made.
+    #[error("the serving certificate was not made: {0}")]
+    Serving(String),
+    /// There is no intermediate yet.
+    #[error("there is no issuing certificate yet: wait until the authority has made one")]
+    NotReady,
+    /// Whatever keeps records did not take it, so it is not used.
+    #[error("a new certificate of the authority could not be recorded, and is not used: {0}")]
+    NotRecorded(String),
+    /// A task was cut off.
+    #[error("signing was cut off: {0}")]
+    CutOff(String),
+}
+
+impl From<SignError> for AuthorityError {
+    fn from(error: SignError) -> Self {
+        match error {
+            SignError::Profile(error) => error.into(),
+            SignError::Key(error) => error.into(),
+        }
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+impl AuthorityError {
+    /// The stable reason code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Problems(problems) => problems
+                .first()
+                .map_or("ARX-AUTHORITY-CONFIGURATION", |problem| problem.code),
+            Self::State(error) => error.code(),
+            Self::Key(_) => "ARX-AUTHORITY-KEY",
+            Self::Profile(_) => "ARX-AUTHORITY-PROFILE",
+            Self::NotActive { .. } => "ARX-AUTHORITY-ROOT-NOT-ACTIVE",
+            Self::Serving(_) => "ARX-AUTHORITY-SERVING",
+            Self::NotReady => "ARX-AUTHORITY-NOT-READY",
+            Self::NotRecorded(_) => "ARX-AUTHORITY-NOT-RECORDED",
+            Self::CutOff(_) => "ARX-AUTHORITY-CUT-OFF",
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody changing the configuration.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::State(error) => error.passes(),
+            Self::NotReady | Self::NotRecorded(_) | Self::CutOff(_) => true,
+            _ => false,
+        }
+    }
+}

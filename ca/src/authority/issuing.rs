@@ -1,0 +1,142 @@
+//! What signs leaves: a snapshot that a signing task takes once and keeps, while a newer one
+//! may already have taken its place.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arx_identity::profile::{self, Issuer, Leaf, ProfileError};
+use arx_identity::{Certificate, KeyError, KeyId, PrivateKey};
+
+/// How far the clock may go back before an intermediate counts as not valid yet: what it is
+/// backdated by.
+const BACKDATED: Duration = Duration::from_secs(3600);
+
+/// A registered intermediate, its key, and the way up to the root.
+#[derive(Debug)]
+pub struct Issuing {
+    pub(super) issuer: Issuer,
+    pub(super) key: Arc<PrivateKey>,
+    pub(super) chain: Vec<Certificate>,
+    pub(super) root: KeyId,
+    pub(super) term: Term,
+}
+
+/// From when to when an intermediate can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// When it was made; its notBefore is earlier.
+    pub made: SystemTime,
+    /// Its last instant.
+    pub ends: SystemTime,
+    /// The last instant of what stands above it.
+    pub issuer_ends: SystemTime,
+}
+
+/// A leaf was not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// It cannot be said, or what came out is not what was asked for.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The key did not sign.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl Issuing {
+    /// The intermediate, ready to issue under.
+    #[must_use]
+    pub fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
+    /// What is handed out after a leaf: the intermediate, then the operator's own, if any;
+    /// never the root.
+    #[must_use]
+    pub fn chain(&self) -> &[Certificate] {
+        &self.chain
+    }
+
+    /// The root that all of it stands under.
+    #[must_use]
+    pub fn root(&self) -> KeyId {
+        self.root
+    }
+
+    /// The intermediate.
+    #[must_use]
+    pub fn intermediate(&self) -> KeyId {
+        self.issuer.key_id()
+    }
+
+    /// When nothing can be signed any more.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.term.ends
+    }
+
+    /// From when to when.
+    #[must_use]
+    pub fn term(&self) -> &Term {
+        &self.term
+    }
+}
+
+/// Signs a leaf, and releases it only if what was encoded keeps the profile and says what was
+/// asked for. Runs inline: an elliptic curve signature takes less than a task's way to another
+/// thread and back.
+///
+/// # Errors
+/// [`SignError`]; the fault is the requester's for [`ProfileError::NoPath`],
+/// [`ProfileError::DnsName`] and [`ProfileError::Validity`], and ours otherwise.
+pub fn sign_leaf(issuing: &Issuing, leaf: &Leaf<'_>) -> Result<Certificate, SignError> {
+    let unsigned = profile::leaf(&issuing.issuer, leaf)?;
+    let signature = issuing.key.sign(unsigned.to_be_signed())?;
+    Ok(unsigned.complete(&signature)?)
+}
+
+impl SignError {
+    /// The stable reason code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Profile(ProfileError::NoPath(_)) => "ARX-SIGN-NO-PATH",
+            Self::Profile(ProfileError::DnsName(_)) => "ARX-SIGN-DNS-NAME",
+            Self::Profile(ProfileError::Validity) => "ARX-SIGN-VALIDITY",
+            Self::Profile(_) => "ARX-SIGN-PROFILE",
+            Self::Key(_) => "ARX-SIGN-KEY",
+        }
+    }
+}
+
+/// When an intermediate should be renewed, if the longest leaf under it lives for
+/// `longest_leaf`: at two thirds of the time in which it can still sign such a leaf in full.
+/// Never, where a new one could not live longer.
+#[must_use]
+pub fn renewal_at(term: &Term, longest_leaf: Duration) -> Option<SystemTime> {
+    if term.ends >= term.issuer_ends {
+        return None;
+    }
+    let lifetime = term.ends.duration_since(term.made).unwrap_or_default();
+    Some(term.made + lifetime.saturating_sub(longest_leaf) * 2 / 3)
+}
+
+/// Whether that time has come, or the clock has gone back so far that the certificate is not
+/// valid yet.
+#[must_use]
+pub fn renewal_due(term: &Term, now: SystemTime, longest_leaf: Duration) -> bool {
+    now + BACKDATED < term.made || renewal_at(term, longest_leaf).is_some_and(|at| now >= at)
+}
+
+/// When a serving certificate should be renewed: at half of its life.
+#[must_use]
+pub fn serving_at(not_before: SystemTime, not_after: SystemTime) -> SystemTime {
+    not_before + not_after.duration_since(not_before).unwrap_or_default() / 2
+}
+
+/// Whether that time has come, or the clock has gone back so far that the certificate is not
+/// valid yet.
+#[must_use]
+pub fn serving_due(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> bool {
+    now < not_before || now >= serving_at(not_before, not_after)
+}

@@ -1,0 +1,380 @@
+//! The operator's own authority: read, and held against everything that would break the mesh
+//! later. Every defect is named, and all of them at once.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arx_daemon::clock::rfc3339;
+use arx_daemon::config::secret_file;
+use arx_identity::profile::{
+    self, Issuer, Kind, Leaf, ProfileError, Severity, Unsigned, Validity, violations,
+};
+use arx_identity::{
+    CertChain, Certificate, KeyAlgorithm, PrivateKey, Sequence, SpiffeId, TrustBundle, TrustDomain,
+    verify,
+};
+
+use super::options::{OperatorFiles, Options};
+use super::problem::{Problem, human};
+
+const CERTIFICATE: &str = "authority.certificate_file";
+const KEY: &str = "authority.key_file";
+
+/// Longer files are refused: several times the longest chain.
+const LIMIT: u64 = 256 * 1024;
+
+/// An authority of the operator's, in order.
+#[derive(Clone, Debug)]
+pub(super) struct Material {
+    pub(super) key: Arc<PrivateKey>,
+    /// From the one whose key this is up to below the root; empty if it is the root's.
+    pub(super) above: Vec<Certificate>,
+    pub(super) root: Certificate,
+}
+
+/// What was found in the files.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Only if there is no problem.
+    pub(super) material: Option<Material>,
+    pub(super) problems: Vec<Problem>,
+    /// Reasons not to begin with this authority, but not to stop an authority that runs on it.
+    pub(super) short: Option<Problem>,
+    /// What the operator should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// Reads and checks the operator's files. Blocks on the file system, and signs to try the key.
+pub(super) fn load(
+    files: &OperatorFiles,
+    options: &Options,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Found {
+    let mut found = Found::default();
+    let certificates = read_certificates(&files.certificate, &mut found);
+    let key = read_key(&files.key, &mut found);
+    let Some(certificates) = certificates else {
+        return found;
+    };
+    if let Some(key) = &key
+        && key.public_key() != certificates[0].public_key()
+    {
+        found.certificate(
+            "ARX-AUTHORITY-KEY-MISMATCH",
+            format!(
+                "{} is not for the key in {}: put the certificate of that key first",
+                name(0, &certificates),
+                files.key.display()
+            ),
+        );
+    }
+    let Some(root) = certificates.iter().position(|one| one.is_signed_by(one)) else {
+        found.certificate(
+            "ARX-AUTHORITY-CHAIN",
+            format!(
+                "no certificate in {} is self-signed: append the chain up to and including the root",
+                files.certificate.display()
+            ),
+        );
+        found.each(&certificates, certificates.len(), trust_domain, now);
+        return found;
+    };
+    found.chain(&certificates, root);
+    found.each(&certificates[..=root], root, trust_domain, now);
+    found.path_length(&certificates);
+    found.lifetime(&certificates[..=root], options, now);
+    let Some(key) = key else {
+        return found;
+    };
+    let material = Material {
+        key: Arc::new(key),
+        above: certificates[..root].to_vec(),
+        root: certificates[root].clone(),
+    };
+    if found.problems.is_empty() {
+        match try_out(&material, trust_domain, now) {
+            Ok(()) => found.material = Some(material),
+            Err(reason) => found.certificate(
+                "ARX-AUTHORITY-TRIAL",
+                format!("a certificate issued under it for trial does not verify: {reason}"),
+            ),
+        }
+    }
+    found
+}
+
+fn name(at: usize, certificates: &[Certificate]) -> String {
+    format!("certificate {} ({})", at + 1, certificates[at].subject())
+}
+
+fn read_certificates(path: &Path, found: &mut Found) -> Option<Vec<Certificate>> {
+    let unusable = |what: String| {
+        Problem::new(
+            CERTIFICATE,
+            "ARX-AUTHORITY-CERTIFICATE-FILE",
+            format!(
+                "{} {what}: it takes a root in PEM, or an intermediate followed by its chain up \
+                 to the root",
+                path.display()
+            ),
+        )
+    };
+    let read = std::fs::metadata(path).and_then(|metadata| {
+        if metadata.len() > LIMIT {
+            return Err(std::io::Error::other("it is longer than 256 KiB"));
+        }
+        std::fs::read(path)
+    });
+    let parsed = read
+        .map_err(|error| format!("cannot be read ({error})"))
+        .and_then(|bytes| {
+            let text = String::from_utf8(bytes).map_err(|_| "is not PEM".to_owned())?;
+            Certificate::list_from_pem(&text).map_err(|error| format!("is not accepted ({error})"))
+        });
+    parsed
+        .map_err(|what| found.problems.push(unusable(what)))
+        .ok()
+}
+
+fn read_key(path: &Path, found: &mut Found) -> Option<PrivateKey> {
+    let mut refuse = |message: String| {
+        found
+            .problems
+            .push(Problem::new(KEY, "ARX-AUTHORITY-KEY-FILE", message));
+        None
+    };
+    let content = match secret_file(path) {
+        Ok(content) => content,
+        Err(error) => return refuse(error.to_string()),
+    };
+    let Ok(text) = std::str::from_utf8(&content) else {
+        return refuse(format!(
+            "{} is not PEM: it takes a private key in PKCS #8",
+            path.display()
+        ));
+    };
+    match PrivateKey::from_pem(text) {
+        Ok(key) => Some(key),
+        Err(error) => refuse(format!(
+            "{} is not accepted ({error}): it takes a private key in PKCS #8, PEM \
+             (openssl pkcs8 -topk8 -nocrypt)",
+            path.display()
+        )),
+    }
+}
+
+impl Found {
+    fn certificate(&mut self, code: &'static str, message: String) {
+        self.problems.push(Problem::new(CERTIFICATE, code, message));
+    }
+
+    /// Whether each signs the one before it, and nothing comes after the root.
+    fn chain(&mut self, certificates: &[Certificate], root: usize) {
+        for (at, pair) in certificates[..=root].windows(2).enumerate() {
+            if !pair[0].is_signed_by(&pair[1]) {
+                self.certificate(
+                    "ARX-AUTHORITY-CHAIN",
+                    format!(
+                        "{} is not signed by the one after it ({}): order them so that each \
+                         signs the one before it",
+                        name(at, certificates),
+                        pair[1].subject()
+                    ),
+                );
+            }
+        }
+        if root + 1 < certificates.len() {
+            self.certificate(
+                "ARX-AUTHORITY-CHAIN",
+                format!(
+                    "{} stands after the root {}: leave out what is not between the first \
+                     certificate and its root",
+                    name(root + 1, certificates),
+                    certificates[root].subject()
+                ),
+            );
+        }
+    }
+
+    /// What each certificate must be by itself. `root` is where the root stands.
+    fn each(
+        &mut self,
+        certificates: &[Certificate],
+        root: usize,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) {
+        for (at, certificate) in certificates.iter().enumerate() {
+            let name = name(at, certificates);
+            let kind = if at == root {
+                Kind::Root
+            } else {
+                Kind::Intermediate
+            };
+            for violation in violations(certificate, kind) {
+                match violation.severity {
+                    Severity::Error => self.certificate(
+                        "ARX-AUTHORITY-PROFILE",
+                        format!("{name} cannot be used, its {violation}: issue it anew"),
+                    ),
+                    Severity::Warning => self.notes.push(format!("{name}: {violation}")),
+                }
+            }
+            if certificate.public_key().algorithm() == KeyAlgorithm::Ed25519 {
+                self.notes.push(format!(
+                    "{name} has an Ed25519 key: Envoy and other users of BoringSSL do not verify \
+                     what it signs"
+                ));
+            }
+            if certificate.not_after() < now {
+                self.certificate(
+                    "ARX-AUTHORITY-EXPIRED",
+                    format!(
+                        "{name} has expired at {}: renew it",
+                        rfc3339(certificate.not_after())
+                    ),
+                );
+            }
+            if certificate.not_before() > now {
+                self.certificate(
+                    "ARX-AUTHORITY-NOT-YET-VALID",
+                    format!(
+                        "{name} is valid from {} on only: check this machine's clock, or wait",
+                        rfc3339(certificate.not_before())
+                    ),
+                );
+            }
+            if let Some(id) = certificate.spiffe_id()
+                && id.trust_domain() != trust_domain
+            {
+                self.certificate(
+                    "ARX-AUTHORITY-TRUST-DOMAIN",
+                    format!(
+                        "{name} is of the trust domain {}, and this authority is of \
+                         {trust_domain}: take the certificate that belongs here",
+                        id.trust_domain()
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Whether an intermediate may stand below the first.
+    fn path_length(&mut self, certificates: &[Certificate]) {
+        let too_short = Issuer::new(&certificates[0]).is_ok_and(|issuer| {
+            matches!(
+                trial_intermediate(&issuer, issuer.not_after()),
+                Err(ProfileError::PathLength)
+            )
+        });
+        if too_short {
+            self.certificate(
+                "ARX-AUTHORITY-PATH-LENGTH",
+                format!(
+                    "{} allows no authority below it (path length 0), and each replica issues \
+                     by one of its own: issue it anew with a path length of at least 1",
+                    name(0, certificates)
+                ),
+            );
+        }
+    }
+
+    fn lifetime(&mut self, certificates: &[Certificate], options: &Options, now: SystemTime) {
+        let Some((at, first)) = certificates
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, one)| one.not_after())
+        else {
+            return;
+        };
+        let Ok(left) = first.not_after().duration_since(now) else {
+            // Expired, which is told already.
+            return;
+        };
+        let name = name(at, certificates);
+        let ends = rfc3339(first.not_after());
+        if left <= options.longest() {
+            self.short = Some(Problem::new(
+                CERTIFICATE,
+                "ARX-AUTHORITY-LIFETIME",
+                format!(
+                    "{name} ends at {ends}, before a leaf of {} that is issued now: renew it, or \
+                     shorten the lifetimes in [policy]",
+                    human(options.longest())
+                ),
+            ));
+        } else if left < options.intermediate_ttl {
+            self.notes.push(format!(
+                "{name} ends at {ends}, so intermediates get less than their {}: renew it in time",
+                human(options.intermediate_ttl)
+            ));
+        }
+    }
+}
+
+/// An intermediate under `issuer`, to see what the profile says.
+fn trial_intermediate(
+    issuer: &Issuer,
+    ends: SystemTime,
+) -> Result<(Unsigned, PrivateKey), ProfileError> {
+    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)
+        .map_err(|error| ProfileError::Violation(error.to_string()))?;
+    let trial = TrustDomain::parse("trial").expect("a trust domain");
+    let validity = Validity {
+        not_before: ends - Duration::from_secs(2),
+        not_after: ends,
+    };
+    let unsigned = profile::intermediate(issuer, key.public_key(), &trial, "trial", validity, 0)?;
+    Ok((unsigned, key))
+}
+
+/// Issues by `material` all the way down to a leaf and verifies that as a peer would.
+fn try_out(
+    material: &Material,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let issuer = Issuer::new(material.above.first().unwrap_or(&material.root))?;
+    let (begins, ends) = (now - Duration::from_secs(1), now + Duration::from_secs(1));
+    let validity = Validity {
+        not_before: begins,
+        not_after: ends.min(issuer.not_after()),
+    };
+
+    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
+    let unsigned = profile::intermediate(
+        &issuer,
+        key.public_key(),
+        trust_domain,
+        "trial",
+        validity,
+        0,
+    )?;
+    let signature = material.key.sign(unsigned.to_be_signed())?;
+    let intermediate = unsigned.complete(&signature)?;
+
+    let id = SpiffeId::new(trust_domain, "/trial")?;
+    let leaf = profile::leaf(
+        &Issuer::new(&intermediate)?,
+        &Leaf {
+            public_key: key.public_key(),
+            id: &id,
+            dns_names: &[],
+            validity,
+            revocable: false,
+        },
+    )?;
+    let signature = key.sign(leaf.to_be_signed())?;
+    let mut chain = vec![leaf.complete(&signature)?, intermediate];
+    chain.extend(material.above.iter().cloned());
+
+    let sequence = Sequence {
+        epoch: 1,
+        number: 1,
+    };
+    let bundle = TrustBundle::new(trust_domain.clone(), sequence, vec![material.root.clone()])?;
+    verify(&CertChain::new(chain)?, &bundle, now)?;
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! How the authority is configured, and which lifetimes cannot work together.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use arx_identity::KeyAlgorithm;
+
+use super::problem::{Problem, human};
+
+/// The configuration of the authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Kind of key of a root that is made here.
+    pub root_key: KeyAlgorithm,
+    /// Lifetime of a root that is made here.
+    pub root_ttl: Duration,
+    /// Lifetime of the replica's own issuing certificate.
+    pub intermediate_ttl: Duration,
+    /// Lifetime of the certificate that the node API shows.
+    pub serving_ttl: Duration,
+    /// The operator's own authority instead of one that is made here.
+    pub operator: Option<OperatorFiles>,
+    /// The longest lifetime that policy gives to anybody.
+    pub longest_leaf: Duration,
+}
+
+/// The operator's own authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorFiles {
+    /// PEM: a root, or an intermediate followed by its chain up to and including the root.
+    pub certificate: PathBuf,
+    /// PEM, PKCS #8: the key of the first certificate. Mode 0600.
+    pub key: PathBuf,
+}
+
+/// Lifetimes beyond this overflow somewhere, and nobody means them.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Shorter certificates would be renewed all the time.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// The least time in which an intermediate must be able to be renewed.
+const LEAST_SPARE: Duration = Duration::from_secs(3);
+
+impl Options {
+    /// The longest lifetime of anything that the intermediate signs.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.longest_leaf.max(self.serving_ttl)
+    }
+
+    /// Everything here that cannot work, whatever the files say.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut ttl = |setting, message: String| {
+            problems.push(Problem::new(setting, "ARX-AUTHORITY-TTL", message));
+        };
+        for (setting, value) in [
+            ("authority.root_ttl", self.root_ttl),
+            ("authority.intermediate_ttl", self.intermediate_ttl),
+            ("authority.serving_ttl", self.serving_ttl),
+        ] {
+            if value < SHORTEST || value > LONGEST {
+                ttl(
+                    setting,
+                    format!("{} is not between 1s and 100 years", human(value)),
+                );
+            }
+        }
+        for (what, setting, value) in [
+            (
+                "the longest lifetime that policy gives",
+                "authority.intermediate_ttl",
+                self.longest_leaf,
+            ),
+            (
+                "the serving certificate's lifetime",
+                "authority.serving_ttl",
+                self.serving_ttl,
+            ),
+        ] {
+            let least = value.saturating_add(LEAST_SPARE);
+            if self.intermediate_ttl < least {
+                ttl(
+                    setting,
+                    format!(
+                        "{what} ({}) does not fit into an intermediate of {} that is renewed in \
+                         time: make authority.intermediate_ttl at least {}, better several times \
+                         as long, or the other shorter",
+                        human(value),
+                        human(self.intermediate_ttl),
+                        human(least),
+                    ),
+                );
+            }
+        }
+        if self.operator.is_none() && self.root_ttl <= self.intermediate_ttl {
+            ttl(
+                "authority.root_ttl",
+                format!(
+                    "a root of {} ends before the intermediates of {} under it: make it longer",
+                    human(self.root_ttl),
+                    human(self.intermediate_ttl),
+                ),
+            );
+        }
+        let signs = matches!(
+            self.root_key,
+            KeyAlgorithm::EcdsaP256 | KeyAlgorithm::EcdsaP384 | KeyAlgorithm::Rsa(3072 | 4096)
+        );
+        if !signs {
+            problems.push(Problem::new(
+                "authority.root_key",
+                "ARX-AUTHORITY-KEY-ALGORITHM",
+                format!(
+                    "a root with a key of kind {} is not made, because some proxy could not \
+                     verify it or it is too weak for its lifetime: use ecdsa-p256, ecdsa-p384, \
+                     rsa-3072 or rsa-4096",
+                    self.root_key
+                ),
+            ));
+        }
+        problems
+    }
+}

@@ -1,0 +1,228 @@
+//! Which root signs: the stored one, the operator's, or one that is made at the first start.
+//!
+//! The root, its key and its state are written in one step, so a crash leaves either nothing or
+//! all of it; of several processes that start for the first time at once, one makes the root
+//! and the others take it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arx_daemon::clock::rfc3339;
+use arx_identity::profile::{self, Validity};
+use arx_identity::{Certificate, PrivateKey};
+use serde_json::Map;
+
+use super::AuthorityError;
+use super::operator::Material;
+use super::options::Options;
+use super::problem::Problem;
+use super::signer::{Signer, blocking, complete};
+use crate::state::{
+    Authorities, Decision, Document as _, KeyPlace, Loaded, Pkcs8, Root, RootState, State,
+    StateError,
+};
+
+const SETTING: &str = "authority.certificate_file";
+
+/// What to do about the root at this start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// There is none: a first start.
+    First,
+    /// The active one is as the configuration says.
+    Keep,
+    /// The active one is, and what the operator has put between it and us is new.
+    Above,
+}
+
+/// Holds the configured authority against the stored one.
+pub(super) fn choose(
+    stored: Option<&Authorities>,
+    operator: Option<&Material>,
+) -> Result<Choice, Problem> {
+    let Some(active) = stored.and_then(Authorities::active) else {
+        return match stored.and_then(|stored| stored.roots.first()) {
+            None => Ok(Choice::First),
+            Some(root) => Err(Problem::new(
+                SETTING,
+                "ARX-AUTHORITY-NO-ACTIVE-ROOT",
+                format!(
+                    "no root in the state is active ({} is {}): restore a backup",
+                    root.certificate.subject(),
+                    root.state.as_str()
+                ),
+            )),
+        };
+    };
+    let stored_root = describe(&active.certificate);
+    match (operator, &active.key) {
+        (_, KeyPlace::Erased) => Err(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-NO-ACTIVE-ROOT",
+            format!("the key of the active root {stored_root} is erased: restore a backup"),
+        )),
+        (None, KeyPlace::Stored(_)) => Ok(Choice::Keep),
+        (None, KeyPlace::Files) => Err(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-FILES-GONE",
+            format!(
+                "this trust domain's root is the operator's {stored_root}, and no \
+                 authority.certificate_file and key_file are configured: name them again; no \
+                 other root is made in its place, because nobody would trust it"
+            ),
+        )),
+        (Some(material), _) if material.root != active.certificate => Err(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-ROOT-CHANGED",
+            format!(
+                "the root is {}, but this trust domain's root is {stored_root}: to put another \
+                 in its place at once would cut off everybody who trusts the old one; configure \
+                 the old one again, and change roots by a rotation",
+                describe(&material.root)
+            ),
+        )),
+        (Some(_), KeyPlace::Stored(_)) => Err(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-KEY-ELSEWHERE",
+            format!(
+                "the key of the root {stored_root} is in the state store: leave \
+                 authority.certificate_file and key_file out"
+            ),
+        )),
+        (Some(material), KeyPlace::Files) if material.above != active.above => Ok(Choice::Above),
+        (Some(_), KeyPlace::Files) => Ok(Choice::Keep),
+    }
+}
+
+fn describe(root: &Certificate) -> String {
+    format!(
+        "{} (valid until {})",
+        root.subject(),
+        rfc3339(root.not_after())
+    )
+}
+
+/// The signer of the active root, which is made or taken over if there is none.
+pub(super) async fn establish(
+    state: &State,
+    options: &Options,
+    operator: Option<Material>,
+    now: SystemTime,
+) -> Result<Signer, AuthorityError> {
+    let stored = state.authorities().await?;
+    let choice = choose(
+        stored.as_ref().map(|stored| &stored.value),
+        operator.as_ref(),
+    )
+    .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
+    match (choice, &operator) {
+        (Choice::Keep, _) => {}
+        (Choice::First, None) => {
+            let (certificate, key) = make(state, options, now).await?;
+            commit(state, None, || Root {
+                key: KeyPlace::Stored(Pkcs8::of(&key)),
+                ..active(certificate.clone(), Vec::new(), now)
+            })
+            .await?;
+        }
+        (Choice::First | Choice::Above, Some(material)) => {
+            commit(state, Some(material), || {
+                active(material.root.clone(), material.above.clone(), now)
+            })
+            .await?;
+        }
+        (Choice::Above, None) => unreachable!("only the operator puts something above"),
+    }
+    load(state, operator).await
+}
+
+/// The signer of what is stored: what counts is what the next start will find.
+async fn load(state: &State, operator: Option<Material>) -> Result<Signer, AuthorityError> {
+    let contradiction = |detail: String| {
+        let key = state.key(&Authorities::KIND).to_string();
+        AuthorityError::State(StateError::Contradiction { key, detail })
+    };
+    let stored = state.authorities().await?;
+    let stored = stored
+        .ok_or_else(|| contradiction("it is gone again".to_owned()))?
+        .value;
+    choose(Some(&stored), operator.as_ref())
+        .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
+    let active = stored
+        .active()
+        .ok_or_else(|| contradiction("no root is active".to_owned()))?;
+    let key = match (&active.key, operator) {
+        (KeyPlace::Stored(key), _) => Arc::new(key.key()?),
+        (_, Some(material)) => material.key,
+        (_, None) => return Err(contradiction("the root's key is nowhere".to_owned())),
+    };
+    if key.public_key() != active.signer().public_key() {
+        return Err(contradiction(format!(
+            "the stored key is not that of {}",
+            active.signer().subject()
+        )));
+    }
+    Ok(Signer::new(
+        active.certificate.clone(),
+        active.above.clone(),
+        key,
+    )?)
+}
+
+/// A new root and its key.
+async fn make(
+    state: &State,
+    options: &Options,
+    now: SystemTime,
+) -> Result<(Certificate, Arc<PrivateKey>), AuthorityError> {
+    let algorithm = options.root_key;
+    let key = blocking(move || Ok(Arc::new(PrivateKey::generate(algorithm)?))).await?;
+    let validity = Validity::authority(now, options.root_ttl);
+    let unsigned = profile::root(key.public_key(), state.trust_domain(), validity)?;
+    let certificate = complete(key.clone(), unsigned).await?;
+    Ok((certificate, key))
+}
+
+fn active(certificate: Certificate, above: Vec<Certificate>, now: SystemTime) -> Root {
+    Root {
+        certificate,
+        state: RootState::Active,
+        key: KeyPlace::Files,
+        above,
+        added: now,
+        extra: Map::new(),
+    }
+}
+
+/// Writes `root` as the first, or what stands above us under the root that is there; nothing,
+/// if another process has been faster.
+async fn commit(
+    state: &State,
+    operator: Option<&Material>,
+    root: impl Fn() -> Root,
+) -> Result<(), AuthorityError> {
+    let key = state.key(&Authorities::KIND);
+    state
+        .update(&key, |found: Option<Loaded<Authorities>>| {
+            let mut authorities = found.map(|found| found.value).unwrap_or_default();
+            let choice = choose(Some(&authorities), operator)
+                // Another process has made a root meanwhile: whether it suits is told next.
+                .unwrap_or(Choice::Keep);
+            match choice {
+                Choice::Keep => return Ok(Decision::Keep(())),
+                Choice::First => authorities.roots.push(root()),
+                Choice::Above => {
+                    let active = authorities
+                        .roots
+                        .iter_mut()
+                        .find(|root| root.state == RootState::Active);
+                    if let Some(active) = active {
+                        active.above = root().above;
+                    }
+                }
+            }
+            Ok::<_, StateError>(Decision::Write(authorities, ()))
+        })
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! Who this process is among the replicas of an authority, and what it has seen and promised.
+//!
+//! What a replica has seen it never goes below again, over restarts too: an older value that
+//! somebody puts back meanwhile is noticed at the next start.
+
+use std::time::SystemTime;
+
+use arx_identity::Sequence;
+use arx_identity::crypto::random;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::document::{self, Document};
+use super::{Authorities, Decision, Loaded, State, StateError, wire};
+use crate::hex::Hex;
+use crate::store::{Key, Segment};
+
+/// This process among the replicas.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    state: State,
+    name: Segment,
+    starts: u64,
+}
+
+/// What is stored of a replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaDocument {
+    /// How often it has started.
+    pub starts: u64,
+    /// When it last started, Unix time in milliseconds.
+    pub started_ms: u64,
+    /// The program that started, by name and version.
+    pub software: String,
+    /// What it has seen, and hands out nothing lower than.
+    pub seen: Seen,
+    /// How far its ledger is at least; a ledger that is behind this was lost or is an old copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<LedgerMark>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// The newest that a replica has worked with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Of the trust bundles.
+    #[serde(with = "optional_sequence", default)]
+    pub sequence: Option<Sequence>,
+    /// Generation of the authorities.
+    pub authorities: u64,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A place in a replica's ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerMark {
+    /// Number of the record.
+    pub record: u64,
+    /// The chain's hash at it.
+    #[serde(with = "wire::sha256")]
+    pub hash: [u8; 32],
+}
+
+/// The name of the replica whose configuration gives it none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct DefaultName {
+    name: String,
+}
+
+/// Whether a replica can be called this.
+///
+/// # Errors
+/// What it takes, if not.
+pub fn replica_name(name: &str) -> Result<(), StateError> {
+    Segment::parse(name)
+        .map(drop)
+        .map_err(|_| StateError::ReplicaName(name.to_owned()))
+}
+
+impl State {
+    /// This process's place among the replicas, noted as started. Without a configured name it
+    /// has a random one, always the same.
+    ///
+    /// # Errors
+    /// [`StateError`] if the name cannot be one, or the store does not take it.
+    pub async fn replica(
+        &self,
+        configured: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Replica, StateError> {
+        let name = match configured {
+            Some(name) => name.to_owned(),
+            None => {
+                let name = format!("ca-{}", Hex(&random::<4>()));
+                self.create(&self.key(&DefaultName::KIND), &DefaultName { name })
+                    .await?
+                    .name
+            }
+        };
+        let name = Segment::parse(&name).map_err(|_| StateError::ReplicaName(name))?;
+        let since = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let mut replica = Replica {
+            state: self.clone(),
+            name,
+            starts: 0,
+        };
+        let key = replica.key();
+        let stored = self
+            .update(&key, |found: Option<Loaded<ReplicaDocument>>| {
+                let mut document = found.map(|found| found.value).unwrap_or_default();
+                document.starts += 1;
+                document.started_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+                self.software().clone_into(&mut document.software);
+                Ok::<_, StateError>(Decision::Write(document.clone(), document))
+            })
+            .await?;
+        self.expect(&self.key(&Authorities::KIND), stored.seen.authorities);
+        replica.starts = stored.starts;
+        Ok(replica)
+    }
+}
+
+impl Replica {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// How often it has started, this time included.
+    #[must_use]
+    pub fn starts(&self) -> u64 {
+        self.starts
+    }
+
+    /// What is stored of it.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read.
+    pub async fn document(&self) -> Result<ReplicaDocument, StateError> {
+        let found = self.state.load(&self.key()).await?;
+        Ok(found
+            .map(|found: Loaded<ReplicaDocument>| found.value)
+            .unwrap_or_default())
+    }
+
+    /// Promises to hand out no lower sequence from now on.
+    ///
+    /// # Errors
+    /// [`StateError`] if the promise could not be stored.
+    pub async fn saw_sequence(&self, sequence: Sequence) -> Result<(), StateError> {
+        self.change(|document| {
+            document.seen.sequence = document.seen.sequence.max(Some(sequence));
+        })
+        .await
+    }
+
+    /// Promises to work with no older authorities from now on.
+    ///
+    /// # Errors
+    /// [`StateError`] if the promise could not be stored.
+    pub async fn saw_authorities(&self, generation: u64) -> Result<(), StateError> {
+        self.change(|document| {
+            document.seen.authorities = document.seen.authorities.max(generation);
+        })
+        .await
+    }
+
+    /// Notes how far the ledger is. A lower place than the noted one is passed over.
+    ///
+    /// # Errors
+    /// [`StateError`] if it could not be stored.
+    pub async fn mark_ledger(&self, mark: LedgerMark) -> Result<(), StateError> {
+        self.change(|document| {
+            if document
+                .ledger
+                .is_none_or(|noted| noted.record < mark.record)
+            {
+                document.ledger = Some(mark);
+            }
+        })
+        .await
+    }
+
+    async fn change(&self, change: impl Fn(&mut ReplicaDocument)) -> Result<(), StateError> {
+        self.state
+            .update(&self.key(), |found: Option<Loaded<ReplicaDocument>>| {
+                let stored = found.map(|found| found.value).unwrap_or_default();
+                let mut document = stored.clone();
+                change(&mut document);
+                Ok(if document == stored {
+                    Decision::Keep(())
+                } else {
+                    Decision::Write(document, ())
+                })
+            })
+            .await
+    }
+
+    fn key(&self) -> Key {
+        self.state
+            .key(&ReplicaDocument::KIND)
+            .named(self.name.clone())
+    }
+}
+
+impl Document for ReplicaDocument {
+    const KIND: Segment = Segment::fixed("replica");
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        document::encode(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        document::decode(bytes)
+    }
+}
+
+impl Document for DefaultName {
+    const KIND: Segment = Segment::fixed("default-replica");
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        document::encode(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        document::decode(bytes)
+    }
+}
+
+mod optional_sequence {
+    use serde::{Deserializer, Serializer};
+
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        sequence: &Option<Sequence>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        sequence
+            .map(|sequence| (sequence.epoch, sequence.number))
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Sequence>, D::Error> {
+        let pair: Option<(u64, u64)> = Deserialize::deserialize(deserializer)?;
+        Ok(pair.map(|(epoch, number)| Sequence { epoch, number }))
+    }
+}

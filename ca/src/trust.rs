@@ -1,0 +1,351 @@
+//! Publishing the roots of the trust domain, as a sequence that only grows.
+//!
+//! The content of a sequence is in the state store, and never changes there, before anybody can
+//! be sent it. A replica hands out only what it read there, and promises so
+//! ([`Replica::saw_sequence`]) before the first hand-out, so it never hands out less again.
+//!
+//! # Epochs
+//! The epoch grows only when history was lost, because then the numbers after the loss would be
+//! given a second time, with other content; whoever holds the higher ones (agents, publishers)
+//! would rightly refuse them. So:
+//! - A first start publishes (1, 1).
+//! - State that is older than what the ledger names is a restored backup. It is refused, unless
+//!   the operator accepts the loss; then its roots are published as (highest epoch + 1, 1).
+//! - State that was deleted while the ledger remains is refused in the same way: a new authority
+//!   would have another root, and nobody could verify it. With the loss accepted, it begins at
+//!   (highest epoch + 1, 1), so that agents that were given its root take it.
+//! - Where ledger and state are both gone, nobody here can know what was. It is a first start,
+//!   (1, 1), and agents that remember another bundle of that or a higher sequence refuse it and
+//!   say so ([`standing`]).
+
+mod error;
+mod standing;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arx_identity::{Certificate, Sequence, TrustBundle};
+use serde_json::Map;
+use tokio::sync::watch;
+
+pub use self::error::TrustError;
+pub use self::standing::{Standing, standing};
+use crate::state::{Document as _, Published, Replica, State, StateError};
+
+const FIRST: Sequence = Sequence {
+    epoch: 1,
+    number: 1,
+};
+
+/// What is known about the history of trust from outside of the state store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// The highest sequence that the ledger names.
+    pub highest: Option<Sequence>,
+    /// Whether the operator accepts that newer state is lost.
+    pub accept_loss: bool,
+}
+
+/// The trust bundle of this trust domain.
+#[derive(Debug)]
+pub struct Trust {
+    state: State,
+    replica: Replica,
+    current: watch::Sender<Arc<TrustBundle>>,
+}
+
+/// What is published next at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    /// What is stored goes on.
+    GoOn,
+    /// This sequence is published.
+    Publish(Sequence),
+}
+
+impl Trust {
+    /// The published bundle, which is made of the active `root` if nothing was published yet.
+    ///
+    /// # Errors
+    /// [`TrustError`] if history was lost, or contradicts the root or itself, or the store does
+    /// not answer.
+    pub async fn open(
+        state: State,
+        replica: &Replica,
+        root: &Certificate,
+        evidence: Evidence,
+        now: SystemTime,
+    ) -> Result<Self, TrustError> {
+        let (history, begin) = look(&state, Some(replica), evidence).await?;
+        let head = history.last();
+        let (sequence, roots) = match (begin, head) {
+            (Begin::GoOn, Some(head)) => (head.sequence, head.roots.clone()),
+            (Begin::GoOn, None) => return Err(TrustError::Nothing),
+            (Begin::Publish(sequence), Some(head)) => (sequence, head.roots.clone()),
+            (Begin::Publish(sequence), None) => (sequence, vec![root.clone()]),
+        };
+        if !roots.contains(root) {
+            let root = root.subject().to_owned();
+            return Err(TrustError::RootMissing { sequence, root });
+        }
+        let published = match (begin, head) {
+            (Begin::GoOn, Some(head)) => head.clone(),
+            _ => {
+                // Another process may have been faster; then its content is what stands.
+                commit(&state, &entry(&state, replica, sequence, roots, head, now)?).await?
+            }
+        };
+        let bundle = bundle(&state, &published)?;
+        if !bundle.roots().contains(root) {
+            let root = root.subject().to_owned();
+            return Err(TrustError::RootMissing { sequence, root });
+        }
+        replica.saw_sequence(bundle.sequence()).await?;
+        Ok(Self {
+            state,
+            replica: replica.clone(),
+            current: watch::Sender::new(Arc::new(bundle)),
+        })
+    }
+
+    /// Whether [`Trust::open`] will find history whole, asked before anything is made that would
+    /// have to be trusted. Writes nothing; without a replica, what that has seen is not known.
+    ///
+    /// # Errors
+    /// [`TrustError`] if history was lost, or contradicts itself, or the store does not answer.
+    pub async fn examine(
+        state: &State,
+        replica: Option<&Replica>,
+        evidence: Evidence,
+    ) -> Result<(), TrustError> {
+        let (history, _) = look(state, replica, evidence).await?;
+        history
+            .iter()
+            .try_for_each(|published| bundle(state, published).map(drop))
+    }
+
+    /// What is handed out now.
+    #[must_use]
+    pub fn current(&self) -> Arc<TrustBundle> {
+        self.current.borrow().clone()
+    }
+
+    /// What is handed out, and what will be.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<TrustBundle>> {
+        self.current.subscribe()
+    }
+
+    /// Everything that was ever published, oldest first.
+    ///
+    /// # Errors
+    /// [`TrustError`] if it cannot be read, or contradicts itself.
+    pub async fn history(&self) -> Result<Vec<Published>, TrustError> {
+        history(&self.state).await
+    }
+
+    /// Publishes `roots` as what follows `after`. When this answers, they are handed out.
+    ///
+    /// # Errors
+    /// [`TrustError::Moved`] if something else has followed it already: decide again.
+    /// [`TrustError`] if they are no bundle, or it is not known whether they were stored.
+    pub async fn publish(
+        &self,
+        after: Sequence,
+        roots: Vec<Certificate>,
+        now: SystemTime,
+    ) -> Result<Arc<TrustBundle>, TrustError> {
+        let history = self.history().await?;
+        let head = history.last().ok_or(TrustError::Nothing)?;
+        if head.sequence != after {
+            return Err(TrustError::Moved {
+                after,
+                head: head.sequence,
+            });
+        }
+        let next = Sequence {
+            number: after.number + 1,
+            ..after
+        };
+        let next = entry(&self.state, &self.replica, next, roots, Some(head), now)?;
+        let stored = commit(&self.state, &next).await?;
+        self.adopt(&stored).await?;
+        if stored != next {
+            return Err(TrustError::Moved {
+                after,
+                head: stored.sequence,
+            });
+        }
+        Ok(self.current())
+    }
+
+    /// Takes over what other processes have published.
+    ///
+    /// # Errors
+    /// [`TrustError`] if it cannot be read.
+    pub async fn refresh(&self) -> Result<Arc<TrustBundle>, TrustError> {
+        if let Some(head) = self.history().await?.last() {
+            self.adopt(head).await?;
+        }
+        Ok(self.current())
+    }
+
+    /// Takes over what other processes publish, whenever they do. Never ends while the store is
+    /// open; drop it to stop.
+    pub async fn follow(&self) -> Infallible {
+        let mut changes = self.state.changes(&Published::KIND);
+        loop {
+            if let Err(error) = self.refresh().await {
+                tracing::warn!(
+                    code = error.code(),
+                    "published trust cannot be read: {error}"
+                );
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<Infallible>().await;
+            }
+        }
+    }
+
+    /// Hands out `published`, unless what is handed out is newer.
+    async fn adopt(&self, published: &Published) -> Result<(), TrustError> {
+        if published.sequence <= self.current().sequence() {
+            return Ok(());
+        }
+        let bundle = Arc::new(bundle(&self.state, published)?);
+        self.replica.saw_sequence(published.sequence).await?;
+        self.current.send_if_modified(|current| {
+            let newer = bundle.sequence() > current.sequence();
+            if newer {
+                *current = bundle;
+            }
+            newer
+        });
+        Ok(())
+    }
+}
+
+async fn look(
+    state: &State,
+    replica: Option<&Replica>,
+    evidence: Evidence,
+) -> Result<(Vec<Published>, Begin), TrustError> {
+    let seen = match replica {
+        Some(replica) => replica.document().await?.seen.sequence,
+        None => None,
+    };
+    let history = history(state).await?;
+    let begin = begin(history.last().map(|head| head.sequence), seen, evidence)?;
+    Ok((history, begin))
+}
+
+/// What to do about a head, the highest sequence that this replica has handed out, and what is
+/// known from outside.
+fn begin(
+    head: Option<Sequence>,
+    seen: Option<Sequence>,
+    evidence: Evidence,
+) -> Result<Begin, TrustError> {
+    let known = seen.max(evidence.highest);
+    if head >= known {
+        return Ok(if head.is_some() {
+            Begin::GoOn
+        } else {
+            Begin::Publish(FIRST)
+        });
+    }
+    let Some(known) = known else {
+        return Ok(Begin::Publish(FIRST));
+    };
+    if evidence.accept_loss {
+        return Ok(Begin::Publish(Sequence {
+            epoch: known.epoch + 1,
+            number: 1,
+        }));
+    }
+    Err(match head {
+        None => TrustError::Lost { known },
+        Some(stored) => TrustError::Behind { stored, known },
+    })
+}
+
+fn entry(
+    state: &State,
+    replica: &Replica,
+    sequence: Sequence,
+    roots: Vec<Certificate>,
+    previous: Option<&Published>,
+    now: SystemTime,
+) -> Result<Published, TrustError> {
+    let bundle = TrustBundle::new(state.trust_domain().clone(), sequence, roots)?;
+    Ok(Published {
+        sequence,
+        roots: bundle.roots().to_vec(),
+        sha256: bundle.sha256(),
+        // As it will be read back.
+        at: whole_millis(now),
+        replica: replica.name().to_owned(),
+        previous: previous.map(Published::link),
+        extra: Map::new(),
+    })
+}
+
+fn whole_millis(time: SystemTime) -> SystemTime {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let nanos = since.subsec_nanos() % 1_000_000;
+    time - std::time::Duration::from_nanos(nanos.into())
+}
+
+async fn commit(state: &State, entry: &Published) -> Result<Published, StateError> {
+    let key = state
+        .key(&Published::KIND)
+        .named(Published::name(entry.sequence));
+    state.create(&key, entry).await
+}
+
+/// The way to the newest that is published, oldest first: each names the one before it, by
+/// content. What is not on that way was published by somebody who did not know of a new epoch.
+async fn history(state: &State) -> Result<Vec<Published>, TrustError> {
+    let mut all = state.published().await?;
+    let mut way: Vec<Published> = Vec::with_capacity(all.len());
+    while let Some(published) = all.pop() {
+        let Some(next) = way.last() else {
+            way.push(published);
+            continue;
+        };
+        match next.previous {
+            Some(link) if link == published.link() => way.push(published),
+            Some(link) if published.sequence > link.sequence => {}
+            Some(_) => return Err(contradiction(state, next, "what it follows is not there")),
+            None => {}
+        }
+    }
+    match way.last() {
+        Some(first) if first.previous.is_some() => {
+            Err(contradiction(state, first, "what it follows is not there"))
+        }
+        _ => {
+            way.reverse();
+            Ok(way)
+        }
+    }
+}
+
+fn bundle(state: &State, published: &Published) -> Result<TrustBundle, TrustError> {
+    published
+        .bundle(state.trust_domain())
+        .map_err(|detail| contradiction(state, published, &detail))
+}
+
+fn contradiction(state: &State, published: &Published, detail: &str) -> TrustError {
+    let key = state
+        .key(&Published::KIND)
+        .named(Published::name(published.sequence));
+    TrustError::State(StateError::Contradiction {
+        key: key.to_string(),
+        detail: detail.to_owned(),
+    })
+}

@@ -1,0 +1,84 @@
+//! Why trust is not published.
+
+use arx_identity::{BundleError, Sequence};
+
+use crate::state::StateError;
+
+/// Roots are not published, or history does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The state store has nothing of what was published.
+    #[error(
+        "the state is gone: trust up to {known} was published from here, and the state store is \
+         new; restore the state file or mount its volume. If it is lost for good, start once \
+         with --accept-loss: that makes another root, which has to be given to everybody"
+    )]
+    Lost {
+        /// The highest sequence that is known.
+        known: Sequence,
+    },
+    /// The state store ends before what was published.
+    #[error(
+        "the state is an old copy: it ends at trust {stored}, and {known} was published from \
+         here; restore the newer one. If that is lost, start once with --accept-loss: the roots \
+         of {stored} are then published in a new epoch"
+    )]
+    Behind {
+        /// Where the state store ends.
+        stored: Sequence,
+        /// The highest sequence that is known.
+        known: Sequence,
+    },
+    /// Something else was published meanwhile.
+    #[error(
+        "trust {head} was published meanwhile, so nothing follows {after} any more: look at it, and decide again"
+    )]
+    Moved {
+        /// What was to be followed.
+        after: Sequence,
+        /// What is published.
+        head: Sequence,
+    },
+    /// The root that signs is not among what is published.
+    #[error(
+        "the published trust {sequence} does not hold the root that signs ({root}), so nobody \
+         would accept what it issues: restore a backup of the whole state"
+    )]
+    RootMissing {
+        /// What is published.
+        sequence: Sequence,
+        /// The root's subject.
+        root: String,
+    },
+    /// Nothing is published.
+    #[error("nothing is published in this state: restore a backup")]
+    Nothing,
+    /// The roots are no bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The state cannot be used or changed.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl TrustError {
+    /// The stable reason code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Lost { .. } => "ARX-TRUST-LOST",
+            Self::Behind { .. } => "ARX-TRUST-BEHIND",
+            Self::Moved { .. } => "ARX-TRUST-MOVED",
+            Self::RootMissing { .. } => "ARX-TRUST-ROOT-MISSING",
+            Self::Nothing => "ARX-TRUST-NOTHING",
+            Self::Bundle(_) => "ARX-TRUST-BUNDLE",
+            Self::State(error) => error.code(),
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::State(error) if error.passes())
+    }
+}
