@@ -374,3 +374,6 @@ struct Found {
     version: crate::store::Version,
     opened: crate::seal::Opened,
 }
+
+#[cfg(test)]
+mod tests;
