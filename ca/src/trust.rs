@@ -349,3 +349,6 @@ fn contradiction(state: &State, published: &Published, detail: &str) -> TrustErr
         detail: detail.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests;

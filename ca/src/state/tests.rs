@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::store::faults::{Fault, Faulty};
-use crate::store::{Memory, Store, StoreError};
+use crate::store::{Memory, StoreError};
 
 const SOFTWARE: &str = "arx-ca 1.2.3";
 
