@@ -334,3 +334,6 @@ async fn clear(state: &State, now: SystemTime) -> Result<(), AuthorityError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
