@@ -114,9 +114,8 @@ impl Options {
                 "authority.root_key",
                 "ARX-AUTHORITY-KEY-ALGORITHM",
                 format!(
-                    "a root with a key of kind {} is not made, because some proxy could not \
-                     verify it or it is too weak for its lifetime: use ecdsa-p256, ecdsa-p384, \
-                     rsa-3072 or rsa-4096",
+                    "no root with a key of kind {} is made: use ecdsa-p256, ecdsa-p384, rsa-3072 \
+                     or rsa-4096, which every proxy verifies",
                     self.root_key
                 ),
             ));

@@ -330,11 +330,13 @@ async fn a_look_writes_nothing() {
     let store = memory();
     let look = State::inspect(store.clone(), seal(1), &trust_domain()).await;
     assert!(matches!(look, Ok(None)), "{look:?}");
+    assert_eq!(State::is_new(&store, &trust_domain()).await, Ok(true));
     assert_eq!(
         list_all(&*store, &Prefix::trust_domain(&trust_domain())).await,
         Ok(Vec::new())
     );
     open(&store).await;
+    assert_eq!(State::is_new(&store, &trust_domain()).await, Ok(false));
     let look = State::inspect(store, seal(1), &trust_domain()).await;
     assert!(matches!(look, Ok(Some(_))), "{look:?}");
 }
@@ -478,6 +480,31 @@ async fn a_replica_without_a_name_keeps_the_one_it_was_given() {
         .expect("it starts");
     assert_eq!((named.name(), named.starts()), ("zone-a.1", 1));
     assert_eq!(named.document().await.expect("it reads").software, SOFTWARE);
+}
+
+#[tokio::test]
+async fn all_replicas_are_known_with_what_they_have_promised() {
+    let store = memory();
+    let state = open(&store).await;
+    for name in ["ca-1", "ca-2"] {
+        let replica = state.replica(Some(name), now()).await.expect("it starts");
+        let number = if name == "ca-1" { 3 } else { 4 };
+        replica
+            .saw_sequence(Sequence { epoch: 1, number })
+            .await
+            .expect("it is noted");
+    }
+    let seen: Vec<_> = state
+        .replicas()
+        .await
+        .expect("it reads")
+        .into_iter()
+        .map(|(name, document)| (name, document.seen.sequence.map(|seen| seen.number)))
+        .collect();
+    assert_eq!(
+        seen,
+        [("ca-1".to_owned(), Some(3)), ("ca-2".to_owned(), Some(4))]
+    );
 }
 
 #[tokio::test]

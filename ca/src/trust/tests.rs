@@ -175,6 +175,26 @@ async fn a_new_sequence_reaches_whoever_watches_and_other_processes() {
     assert_eq!(other.current().sequence(), at(1, 2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_follower_comes_back_to_a_store_that_was_away() {
+    let (inner, a, b) = (memory(), root(), root());
+    let faulty = Arc::new(Faulty::new(inner.clone()));
+    let follower = start(&(faulty.clone() as Shared), &a).await;
+    start(&inner, &a)
+        .await
+        .publish(at(1, 1), vec![a, b], now())
+        .await
+        .expect("it is published");
+    faulty.next(Fault::Unavailable);
+    let mut following = follower.watch();
+    tokio::select! {
+        never = follower.follow() => match never {},
+        changed = following.changed() => changed.expect("it is open"),
+    }
+    assert_eq!(follower.current().sequence(), at(1, 2));
+    assert!(faulty.is_spent());
+}
+
 #[tokio::test]
 async fn whoever_decided_on_what_is_no_longer_the_head_publishes_nothing() {
     let (store, a, b) = (memory(), root(), root());

@@ -75,7 +75,7 @@ fn a_leaf_that_outlives_its_issuer_is_refused_by_name() {
 }
 
 #[test]
-fn a_root_key_that_some_proxy_could_not_verify_is_refused() {
+fn a_root_key_of_another_kind_is_refused() {
     for root_key in [KeyAlgorithm::Ed25519, KeyAlgorithm::Rsa(2048)] {
         let options = Options {
             root_key,
