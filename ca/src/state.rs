@@ -286,9 +286,7 @@ impl State {
     {
         // Writes of which nobody knows what became of them.
         let mut attempts: Vec<(Bytes, u64, R)> = Vec::new();
-        let mut last = CasError::Conflict {
-            key: key.to_string(),
-        };
+        let mut unknown = None;
         for _ in 0..ROUNDS {
             let found = match self.read(key).await {
                 Ok(found) => found,
@@ -323,10 +321,10 @@ impl State {
                     self.expect(key, generation);
                     return Ok(answer);
                 }
-                Err(error @ CasError::Conflict { .. }) => last = error,
+                Err(CasError::Conflict { .. }) => {}
                 Err(error @ CasError::Unknown { .. }) => {
                     attempts.push((stored, generation, answer));
-                    last = error;
+                    unknown = Some(error);
                 }
                 Err(CasError::Store(error)) if attempts.is_empty() => {
                     return Err(StateError::from(error).into());
@@ -336,7 +334,9 @@ impl State {
             }
             tokio::task::yield_now().await;
         }
-        Err(StateError::Cas(last).into())
+        let key = key.to_string();
+        let error = unknown.unwrap_or(CasError::Conflict { key });
+        Err(StateError::Cas(error).into())
     }
 
     /// Writes a document that never changes. Answers what stands there in the end: `value`, or

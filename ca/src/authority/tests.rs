@@ -11,7 +11,7 @@ use arx_identity::{Sequence, TrustBundle, VerifyError, verify};
 
 use super::*;
 use crate::seal::Seal;
-use crate::state::{KeyPlace, StateError};
+use crate::state::KeyPlace;
 use crate::store::{Entry, Memory, Prefix, Shared, list_all};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -196,6 +196,8 @@ async fn an_intermediate_is_registered_before_it_signs() {
     assert_eq!(seen.intermediate(), issuing.intermediate());
     assert_eq!(seen.not_after(), now() + 7 * DAY);
     assert_eq!(seen.root(), authority.root_key_id());
+    assert_eq!(authority.renews_at(), Some(now() + 4 * DAY));
+    assert_eq!(authority.custody(), "state store");
 }
 
 #[tokio::test]

@@ -154,6 +154,18 @@ async fn an_answer_that_is_lost_with_the_store_is_never_called_undone() {
 }
 
 #[tokio::test]
+async fn a_conflict_after_a_lost_answer_is_not_called_undone_either() {
+    let faulty = Arc::new(Faulty::new(memory()));
+    let state = open(&(faulty.clone() as Shared)).await;
+    for fault in [Fault::LostRequest, Fault::Conflict, Fault::Unavailable] {
+        faulty.next(fault);
+    }
+    let error = count(&state).await.expect_err("nobody knows");
+    assert!(faulty.is_spent());
+    assert_eq!(error.code(), "ARX-STORE-OUTCOME-UNKNOWN");
+}
+
+#[tokio::test]
 async fn a_document_that_never_changes_is_made_once() {
     let store = memory();
     let state = open(&store).await;

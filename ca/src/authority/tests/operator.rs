@@ -129,6 +129,7 @@ async fn an_operators_root_issues_and_its_key_is_not_stored() {
     assert_eq!(authority.root(), &root.certificate);
     let issuing = authority.install(authority.prepare(now()).await.expect("it is made"));
     assert_eq!(issuing.chain().len(), 1);
+    assert_eq!(authority.custody(), "operator's files");
     let chain = leaf_at(&issuing, now(), HOUR).expect("it is signed");
     verify(&chain, &bundle(&authority), now()).expect("it verifies");
     assert!(matches!(
