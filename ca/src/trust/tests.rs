@@ -166,11 +166,11 @@ async fn a_new_sequence_reaches_whoever_watches_and_other_processes() {
     watching.changed().await.expect("it is open");
     assert_eq!(watching.borrow().roots(), [a, b]);
 
-    let mut following = other.watch();
-    tokio::select! {
-        never = other.follow() => match never {},
-        changed = following.changed() => changed.expect("it is open"),
-    }
+    let (mut following, other) = (other.watch(), Arc::new(other));
+    let mut tasks = tokio::task::JoinSet::new();
+    let follower = other.clone();
+    tasks.spawn(async move { follower.follow().await });
+    following.changed().await.expect("it is open");
     assert_eq!(other.current().sha256(), published.sha256());
     assert_eq!(other.current().sequence(), at(1, 2));
 }

@@ -107,6 +107,24 @@ async fn the_serving_certificate_is_renewed_at_half_of_its_life() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_loop_runs_as_a_task_of_its_own() {
+    let clock = Clock::following_tokio(now());
+    let authority = Arc::new(open(&memory(), short()).await.expect("it starts"));
+    let (record, mut made) = recorder();
+    let mut tasks = tokio::task::JoinSet::new();
+    let kept = authority.clone();
+    tasks.spawn(async move { kept.keep(&clock, record).await });
+    let mut issuing = authority.watch();
+    issuing.wait_for(Option::is_some).await.expect("it is open");
+    assert!(matches!(made.recv().await, Some(Made::Intermediate(_))));
+    tasks.shutdown().await;
+    assert!(
+        authority.issuing().is_some(),
+        "what signs goes on signing while the process drains"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_could_not_be_recorded_is_not_used_and_made_again() {
     let clock = Clock::following_tokio(now());
     let authority = open(&memory(), short()).await.expect("it starts");
