@@ -36,6 +36,7 @@ pub use self::problem::Problem;
 use self::signer::{Signer, blocking};
 use crate::state::{
     Authorities, Decision, Document as _, Intermediate, Loaded, Replica, RootState, State,
+    StateError,
 };
 
 /// The path of the id that an authority serves under.
@@ -106,7 +107,7 @@ impl Authority {
             check::Ends::Soon(note) => notes.push(note),
             check::Ends::Over(problem) => return Err(AuthorityError::Problems(vec![problem])),
         }
-        clear(&state, now).await?;
+        clear(&state, now).await;
         Ok(Self {
             state,
             replica: replica.clone(),
@@ -130,6 +131,18 @@ impl Authority {
     #[must_use]
     pub fn root_key_id(&self) -> KeyId {
         self.signer.root_id
+    }
+
+    /// Where the key is that signs intermediates.
+    #[must_use]
+    pub fn custody(&self) -> &'static str {
+        self.signer.custody
+    }
+
+    /// When the intermediate is renewed; never, if a new one could not live longer.
+    #[must_use]
+    pub fn renews_at(&self) -> Option<SystemTime> {
+        renewal_at(self.issuing()?.term(), self.longest_leaf())
     }
 
     /// What the operator should know about how this authority was found at its start.
@@ -182,9 +195,7 @@ impl Authority {
         Ok(())
     }
 
-    /// The longest lifetime of anything that the intermediate signs.
-    #[must_use]
-    pub fn longest_leaf(&self) -> Duration {
+    fn longest_leaf(&self) -> Duration {
         *self
             .longest_leaf
             .lock()
@@ -323,16 +334,32 @@ impl Authority {
     }
 }
 
-/// Removes intermediates that ended long ago; what rotations count has its own place.
-async fn clear(state: &State, now: SystemTime) -> Result<(), AuthorityError> {
-    for intermediate in state.intermediates().await? {
-        let Some(key_id) = intermediate.certificate.subject_key_id() else {
-            continue;
-        };
-        if intermediate.certificate.not_after() + GRACE < now {
-            let key = state.key_under(&Intermediate::KIND, intermediate.root);
-            state.remove(&key.named(key_id.into())).await?;
+/// Removes intermediates that ended long ago, so that state does not grow with every restart;
+/// what rotations count has its own place. Not being able to is no reason not to start.
+async fn clear(state: &State, now: SystemTime) {
+    /// Each costs a write; the next start goes on.
+    const AT_ONCE: usize = 50;
+    let cleared: Result<(), StateError> = async {
+        let all = state.intermediates().await?;
+        let ended = all
+            .iter()
+            .filter(|one| one.certificate.not_after() + GRACE < now);
+        for intermediate in ended.take(AT_ONCE) {
+            if let Some(key_id) = intermediate.certificate.subject_key_id() {
+                let key = state.key_under(&Intermediate::KIND, intermediate.root);
+                state.remove(&key.named(key_id.into())).await?;
+            }
         }
+        Ok(())
     }
-    Ok(())
+    .await;
+    if let Err(error) = cleared {
+        tracing::warn!(
+            code = error.code(),
+            "ended intermediates stay in the state: {error}"
+        );
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,6 +88,15 @@ impl State {
         Ok(state)
     }
 
+    /// Whether nothing was ever kept for `trust_domain` in `store`: then, and only then, a
+    /// missing sealing key may be made.
+    ///
+    /// # Errors
+    /// [`StateError`] if the store does not answer, or holds something else.
+    pub async fn is_new(store: &Shared, trust_domain: &TrustDomain) -> Result<bool, StateError> {
+        Ok(FORMAT.inspect(&**store, trust_domain).await?.is_none())
+    }
+
     /// The state of `trust_domain` in `store`, to look at: nothing is written. `None` if there
     /// is none yet.
     ///
@@ -162,6 +171,18 @@ impl State {
         let mut all: Vec<Published> = self.list(&Published::KIND).await?;
         all.sort_by_key(|published| published.sequence);
         Ok(all)
+    }
+
+    /// What is stored of each replica that has ever started, by name.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read.
+    pub async fn replicas(&self) -> Result<Vec<(String, ReplicaDocument)>, StateError> {
+        let named = self.entries(&ReplicaDocument::KIND).await?;
+        Ok(named
+            .into_iter()
+            .filter_map(|(key, document)| Some((key.name()?.as_str().to_owned(), document)))
+            .collect())
     }
 
     /// Notice of changes to documents of this kind, by whatever process.
@@ -265,9 +286,7 @@ impl State {
     {
         // Writes of which nobody knows what became of them.
         let mut attempts: Vec<(Bytes, u64, R)> = Vec::new();
-        let mut last = CasError::Conflict {
-            key: key.to_string(),
-        };
+        let mut unknown = None;
         for _ in 0..ROUNDS {
             let found = match self.read(key).await {
                 Ok(found) => found,
@@ -302,10 +321,10 @@ impl State {
                     self.expect(key, generation);
                     return Ok(answer);
                 }
-                Err(error @ CasError::Conflict { .. }) => last = error,
+                Err(CasError::Conflict { .. }) => {}
                 Err(error @ CasError::Unknown { .. }) => {
                     attempts.push((stored, generation, answer));
-                    last = error;
+                    unknown = Some(error);
                 }
                 Err(CasError::Store(error)) if attempts.is_empty() => {
                     return Err(StateError::from(error).into());
@@ -315,7 +334,9 @@ impl State {
             }
             tokio::task::yield_now().await;
         }
-        Err(StateError::Cas(last).into())
+        let key = key.to_string();
+        let error = unknown.unwrap_or(CasError::Conflict { key });
+        Err(StateError::Cas(error).into())
     }
 
     /// Writes a document that never changes. Answers what stands there in the end: `value`, or
@@ -352,6 +373,11 @@ impl State {
     }
 
     async fn list<T: Document>(&self, kind: &Segment) -> Result<Vec<T>, StateError> {
+        let entries = self.entries(kind).await?;
+        Ok(entries.into_iter().map(|(_, value)| value).collect())
+    }
+
+    async fn entries<T: Document>(&self, kind: &Segment) -> Result<Vec<(Key, T)>, StateError> {
         let prefix = Prefix::kind(&self.0.trust_domain, kind);
         let entries = list_all(&*self.0.store, &prefix).await?;
         entries
@@ -363,7 +389,8 @@ impl State {
                     version: entry.version,
                     opened,
                 };
-                Ok(self.parse(&entry.key, &found)?.value)
+                let value = self.parse(&entry.key, &found)?.value;
+                Ok((entry.key, value))
             })
             .collect()
     }
@@ -374,3 +401,6 @@ struct Found {
     version: crate::store::Version,
     opened: crate::seal::Opened,
 }
+
+#[cfg(test)]
+mod tests;

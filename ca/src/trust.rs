@@ -23,15 +23,19 @@ mod standing;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arx_identity::{Certificate, Sequence, TrustBundle};
 use serde_json::Map;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 pub use self::error::TrustError;
 pub use self::standing::{Standing, standing};
 use crate::state::{Document as _, Published, Replica, State, StateError};
+
+/// How long to wait for a store that did not answer.
+const RETRY: Duration = Duration::from_secs(5);
 
 const FIRST: Sequence = Sequence {
     epoch: 1,
@@ -196,13 +200,17 @@ impl Trust {
     pub async fn follow(&self) -> Infallible {
         let mut changes = self.state.changes(&Published::KIND);
         loop {
-            if let Err(error) = self.refresh().await {
-                tracing::warn!(
-                    code = error.code(),
-                    "published trust cannot be read: {error}"
-                );
-            }
-            if changes.changed().await.is_err() {
+            let wait = match self.refresh().await {
+                Ok(_) => Duration::MAX,
+                Err(error) => {
+                    tracing::warn!(
+                        code = error.code(),
+                        "published trust cannot be read: {error}"
+                    );
+                    RETRY
+                }
+            };
+            if let Ok(Err(_closed)) = timeout(wait, changes.changed()).await {
                 std::future::pending::<Infallible>().await;
             }
         }
@@ -296,7 +304,7 @@ fn whole_millis(time: SystemTime) -> SystemTime {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     let nanos = since.subsec_nanos() % 1_000_000;
-    time - std::time::Duration::from_nanos(nanos.into())
+    time - Duration::from_nanos(nanos.into())
 }
 
 async fn commit(state: &State, entry: &Published) -> Result<Published, StateError> {
@@ -349,3 +357,6 @@ fn contradiction(state: &State, published: &Published, detail: &str) -> TrustErr
         detail: detail.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests;

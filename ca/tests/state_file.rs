@@ -7,8 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use arx_ca::authority::{Authority, Options};
+use arx_ca::seal::Seal;
+use arx_ca::state::State;
 use arx_ca::store::{Key, Redb, Segment, Store};
-use arx_identity::TrustDomain;
+use arx_ca::trust::{Evidence, Trust};
+use arx_identity::crypto::SealingKey;
+use arx_identity::{KeyAlgorithm, Sequence, TrustDomain};
 use bytes::Bytes;
 use tempfile::TempDir;
 
@@ -105,6 +110,80 @@ async fn count() {
             .await;
         version = Some(written.expect("it is written"));
         say(&format!("count {n}"));
+    }
+}
+
+/// A whole start of an authority; says each step that is done.
+async fn begin_to_issue(path: &Path, mut done: impl FnMut(&str)) -> anyhow::Result<Trust> {
+    let day = Duration::from_secs(86_400);
+    let options = Options {
+        root_key: KeyAlgorithm::EcdsaP256,
+        root_ttl: 3650 * day,
+        intermediate_ttl: 7 * day,
+        serving_ttl: day,
+        operator: None,
+        longest_leaf: day,
+    };
+    let trust_domain = TrustDomain::parse("example.org")?;
+    let store = std::sync::Arc::new(Redb::open_or_create(path, now())?);
+    done("store");
+    let seal = Seal::with(SealingKey::from_bytes(&[7; 32]));
+    let state = State::open(store, seal, &trust_domain, "arx-ca 1.2.3").await?;
+    done("state");
+    let replica = state.replica(None, now()).await?;
+    done("replica");
+    let authority = Authority::open(state.clone(), &replica, options, now()).await?;
+    done("authority");
+    let root = authority.root();
+    let trust = Trust::open(state, &replica, root, Evidence::default(), now()).await?;
+    done("trust");
+    let prepared = authority.prepare(now()).await?;
+    authority.install(prepared);
+    done("issuing");
+    Ok(trust)
+}
+
+#[tokio::test]
+#[ignore = "a part that another test has played"]
+async fn begin() {
+    let Some(path) = given_path() else { return };
+    say("");
+    let trust = begin_to_issue(&path, say).await;
+    trust.expect("it starts");
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+#[test]
+fn an_authority_that_is_killed_while_it_starts_has_one_root_for_ever() {
+    let _alone = alone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    for fatal in ["store", "state", "replica", "authority", "trust", "issuing"] {
+        let dir = TempDir::new().expect("a temporary directory");
+        let mut roots = Vec::new();
+        for _ in 0..2 {
+            let mut process = play("begin", &path(&dir));
+            assert!(
+                lines(&mut process).any(|line| line == fatal),
+                "it came to {fatal}"
+            );
+            process.kill().expect("it runs");
+            process.wait().expect("it was killed");
+        }
+        for _ in 0..2 {
+            let trust = runtime.block_on(begin_to_issue(&path(&dir), |_| ()));
+            let bundle = trust.expect("the next start succeeds").current();
+            assert_eq!(
+                bundle.sequence(),
+                Sequence {
+                    epoch: 1,
+                    number: 1
+                }
+            );
+            roots.push(bundle.roots().to_vec());
+        }
+        assert_eq!(roots[0], roots[1], "killed at {fatal}");
     }
 }
 

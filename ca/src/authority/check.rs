@@ -89,11 +89,7 @@ async fn look(
             options.root_key
         ));
     }
-    let signer = Signer::new(
-        active.certificate.clone(),
-        active.above.clone(),
-        key.key()?.into(),
-    )?;
+    let signer = Signer::new(active, key.key()?.into())?;
     match ends(&signer, options, now) {
         Ends::InTime => {}
         Ends::Soon(note) => checked.notes.push(note),

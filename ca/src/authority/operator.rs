@@ -222,12 +222,6 @@ impl Found {
                     Severity::Warning => self.notes.push(format!("{name}: {violation}")),
                 }
             }
-            if certificate.public_key().algorithm() == KeyAlgorithm::Ed25519 {
-                self.notes.push(format!(
-                    "{name} has an Ed25519 key: Envoy and other users of BoringSSL do not verify \
-                     what it signs"
-                ));
-            }
             if certificate.not_after() < now {
                 self.certificate(
                     "ARX-AUTHORITY-EXPIRED",

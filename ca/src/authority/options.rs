@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use arx_identity::KeyAlgorithm;
+use arx_identity::crypto::PROVIDER;
 
 use super::problem::{Problem, human};
 
@@ -114,9 +115,20 @@ impl Options {
                 "authority.root_key",
                 "ARX-AUTHORITY-KEY-ALGORITHM",
                 format!(
-                    "a root with a key of kind {} is not made, because some proxy could not \
-                     verify it or it is too weak for its lifetime: use ecdsa-p256, ecdsa-p384, \
-                     rsa-3072 or rsa-4096",
+                    "no root with a key of kind {} is made: use ecdsa-p256, ecdsa-p384, rsa-3072 \
+                     or rsa-4096, which every proxy verifies",
+                    self.root_key
+                ),
+            ));
+        }
+        let cannot_make = PROVIDER == "ring" && matches!(self.root_key, KeyAlgorithm::Rsa(_));
+        if signs && cannot_make && self.operator.is_none() {
+            problems.push(Problem::new(
+                "authority.root_key",
+                "ARX-AUTHORITY-KEY-ALGORITHM",
+                format!(
+                    "this build (with ring) makes no key of kind {}: use ecdsa-p256 or \
+                     ecdsa-p384, or an RSA root of your own",
                     self.root_key
                 ),
             ));

@@ -162,11 +162,7 @@ async fn load(state: &State, operator: Option<Material>) -> Result<Signer, Autho
             active.signer().subject()
         )));
     }
-    Ok(Signer::new(
-        active.certificate.clone(),
-        active.above.clone(),
-        key,
-    )?)
+    Ok(Signer::new(active, key)?)
 }
 
 /// A new root and its key.

@@ -9,6 +9,7 @@ use arx_identity::{Certificate, KeyId, PrivateKey};
 use tokio::task::spawn_blocking;
 
 use super::AuthorityError;
+use crate::state::Root;
 
 /// Signs the replicas' intermediates.
 #[derive(Debug)]
@@ -19,23 +20,22 @@ pub(super) struct Signer {
     pub(super) above: Vec<Certificate>,
     pub(super) root: Certificate,
     pub(super) root_id: KeyId,
+    /// Where the key is.
+    pub(super) custody: &'static str,
 }
 
 impl Signer {
-    pub(super) fn new(
-        root: Certificate,
-        above: Vec<Certificate>,
-        key: Arc<PrivateKey>,
-    ) -> Result<Self, ProfileError> {
+    /// The signer of `root`, by `key`.
+    pub(super) fn new(root: &Root, key: Arc<PrivateKey>) -> Result<Self, ProfileError> {
         // Both must be able to issue: the root's identifier names everything below it.
-        let root_id = Issuer::new(&root)?.key_id();
-        let issuer = Issuer::new(above.first().unwrap_or(&root))?;
+        let root_id = Issuer::new(&root.certificate)?.key_id();
         Ok(Self {
-            issuer,
+            issuer: Issuer::new(root.signer())?,
             key,
-            above,
-            root,
+            above: root.above.clone(),
+            root: root.certificate.clone(),
             root_id,
+            custody: root.key.as_str(),
         })
     }
 

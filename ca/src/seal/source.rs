@@ -97,6 +97,18 @@ impl Source {
         // Also what was just made: what counts is what the next start will find.
         read(path).map(Seal::with)
     }
+
+    /// The seal as it is now: nothing is made. `None` if the first start will make the key.
+    /// Blocks on the file system.
+    ///
+    /// # Errors
+    /// [`SourceError`] if [`Source::seal`] would have none.
+    pub fn look(&self, first_start: bool) -> Result<Option<Seal>, SourceError> {
+        match self {
+            Self::File { path, create: true } if first_start && !exists(path) => Ok(None),
+            _ => self.seal(first_start).map(Some),
+        }
+    }
 }
 
 fn exists(path: &Path) -> bool {

@@ -176,12 +176,18 @@ impl Redb {
     /// taken, and a process that has the file does not notice. Blocks on the file system.
     ///
     /// # Errors
-    /// [`OpenError`]; [`OpenError::Damaged`] also if a process was writing at that moment.
+    /// [`OpenError`]; [`OpenError::Damaged`] also if a process was writing all the time.
     pub fn peek(path: &Path) -> Result<Memory, OpenError> {
         let path = &file::resolve(path)?;
-        match file::read(path) {
-            Ok((table, _)) => Ok(Memory::holding(table)),
-            Err(unreadable) => Err(unreadable.of(path)),
+        let mut looks = 3;
+        loop {
+            looks -= 1;
+            match file::read(path) {
+                Ok((table, _)) => return Ok(Memory::holding(table)),
+                // Between two writes of another process it is not whole.
+                Err(Unreadable::Damaged(_)) if looks > 0 => {}
+                Err(unreadable) => return Err(unreadable.of(path)),
+            }
         }
     }
 

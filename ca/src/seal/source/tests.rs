@@ -100,6 +100,28 @@ fn a_missing_key_is_made_at_the_first_start_if_the_configuration_says_so() {
 }
 
 #[test]
+fn a_look_makes_no_key() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let look = source(&dir, true)
+        .look(true)
+        .expect("the first start will make it");
+    assert!(look.is_none());
+    let lost = source(&dir, true).look(false).expect_err("there is state");
+    assert_eq!(lost.code(), "ARX-SEAL-KEY-LOST");
+    source(&dir, false)
+        .look(true)
+        .expect_err("nobody will make it");
+    assert!(fs::read_dir(dir.path()).expect("it reads").next().is_none());
+
+    let made = source(&dir, true).seal(true).expect("it is made");
+    let look = source(&dir, true)
+        .look(true)
+        .expect("it reads")
+        .expect("it is there");
+    assert_eq!(look.id(), made.id());
+}
+
+#[test]
 fn a_missing_key_is_not_made_without_being_told_to() {
     let dir = TempDir::new().expect("a temporary directory");
     let refused = source(&dir, false).seal(true).expect_err("it is missing");

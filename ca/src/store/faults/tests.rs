@@ -112,3 +112,28 @@ async fn the_same_seed_throws_the_same_faults() {
     assert_eq!(outcomes(7).await, outcomes(7).await);
     assert_ne!(outcomes(7).await, outcomes(8).await);
 }
+
+#[tokio::test]
+async fn after_a_cut_nothing_is_done_until_it_is_healed() {
+    let store = store();
+    store.cut_after(1, Fault::LostAnswer);
+    let first = store
+        .compare_and_swap(&key(), None, "one".into())
+        .await
+        .expect("one is left");
+    assert!(!store.is_spent());
+    let lost = store
+        .compare_and_swap(&key(), Some(&first), "two".into())
+        .await;
+    assert!(matches!(lost, Err(CasError::Unknown { .. })), "{lost:?}");
+    assert!(store.is_spent());
+    assert!(store.get(&key()).await.is_err());
+    assert!(
+        store
+            .compare_and_swap(&key(), None, "three".into())
+            .await
+            .is_err()
+    );
+    store.heal().await;
+    assert_eq!(value(&store).await, Some("two".into()));
+}

@@ -122,6 +122,58 @@ fn a_file_that_is_missing_is_made_only_when_asked() {
 }
 
 #[test]
+fn a_lock_file_that_was_left_behind_is_in_nobodys_way() {
+    let dir = TempDir::new().expect("a temporary directory");
+    open_or_create(&dir);
+    fs::remove_file(path(&dir)).expect("it is there");
+    assert_eq!(files(&dir), ["state.redb.lock"]);
+    let missing = Redb::open(&path(&dir), now()).expect_err("there is none");
+    assert!(matches!(missing, OpenError::Missing { .. }), "{missing}");
+    open_or_create(&dir);
+}
+
+#[tokio::test]
+async fn a_look_shows_everything_and_touches_nothing() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let missing = Redb::peek(&path(&dir)).expect_err("there is none");
+    assert_eq!(missing.code(), "ARX-STORE-MISSING");
+    assert_eq!(files(&dir), Vec::<String>::new());
+
+    filled(&dir).await;
+    fs::remove_file(dir.path().join("state.redb.lock")).expect("it is there");
+    let before = fs::read(path(&dir)).expect("it reads");
+    let copy = Redb::peek(&path(&dir)).expect("it reads");
+    let prefix = Prefix::trust_domain(key("a").trust_domain());
+    assert_eq!(
+        crate::store::list_all(&copy, &prefix)
+            .await
+            .map(|all| all.len()),
+        Ok(12)
+    );
+    assert!(
+        fs::read(path(&dir)).expect("it reads") == before,
+        "it was changed"
+    );
+    assert_eq!(files(&dir), ["state.redb"]);
+
+    // Also while a process has it.
+    let store = Redb::open(&path(&dir), now()).expect("it opens");
+    put(&store, "n1", "new").await;
+    let copy = Redb::peek(&path(&dir)).expect("it reads");
+    let seen = copy
+        .get(&key("n1"))
+        .await
+        .expect("it reads")
+        .map(|entry| entry.value);
+    assert_eq!(seen, Some("new".into()));
+
+    drop(store);
+    fs::write(path(&dir), &before[..before.len() / 2]).expect("it is written");
+    let damaged = Redb::peek(&path(&dir)).expect_err("it is not whole");
+    assert_eq!(damaged.code(), "ARX-STORE-DAMAGED");
+}
+
+#[test]
 fn the_second_in_one_process_is_told_too() {
     let dir = TempDir::new().expect("a temporary directory");
     let _first = open_or_create(&dir);

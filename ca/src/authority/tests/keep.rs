@@ -1,0 +1,236 @@
+//! The loop that renews, on a clock that goes with tokio's paused time.
+
+use std::sync::Mutex as StdMutex;
+
+use arx_daemon::Clock;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::*;
+
+fn short() -> Options {
+    Options {
+        root_ttl: DAY,
+        intermediate_ttl: 10 * HOUR,
+        serving_ttl: HOUR,
+        longest_leaf: HOUR,
+        ..options()
+    }
+}
+
+type Recorder = Box<dyn FnMut(Made) -> BoxFuture<'static, Result<(), String>> + Send>;
+
+/// Records everything, and tells what it was.
+fn recorder() -> (Recorder, mpsc::UnboundedReceiver<Made>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let record = move |made: Made| {
+        let taken = sender.send(made).map_err(|_| "nobody listens".to_owned());
+        async move { taken }.boxed()
+    };
+    (Box::new(record), receiver)
+}
+
+async fn next_of(made: &mut mpsc::UnboundedReceiver<Made>, wanted: fn(&Made) -> bool) -> Made {
+    loop {
+        let one = made.recv().await.expect("the loop runs");
+        if wanted(&one) {
+            return one;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn both_certificates_are_made_at_once_and_renewed_in_time_for_ever() {
+    let clock = Clock::following_tokio(now());
+    let authority = open(&memory(), short()).await.expect("it starts");
+    let (record, mut made) = recorder();
+    let test = async {
+        assert!(matches!(made.recv().await, Some(Made::Intermediate(_))));
+        assert!(matches!(made.recv().await, Some(Made::Serving(_))));
+        let mut last = authority.issuing().expect("it is installed").intermediate();
+        // The root ends after a day; until shortly before, there is always enough left.
+        for _ in 0..2 {
+            let renewed = next_of(&mut made, |made| matches!(made, Made::Intermediate(_))).await;
+            let Made::Intermediate(renewed) = renewed else {
+                unreachable!("just matched")
+            };
+            let left = authority
+                .issuing()
+                .expect("the one before still signs")
+                .not_after();
+            assert!(
+                left >= clock.now() + short().longest(),
+                "a whole leaf still fits"
+            );
+            let id = renewed
+                .certificate
+                .subject_key_id()
+                .expect("the profile has it");
+            assert_ne!(id, last);
+            last = id;
+        }
+    };
+    tokio::select! {
+        never = authority.keep(&clock, record) => match never {},
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_serving_certificate_is_renewed_at_half_of_its_life() {
+    let clock = Clock::following_tokio(now());
+    let authority = open(&memory(), short()).await.expect("it starts");
+    let (record, mut made) = recorder();
+    let test = async {
+        for _ in 0..5 {
+            let Made::Serving(svid) =
+                next_of(&mut made, |made| matches!(made, Made::Serving(_))).await
+            else {
+                unreachable!("just matched")
+            };
+            let known = clock.now();
+            let next = next_of(&mut made, |made| matches!(made, Made::Serving(_))).await;
+            let Made::Serving(next) = next else {
+                unreachable!("just matched")
+            };
+            assert_ne!(next.serial(), svid.serial());
+            let half = serving_at(svid.not_before(), svid.not_after());
+            assert!(clock.now() >= half && clock.now() < half + Duration::from_secs(61));
+            assert!(clock.now() > known);
+        }
+    };
+    tokio::select! {
+        never = authority.keep(&clock, record) => match never {},
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_runs_as_a_task_of_its_own() {
+    let clock = Clock::following_tokio(now());
+    let authority = Arc::new(open(&memory(), short()).await.expect("it starts"));
+    let (record, mut made) = recorder();
+    let mut tasks = tokio::task::JoinSet::new();
+    let kept = authority.clone();
+    tasks.spawn(async move { kept.keep(&clock, record).await });
+    let mut issuing = authority.watch();
+    issuing.wait_for(Option::is_some).await.expect("it is open");
+    assert!(matches!(made.recv().await, Some(Made::Intermediate(_))));
+    tasks.shutdown().await;
+    assert!(
+        authority.issuing().is_some(),
+        "what signs goes on signing while the process drains"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_recorded_is_not_used_and_made_again() {
+    let clock = Clock::following_tokio(now());
+    let authority = open(&memory(), short()).await.expect("it starts");
+    let mut health = authority.health();
+    let refuse = Arc::new(StdMutex::new(true));
+    let record = {
+        let refuse = refuse.clone();
+        move |_| {
+            let full = *refuse.lock().expect("nobody panics");
+            async move {
+                if full {
+                    Err("the ledger's disk is full".to_owned())
+                } else {
+                    Ok(())
+                }
+            }
+            .boxed()
+        }
+    };
+    let test = async {
+        health.changed().await.expect("it is open");
+        let told = health.borrow_and_update().clone();
+        assert!(!told.can_issue);
+        let (code, message) = told.trouble.expect("it is told");
+        assert_eq!(code, "ARX-AUTHORITY-NOT-RECORDED");
+        assert!(message.contains("the ledger's disk is full"), "{message}");
+        assert!(authority.issuing().is_none() && authority.serving().is_none());
+
+        *refuse.lock().expect("nobody panics") = false;
+        health.changed().await.expect("it is open");
+        let told = health.borrow_and_update().clone();
+        assert!(told.can_issue && told.trouble.is_none(), "{told:?}");
+        assert_eq!(
+            told.until,
+            authority.issuing().map(|issuing| issuing.not_after())
+        );
+        assert!(authority.serving().is_some());
+    };
+    tokio::select! {
+        never = authority.keep(&clock, record) => match never {},
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_by_a_day_is_followed_at_once_and_without_a_storm() {
+    let clock = Clock::manual(now());
+    let options = Options {
+        root_ttl: 30 * DAY,
+        ..short()
+    };
+    let authority = open(&memory(), options).await.expect("it starts");
+    let (record, mut made) = recorder();
+    let test = async {
+        assert!(matches!(made.recv().await, Some(Made::Intermediate(_))));
+        assert!(matches!(made.recv().await, Some(Made::Serving(_))));
+        // Until the loop sleeps; it looks at the clock only then.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        for at in [now() + DAY, now()] {
+            clock.set(at);
+            clock.observe().expect("that is a jump");
+            assert!(matches!(made.recv().await, Some(Made::Intermediate(_))));
+            assert!(matches!(made.recv().await, Some(Made::Serving(_))));
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            assert!(made.try_recv().is_err(), "once is enough");
+            assert!(authority.issuing().expect("it is installed").not_after() > at);
+        }
+    };
+    tokio::select! {
+        never = authority.keep(&clock, record) => match never {},
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_cannot_be_extended_says_so_before_it_ends() {
+    let clock = Clock::following_tokio(now());
+    let store = memory();
+    let authority = open(&store, short()).await.expect("it starts");
+    let mut health = authority.health();
+    let (record, mut made) = recorder();
+    let test = async {
+        let ending = health
+            .wait_for(|health| health.trouble.is_some() && health.until.is_some())
+            .await
+            .expect("it is open")
+            .clone();
+        let (code, _) = ending.trouble.expect("just seen");
+        assert_eq!(code, "ARX-AUTHORITY-ENDING");
+        assert!(ending.can_issue, "it is no reason not to be ready yet");
+        assert_eq!(ending.until, Some(authority.root().not_after()));
+        health
+            .wait_for(|health| !health.can_issue)
+            .await
+            .expect("it is open");
+        assert!(clock.now() >= authority.root().not_after());
+        made.close();
+    };
+    tokio::select! {
+        never = authority.keep(&clock, record) => match never {},
+        () = test => {}
+    }
+    let stored = state(&store).await.intermediates().await.expect("it reads");
+    assert!(
+        stored.len() < 10,
+        "it did not renew without end: {}",
+        stored.len()
+    );
+}
