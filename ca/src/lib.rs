@@ -1,9 +1,30 @@
-//! The certificate authority of Arx: who may have which identity, the keys that say so, and
-//! the record of everything that was said.
+//! The certificate authority of Arx: who asks is proved, what may be had is decided by
+//! policy, what is signed stands in the ledger before it leaves the house.
 
+pub mod admin;
+pub mod admission;
+pub mod answers;
 pub mod authority;
+pub mod ca;
+pub mod caller;
+pub mod check;
+pub mod config;
+pub mod fleet;
 mod hex;
+mod issue;
+
+pub mod ledger;
+pub mod metrics;
+pub mod node_api;
+pub mod policy;
+pub mod queue;
+pub mod refusal;
+pub mod run;
 pub mod seal;
+pub mod serve;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod testing;
+pub mod token;
 pub mod trust;
