@@ -43,7 +43,11 @@ impl Api {
         let live = self.0.ledger.live();
         let ready = tokio::time::timeout(Duration::from_secs(10), live.ready()).await;
         ready.map_err(|_| {
-            Status::from(Refusal::new("ARX-INDEX-BUILDING", Fault::Dependency, "the index of valid certificates is being built: ask again"))
+            Status::from(Refusal::new(
+                "ARX-INDEX-BUILDING",
+                Fault::Dependency,
+                "the index of valid certificates is being built: ask again",
+            ))
         })?;
         Ok(live)
     }
@@ -67,7 +71,10 @@ impl Api {
 
 #[tonic::async_trait]
 impl wire::admin_server::Admin for Api {
-    async fn status(&self, _request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        _request: Request<wire::StatusRequest>,
+    ) -> Result<Response<wire::StatusResponse>, Status> {
         let ca = &self.0;
         let now = ca.clock.now();
         let (agents_connected, agents_known) = ca.fleet.size();
@@ -89,7 +96,9 @@ impl wire::admin_server::Admin for Api {
             agents_known: count(agents_known),
             live_certificates: if live.is_ready() { live.count(now) } else { 0 },
             soonest_expiry_unix_ms: soonest.as_ref().map_or(0, |(end, _)| unix_ms(*end)),
-            soonest_expiry_identity: soonest.map(|(_, identity)| identity.to_string()).unwrap_or_default(),
+            soonest_expiry_identity: soonest
+                .map(|(_, identity)| identity.to_string())
+                .unwrap_or_default(),
             index_ready: live.is_ready(),
             issued_total,
             refused_total,
@@ -103,7 +112,10 @@ impl wire::admin_server::Admin for Api {
     ) -> Result<Response<wire::ListAgentsResponse>, Status> {
         let request = request.into_inner();
         let from = match request.page_token.split_once('/') {
-            Some((cluster, node)) => Some(NodeName { cluster: cluster.into(), node: node.into() }),
+            Some((cluster, node)) => Some(NodeName {
+                cluster: cluster.into(),
+                node: node.into(),
+            }),
             None if request.page_token.is_empty() => None,
             None => return Err(bad_page_token()),
         };
@@ -113,7 +125,11 @@ impl wire::admin_server::Admin for Api {
             let counts = agent.counts(newest);
             let trust = agent.trust().unwrap_or_default();
             wire::Agent {
-                spiffe_id: self.0.node_id(name).map(|id| id.as_str().to_owned()).unwrap_or_default(),
+                spiffe_id: self
+                    .0
+                    .node_id(name)
+                    .map(|id| id.as_str().to_owned())
+                    .unwrap_or_default(),
                 cluster: name.cluster.to_string(),
                 node: name.node.to_string(),
                 connected: agent.is_connected(),
@@ -130,12 +146,21 @@ impl wire::admin_server::Admin for Api {
                 certificate_not_after_unix_ms: agent.node_not_after().map_or(0, unix_ms),
             }
         };
-        let (agents, next) = self.0.fleet.page(from.as_ref(), page_size(request.page_size), show);
+        let (agents, next) = self
+            .0
+            .fleet
+            .page(from.as_ref(), page_size(request.page_size), show);
         let page_token = next.map(|name| name.to_string()).unwrap_or_default();
-        Ok(Response::new(wire::ListAgentsResponse { agents, page_token }))
+        Ok(Response::new(wire::ListAgentsResponse {
+            agents,
+            page_token,
+        }))
     }
 
-    async fn list_svids(&self, request: Request<wire::ListSvidsRequest>) -> Result<Response<wire::ListSvidsResponse>, Status> {
+    async fn list_svids(
+        &self,
+        request: Request<wire::ListSvidsRequest>,
+    ) -> Result<Response<wire::ListSvidsResponse>, Status> {
         let request = request.into_inner();
         let live = self.live().await?;
         let filter = LiveFilter {
@@ -144,18 +169,30 @@ impl wire::admin_server::Admin for Api {
             serial: serial(&request.serial)?,
         };
         let (size, now) = (page_size(request.page_size), self.0.clock.now());
-        let page = self.blocking(move |_| live.page(&filter, &request.page_token, size, now)).await?;
+        let page = self
+            .blocking(move |_| live.page(&filter, &request.page_token, size, now))
+            .await?;
         let svids = page.leaves.into_iter().map(svid).collect();
-        Ok(Response::new(wire::ListSvidsResponse { svids, page_token: page.next.unwrap_or_default() }))
+        Ok(Response::new(wire::ListSvidsResponse {
+            svids,
+            page_token: page.next.unwrap_or_default(),
+        }))
     }
 
-    async fn get_bundle(&self, _request: Request<wire::GetBundleRequest>) -> Result<Response<wire::GetBundleResponse>, Status> {
+    async fn get_bundle(
+        &self,
+        _request: Request<wire::GetBundleRequest>,
+    ) -> Result<Response<wire::GetBundleResponse>, Status> {
         let bundle = self.0.trust.current();
         Ok(Response::new(wire::GetBundleResponse {
             trust_domain: bundle.trust_domain().as_str().to_owned(),
             epoch: bundle.sequence().epoch,
             number: bundle.sequence().number,
-            roots: bundle.roots().iter().map(|root| Bytes::copy_from_slice(root.der())).collect(),
+            roots: bundle
+                .roots()
+                .iter()
+                .map(|root| Bytes::copy_from_slice(root.der()))
+                .collect(),
         }))
     }
 
@@ -168,16 +205,27 @@ impl wire::admin_server::Admin for Api {
             (Some(serial), true) => Query::Serial(serial.as_bytes().to_vec()),
             (None, false) => Query::Identity(request.identity),
             _ => {
-                return Err(Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, "give either a serial number or an identity").into());
+                return Err(Refusal::new(
+                    "ARX-REQUEST-MALFORMED",
+                    Fault::Request,
+                    "give either a serial number or an identity",
+                )
+                .into());
             }
         };
         let size = page_size(request.page_size);
-        let page = self.blocking(move |ca| ca.ledger.search(&query, size, &request.page_token)).await?;
+        let page = self
+            .blocking(move |ca| ca.ledger.search(&query, size, &request.page_token))
+            .await?;
         let records = page.records.iter().map(ledger::Entry::to_json).collect();
-        Ok(Response::new(wire::SearchLedgerResponse { records, page_token: page.next.unwrap_or_default() }))
+        Ok(Response::new(wire::SearchLedgerResponse {
+            records,
+            page_token: page.next.unwrap_or_default(),
+        }))
     }
 
-    type ExportLedgerStream = Pin<Box<dyn Stream<Item = Result<wire::ExportLedgerResponse, Status>> + Send>>;
+    type ExportLedgerStream =
+        Pin<Box<dyn Stream<Item = Result<wire::ExportLedgerResponse, Status>> + Send>>;
 
     async fn export_ledger(
         &self,
@@ -186,14 +234,21 @@ impl wire::admin_server::Admin for Api {
         let request = request.into_inner();
         let since = time(request.since_unix_ms).unwrap_or(UNIX_EPOCH);
         let until = time(request.until_unix_ms).unwrap_or_else(|| self.0.clock.now());
-        let export = self.blocking(move |ca| ca.ledger.export(since, until)).await?;
+        let export = self
+            .blocking(move |ca| ca.ledger.export(since, until))
+            .await?;
         // Read a chunk when the last one was taken, off the threads that answer calls.
         let chunks = futures_util::stream::unfold(Some(export), |export| async {
             let mut export = export?;
             let read = tokio::task::spawn_blocking(move || (export.next_chunk(), export)).await;
             let (chunk, export) = read.ok()?;
             match chunk {
-                Ok(Some(lines)) => Some((Ok(wire::ExportLedgerResponse { lines: lines.into() }), Some(export))),
+                Ok(Some(lines)) => Some((
+                    Ok(wire::ExportLedgerResponse {
+                        lines: lines.into(),
+                    }),
+                    Some(export),
+                )),
                 Ok(None) => None,
                 Err(error) => {
                     let refusal = Refusal::new(error.code(), Fault::Internal, error.to_string());
@@ -239,7 +294,8 @@ impl Ca {
         live: &ledger::Live,
     ) -> Result<wire::RequestRenewalResponse, Status> {
         let now = self.clock.now();
-        let everything = request.identity.is_empty() && request.node.is_empty() && request.serial.is_empty();
+        let everything =
+            request.identity.is_empty() && request.node.is_empty() && request.serial.is_empty();
         let filter = LiveFilter {
             identity: (!request.identity.is_empty()).then(|| request.identity.clone()),
             node: (!request.node.is_empty()).then(|| request.node.clone()),
@@ -257,12 +313,18 @@ impl Ca {
             })
         };
         let (agents, certificates) = if everything {
-            (self.fleet.tell(&hint(Vec::new()), |_| true), live.count(now))
+            (
+                self.fleet.tell(&hint(Vec::new()), |_| true),
+                live.count(now),
+            )
         } else {
             let of_nodes = live.serials_by_node(&filter, now);
             let certificates = of_nodes.values().map(|serials| serials.len() as u64).sum();
             let told = of_nodes.into_iter().map(|((cluster, node), serials)| {
-                let serials = serials.iter().map(|serial| Bytes::copy_from_slice(serial.as_bytes())).collect();
+                let serials = serials
+                    .iter()
+                    .map(|serial| Bytes::copy_from_slice(serial.as_bytes()))
+                    .collect();
                 let name = NodeName { cluster, node };
                 self.fleet.tell(&hint(serials), |other| *other == name)
             });
@@ -271,13 +333,26 @@ impl Ca {
         let record = ledger::Operator {
             who: "admin socket".to_owned(),
             action: "request renewal".to_owned(),
-            detail: format!("identity {:?}, node {:?}, serial {:?}: {}", request.identity, request.node, request.serial, request.reason),
+            detail: format!(
+                "identity {:?}, node {:?}, serial {:?}: {}",
+                request.identity, request.node, request.serial, request.reason
+            ),
         };
-        self.ledger.append(vec![ledger::Record::new(now, record)]).await.map_err(|error| {
-            Status::from(Refusal::new(error.code(), Fault::Dependency, error.to_string()))
-        })?;
+        self.ledger
+            .append(vec![ledger::Record::new(now, record)])
+            .await
+            .map_err(|error| {
+                Status::from(Refusal::new(
+                    error.code(),
+                    Fault::Dependency,
+                    error.to_string(),
+                ))
+            })?;
         tracing::info!(agents, certificates, reason = %request.reason, "an operator asked for renewal");
-        Ok(wire::RequestRenewalResponse { agents, certificates })
+        Ok(wire::RequestRenewalResponse {
+            agents,
+            certificates,
+        })
     }
 }
 
@@ -285,13 +360,30 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
     let live = ca.ledger.live();
     let ready = live.is_ready();
     let root = ca.authority.root();
-    let under_root = if ready { live.count_under_root(&ca.authority.root_key_id(), now) } else { 0 };
-    let mut all = vec![authority("root", "active", root, ca.custody, under_root, None)];
+    let under_root = if ready {
+        live.count_under_root(&ca.authority.root_key_id(), now)
+    } else {
+        0
+    };
+    let mut all = vec![authority(
+        "root", "active", root, ca.custody, under_root, None,
+    )];
     if let Some(issuing) = ca.authority.issuing() {
         let own = issuing.issuer().certificate();
         let renews = renewal_at(issuing.term(), ca.authority.longest_leaf());
-        let count = if ready { live.count_under_issuer(&issuing.intermediate(), now) } else { 0 };
-        all.push(authority("intermediate", "active", own, "memory", count, renews));
+        let count = if ready {
+            live.count_under_issuer(&issuing.intermediate(), now)
+        } else {
+            0
+        };
+        all.push(authority(
+            "intermediate",
+            "active",
+            own,
+            "memory",
+            count,
+            renews,
+        ));
     }
     all
 }
@@ -329,24 +421,42 @@ fn health(ca: &Ca) -> Vec<wire::Health> {
             wire::Health {
                 component: component.to_owned(),
                 ok: found.is_none(),
-                code: found.map(|failing| failing.code.to_owned()).unwrap_or_default(),
-                message: found.map(|failing| failing.message.clone()).unwrap_or_default(),
+                code: found
+                    .map(|failing| failing.code.to_owned())
+                    .unwrap_or_default(),
+                message: found
+                    .map(|failing| failing.message.clone())
+                    .unwrap_or_default(),
             }
         })
         .collect();
-    let ahead = ca.fleet_ahead.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let ahead = ca
+        .fleet_ahead
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     health.push(wire::Health {
         component: "fleet".to_owned(),
         ok: ahead.is_none(),
-        code: ahead.as_ref().map(|_| "ARX-FLEET-AHEAD".to_owned()).unwrap_or_default(),
+        code: ahead
+            .as_ref()
+            .map(|_| "ARX-FLEET-AHEAD".to_owned())
+            .unwrap_or_default(),
         message: ahead.unwrap_or_default(),
     });
-    health.extend(ca.rules.get().tokens.health().into_iter().map(|cluster| wire::Health {
-        component: format!("cluster {}", cluster.cluster),
-        ok: cluster.code.is_none(),
-        code: cluster.code.unwrap_or_default().to_owned(),
-        message: cluster.message,
-    }));
+    health.extend(
+        ca.rules
+            .get()
+            .tokens
+            .health()
+            .into_iter()
+            .map(|cluster| wire::Health {
+                component: format!("cluster {}", cluster.cluster),
+                ok: cluster.code.is_none(),
+                code: cluster.code.unwrap_or_default().to_owned(),
+                message: cluster.message,
+            }),
+    );
     health
 }
 
@@ -372,13 +482,22 @@ fn serial(hex: &str) -> Result<Option<Serial>, Status> {
         return Ok(None);
     }
     let serial = hex.replace(':', "").parse().map_err(|_| {
-        Status::from(Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, "a serial number is given in hex"))
+        Status::from(Refusal::new(
+            "ARX-REQUEST-MALFORMED",
+            Fault::Request,
+            "a serial number is given in hex",
+        ))
     })?;
     Ok(Some(serial))
 }
 
 fn bad_page_token() -> Status {
-    Refusal::new("ARX-PAGE-TOKEN", Fault::Request, "the page token does not belong to this list: start again without one").into()
+    Refusal::new(
+        "ARX-PAGE-TOKEN",
+        Fault::Request,
+        "the page token does not belong to this list: start again without one",
+    )
+    .into()
 }
 
 fn page_size(asked: u32) -> usize {

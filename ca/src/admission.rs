@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arx_identity::{KeyAlgorithm, SpiffeId};
-use arx_proto::node::v1::issue_item::Evidence as Brought;
 use arx_proto::node::v1 as wire;
+use arx_proto::node::v1::issue_item::Evidence as Brought;
 
 use crate::ca::Rules;
 use crate::caller::{Node, NodeName};
@@ -45,15 +45,28 @@ pub struct Admitted {
 ///
 /// # Errors
 /// If it proves nothing.
-pub async fn prove(rules: &Rules, node: &Node, item: &mut wire::IssueItem) -> Result<Proof, Refusal> {
+pub async fn prove(
+    rules: &Rules,
+    node: &Node,
+    item: &mut wire::IssueItem,
+) -> Result<Proof, Refusal> {
     match item.evidence.take() {
         Some(Brought::ServiceAccountToken(token)) => {
             let token = zeroize::Zeroizing::new(token);
             let cluster = Some(&*node.name.cluster);
-            let verified = match rules.tokens.verify_now(Token::new(&token), Purpose::Workload, cluster) {
-                Some(known) => known,
-                None => rules.tokens.verify(Token::new(&token), Purpose::Workload, cluster).await,
-            };
+            let verified =
+                match rules
+                    .tokens
+                    .verify_now(Token::new(&token), Purpose::Workload, cluster)
+                {
+                    Some(known) => known,
+                    None => {
+                        rules
+                            .tokens
+                            .verify(Token::new(&token), Purpose::Workload, cluster)
+                            .await
+                    }
+                };
             Ok(Proof::Token(Box::new(verified?)))
         }
         Some(Brought::Local(process)) => Ok(Proof::Process(process)),
@@ -63,7 +76,11 @@ pub async fn prove(rules: &Rules, node: &Node, item: &mut wire::IssueItem) -> Re
             Fault::Request,
             "this authority does not watch the pods of the cluster: let the agent attest by `token` or `local`",
         )),
-        None => Err(Refusal::new("ARX-EVIDENCE-MISSING", Fault::Request, "the item brings no evidence that this authority knows")),
+        None => Err(Refusal::new(
+            "ARX-EVIDENCE-MISSING",
+            Fault::Request,
+            "the item brings no evidence that this authority knows",
+        )),
     }
 }
 
@@ -83,9 +100,17 @@ pub fn decide(
         Proof::Process(process) => (Kind::Workload, Evidence::Process(seen(process)?)),
         Proof::Renewal => (Kind::Node, Evidence::Renewal),
     };
-    let agent = Agent { cluster: &node.cluster, node: &node.node };
+    let agent = Agent {
+        cluster: &node.cluster,
+        node: &node.node,
+    };
     let ttl = (ttl_seconds > 0).then(|| Duration::from_secs(ttl_seconds.into()));
-    let grant = rules.policy.decide(&Request { agent, evidence, key, ttl })?;
+    let grant = rules.policy.decide(&Request {
+        agent,
+        evidence,
+        key,
+        ttl,
+    })?;
     Ok(Admitted::new(kind, grant, &proof.describe()))
 }
 
@@ -94,17 +119,42 @@ pub fn decide(
 ///
 /// # Errors
 /// If it may not.
-pub fn join(rules: &Rules, verified: &Verified, key: KeyAlgorithm) -> Result<(NodeName, Admitted), Refusal> {
+pub fn join(
+    rules: &Rules,
+    verified: &Verified,
+    key: KeyAlgorithm,
+) -> Result<(NodeName, Admitted), Refusal> {
     let agent = Agent::of_token(verified)?;
-    let name = NodeName { cluster: agent.cluster.into(), node: agent.node.into() };
-    let grant = rules.policy.decide(&Request { agent, evidence: Evidence::Join(verified), key, ttl: None })?;
-    Ok((name, Admitted::new(Kind::Join, grant, &format!("join: {}", token_words(verified)))))
+    let name = NodeName {
+        cluster: agent.cluster.into(),
+        node: agent.node.into(),
+    };
+    let grant = rules.policy.decide(&Request {
+        agent,
+        evidence: Evidence::Join(verified),
+        key,
+        ttl: None,
+    })?;
+    Ok((
+        name,
+        Admitted::new(
+            Kind::Join,
+            grant,
+            &format!("join: {}", token_words(verified)),
+        ),
+    ))
 }
 
 impl Admitted {
     fn new(kind: Kind, grant: Grant, proof: &str) -> Self {
         let evidence = format!("{proof}; by {}", grant.rule);
-        Self { kind, id: grant.id, dns_names: grant.dns_names, ttl: grant.ttl, evidence }
+        Self {
+            kind,
+            id: grant.id,
+            dns_names: grant.dns_names,
+            ttl: grant.ttl,
+            evidence,
+        }
     }
 }
 
@@ -114,7 +164,12 @@ impl Proof {
         match self {
             Self::Token(verified) => format!("token: {}", token_words(verified)),
             Self::Process(process) => {
-                format!("local: uid {}, gid {}, {:?}", process.uid, process.gid, clipped(&process.executable))
+                format!(
+                    "local: uid {}, gid {}, {:?}",
+                    process.uid,
+                    process.gid,
+                    clipped(&process.executable)
+                )
             }
             Self::Renewal => "renewal of the node's own certificate".to_owned(),
         }
@@ -137,24 +192,43 @@ fn clipped(text: &str) -> String {
 fn seen(process: &wire::LocalProcess) -> Result<Process<'_>, Refusal> {
     let sha256 = match process.executable_sha256.len() {
         0 => None,
-        _ => Some(<[u8; 32]>::try_from(&process.executable_sha256[..]).map_err(|_| {
-            Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, "executable_sha256 has 32 bytes, or none")
-        })?),
+        _ => Some(
+            <[u8; 32]>::try_from(&process.executable_sha256[..]).map_err(|_| {
+                Refusal::new(
+                    "ARX-REQUEST-MALFORMED",
+                    Fault::Request,
+                    "executable_sha256 has 32 bytes, or none",
+                )
+            })?,
+        ),
     };
     let executable = (!process.executable.is_empty()).then_some(process.executable.as_str());
-    Ok(Process { uid: process.uid, gid: process.gid, executable, sha256 })
+    Ok(Process {
+        uid: process.uid,
+        gid: process.gid,
+        executable,
+        sha256,
+    })
 }
 
 impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
-        let fault = if refused.is_ours() { Fault::Dependency } else { Fault::Unauthenticated };
+        let fault = if refused.is_ours() {
+            Fault::Dependency
+        } else {
+            Fault::Unauthenticated
+        };
         Self::new(refused.code(), fault, refused.to_string())
     }
 }
 
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
-        let fault = if denied.is_request() { Fault::Request } else { Fault::Forbidden };
+        let fault = if denied.is_request() {
+            Fault::Request
+        } else {
+            Fault::Forbidden
+        };
         Self::new(denied.code(), fault, denied.to_string())
     }
 }

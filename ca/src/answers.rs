@@ -81,7 +81,11 @@ impl Running {
     /// Waits for its answer; `None` if it failed. Whoever holds a [`Claim`] resolves it
     /// before waiting here: two batches could wait for each other otherwise.
     pub async fn outcome(mut self) -> Option<Answer> {
-        self.0.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
+        self.0
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|answer| answer.clone())
     }
 }
 
@@ -98,14 +102,29 @@ impl Answers {
     ///
     /// # Errors
     /// `ARX-REQUEST-KEY-REUSED` if the key was used for another content.
-    pub fn look_up(&self, request: Request, content: [u8; 32], now: Instant) -> Result<Known, Refusal> {
+    pub fn look_up(
+        &self,
+        request: Request,
+        content: [u8; 32],
+        now: Instant,
+    ) -> Result<Known, Refusal> {
         let mut state = self.lock();
         state.forget(now);
         let Some(entry) = state.entries.get(&request) else {
             let (outcome, receiver) = watch::channel(None);
-            state.entries.insert(request.clone(), Entry { content, outcome: receiver });
+            state.entries.insert(
+                request.clone(),
+                Entry {
+                    content,
+                    outcome: receiver,
+                },
+            );
             drop(state);
-            return Ok(Known::New(Claim { answers: self.clone(), request, outcome }));
+            return Ok(Known::New(Claim {
+                answers: self.clone(),
+                request,
+                outcome,
+            }));
         };
         if entry.content != content {
             return Err(Refusal::new(
@@ -223,7 +242,9 @@ mod tests {
         let now = Instant::now();
         let first = claim(&answers, 1, now);
         let second = running(&answers, 1, now);
-        let (second, ()) = tokio::join!(second.outcome(), async { first.resolve(answer(b"one"), now) });
+        let (second, ()) = tokio::join!(second.outcome(), async {
+            first.resolve(answer(b"one"), now)
+        });
         assert_eq!(second, Some(answer(b"one")));
     }
 
@@ -243,7 +264,9 @@ mod tests {
         let answers = Answers::default();
         let now = Instant::now();
         claim(&answers, 1, now).resolve(answer(b"one"), now);
-        let refused = answers.look_up(request(1), [9; 32], now).expect_err("another content");
+        let refused = answers
+            .look_up(request(1), [9; 32], now)
+            .expect_err("another content");
         assert_eq!(refused.code, "ARX-REQUEST-KEY-REUSED");
     }
 

@@ -195,7 +195,9 @@ impl Authority {
         Ok(())
     }
 
-    fn longest_leaf(&self) -> Duration {
+    /// The longest lifetime of anything that the intermediate signs.
+    #[must_use]
+    pub fn longest_leaf(&self) -> Duration {
         *self
             .longest_leaf
             .lock()

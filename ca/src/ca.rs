@@ -114,7 +114,9 @@ impl Ca {
     /// time of issue.
     #[must_use]
     pub fn leaves_of(&self, name: &NodeName) -> Vec<(Serial, SystemTime)> {
-        self.ledger.live().workloads_on(&name.cluster, &name.node, self.clock.now())
+        self.ledger
+            .live()
+            .workloads_on(&name.cluster, &name.node, self.clock.now())
     }
 
     /// Records that an agent neither holds nor serves these any more.
@@ -148,10 +150,15 @@ impl Ca {
             Standing::Ahead => format!(
                 "the agent of {name} holds bundle {holds}, and the newest here is {newest}: this state is older than the fleet, restore a newer one"
             ),
-            _ => format!("the agent of {name} holds another bundle {holds} than was published here: find out which authority it came from"),
+            _ => format!(
+                "the agent of {name} holds another bundle {holds} than was published here: find out which authority it came from"
+            ),
         };
         tracing::error!(code = "ARX-FLEET-AHEAD", node = %name, %holds, %newest, "{message}");
-        *self.fleet_ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+        *self
+            .fleet_ahead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(message);
     }
 }
 

@@ -18,7 +18,10 @@ use crate::token::Tokens;
 /// the sources of token keys. Prints a line for each.
 #[must_use]
 pub fn everything(path: &Path, config: &Config, clock: &Clock) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("can't start: {error}");
@@ -29,9 +32,18 @@ pub fn everything(path: &Path, config: &Config, clock: &Clock) -> ExitCode {
     report.well(&format!("{}: configuration", path.display()));
     runtime.block_on(async {
         let state = report.state(config, clock).await;
-        let checked = authority::check(&config.authority_options(), &config.trust_domain, state.as_ref(), clock.now()).await;
+        let checked = authority::check(
+            &config.authority_options(),
+            &config.trust_domain,
+            state.as_ref(),
+            clock.now(),
+        )
+        .await;
         for problem in &checked.problems {
-            report.wrong(&format!("{}: {problem} ({})", problem.setting, problem.code));
+            report.wrong(&format!(
+                "{}: {problem} ({})",
+                problem.setting, problem.code
+            ));
         }
         if checked.problems.is_empty() {
             report.well("authority");
@@ -45,7 +57,11 @@ pub fn everything(path: &Path, config: &Config, clock: &Clock) -> ExitCode {
         println!("all is well");
         return exit::OK.into();
     }
-    eprintln!("{} problem{} found", report.wrong, if report.wrong == 1 { "" } else { "s" });
+    eprintln!(
+        "{} problem{} found",
+        report.wrong,
+        if report.wrong == 1 { "" } else { "s" }
+    );
     exit::CONFIG.into()
 }
 
@@ -98,7 +114,10 @@ impl Report {
             }
         };
         if !file.exists() {
-            self.well(&format!("state: {} will be made at the first start", file.display()));
+            self.well(&format!(
+                "state: {} will be made at the first start",
+                file.display()
+            ));
             return None;
         }
         let opened = match store::Redb::peek(&file) {
@@ -128,7 +147,10 @@ impl Report {
         for finding in tokens.check().await {
             match finding.code {
                 None => self.well(&format!("cluster {}: {}", finding.cluster, finding.message)),
-                Some(code) => self.wrong(&format!("cluster {}: {} ({code})", finding.cluster, finding.message)),
+                Some(code) => self.wrong(&format!(
+                    "cluster {}: {} ({code})",
+                    finding.cluster, finding.message
+                )),
             }
         }
     }

@@ -141,7 +141,9 @@ pub struct Ledger {
 
 impl Default for Ops {
     fn default() -> Self {
-        Self { address: SocketAddr::from(([127, 0, 0, 1], 9901)) }
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 9901)),
+        }
     }
 }
 
@@ -160,7 +162,11 @@ impl Default for Authority {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { retention: days(90), segment_size: ByteSize::from_bytes(64 * 1024 * 1024), gather: Span::from_millis(1) }
+        Self {
+            retention: days(90),
+            segment_size: ByteSize::from_bytes(64 * 1024 * 1024),
+            gather: Span::from_millis(1),
+        }
     }
 }
 
@@ -186,7 +192,9 @@ where
     T: FromStr,
     T::Err: std::fmt::Display,
 {
-    String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(de::Error::custom)
 }
 
 impl Config {
@@ -210,42 +218,86 @@ impl Config {
         if let Some(replica) = &self.replica
             && let Err(error) = state::replica_name(replica)
         {
-            problems.add("replica", error.to_string(), "use lower-case letters, digits, dots and hyphens, at most 64");
+            problems.add(
+                "replica",
+                error.to_string(),
+                "use lower-case letters, digits, dots and hyphens, at most 64",
+            );
         }
         self.check_paths(problems);
         for problem in self.authority_options().problems() {
             let code = problem.code;
-            problems.add(problem.setting, problem.message, format!("see {code} in docs/errors.md"));
+            problems.add(
+                problem.setting,
+                problem.message,
+                format!("see {code} in docs/errors.md"),
+            );
         }
-        let limits = [("node_api.max_connections", self.node_api.max_connections), ("node_api.queue", self.node_api.queue)];
+        let limits = [
+            ("node_api.max_connections", self.node_api.max_connections),
+            ("node_api.queue", self.node_api.queue),
+        ];
         for (key, value) in limits {
             if !(1..=1_000_000).contains(&value) {
-                problems.add(key, format!("{value} is not between 1 and 1000000"), "leave it out for 10000");
+                problems.add(
+                    key,
+                    format!("{value} is not between 1 and 1000000"),
+                    "leave it out for 10000",
+                );
             }
         }
         if self.node_api.address == self.ops.address {
-            problems.add("ops.address", "the same address as node_api.address", "give each a port of its own");
+            problems.add(
+                "ops.address",
+                "the same address as node_api.address",
+                "give each a port of its own",
+            );
         }
         self.check_ledger(problems);
         token::problems(&self.clusters, problems);
-        self.policy.problems(&self.trust_domain, &self.clusters, problems);
+        self.policy
+            .problems(&self.trust_domain, &self.clusters, problems);
     }
 
     fn check_paths(&self, problems: &mut Problems<'_>) {
-        let mut paths = vec![("admin.socket", &self.admin.socket), ("state.directory", &self.state.directory)];
-        paths.extend(self.state.seal_key_file.as_ref().map(|path| ("state.seal_key_file", path)));
-        paths.extend(self.authority.certificate_file.as_ref().map(|path| ("authority.certificate_file", path)));
-        paths.extend(self.authority.key_file.as_ref().map(|path| ("authority.key_file", path)));
+        let mut paths = vec![
+            ("admin.socket", &self.admin.socket),
+            ("state.directory", &self.state.directory),
+        ];
+        paths.extend(
+            self.state
+                .seal_key_file
+                .as_ref()
+                .map(|path| ("state.seal_key_file", path)),
+        );
+        paths.extend(
+            self.authority
+                .certificate_file
+                .as_ref()
+                .map(|path| ("authority.certificate_file", path)),
+        );
+        paths.extend(
+            self.authority
+                .key_file
+                .as_ref()
+                .map(|path| ("authority.key_file", path)),
+        );
         for (key, path) in paths {
             if !path.is_absolute() {
-                problems.add(key, format!("{} is relative", path.display()), "give the whole path, from /");
+                problems.add(
+                    key,
+                    format!("{} is relative", path.display()),
+                    "give the whole path, from /",
+                );
             }
         }
         let length = self.admin.socket.as_os_str().as_bytes().len();
         if length > LONGEST_SOCKET_PATH {
             problems.add(
                 "admin.socket",
-                format!("the path has {length} bytes, and a socket's path at most {LONGEST_SOCKET_PATH}"),
+                format!(
+                    "the path has {length} bytes, and a socket's path at most {LONGEST_SOCKET_PATH}"
+                ),
                 "choose a shorter one, such as /run/arx/admin.sock",
             );
         }
@@ -263,9 +315,17 @@ impl Config {
             _ => {}
         }
         match (&self.authority.certificate_file, &self.authority.key_file) {
-            (Some(_), None) => problems.add("authority.certificate_file", "there is no key_file beside it", "name the file of its key"),
+            (Some(_), None) => problems.add(
+                "authority.certificate_file",
+                "there is no key_file beside it",
+                "name the file of its key",
+            ),
             (None, Some(_)) => {
-                problems.add("authority.key_file", "there is no certificate_file beside it", "name the file of its certificate");
+                problems.add(
+                    "authority.key_file",
+                    "there is no certificate_file beside it",
+                    "name the file of its certificate",
+                );
             }
             _ => {}
         }
@@ -274,20 +334,36 @@ impl Config {
     fn check_ledger(&self, problems: &mut Problems<'_>) {
         let size = self.ledger.segment_size.bytes();
         if !(1024 * 1024..=4 * 1024 * 1024 * 1024).contains(&size) {
-            problems.add("ledger.segment_size", "not between 1MiB and 4GiB", "leave it out for 64MiB");
+            problems.add(
+                "ledger.segment_size",
+                "not between 1MiB and 4GiB",
+                "leave it out for 64MiB",
+            );
         }
         if self.ledger.gather.get() > Duration::from_millis(100) {
-            problems.add("ledger.gather", "more than 100ms: every answer would wait that long", "leave it out for 1ms");
+            problems.add(
+                "ledger.gather",
+                "more than 100ms: every answer would wait that long",
+                "leave it out for 1ms",
+            );
         }
         if self.ledger.retention.get() < Duration::from_secs(3600) {
-            problems.add("ledger.retention", "less than 1h", "choose how long you may have to answer for what was issued");
+            problems.add(
+                "ledger.retention",
+                "less than 1h",
+                "choose how long you may have to answer for what was issued",
+            );
         }
     }
 
     /// What the authority is to be.
     #[must_use]
     pub fn authority_options(&self) -> authority::Options {
-        let files = self.authority.certificate_file.clone().zip(self.authority.key_file.clone());
+        let files = self
+            .authority
+            .certificate_file
+            .clone()
+            .zip(self.authority.key_file.clone());
         authority::Options {
             root_key: self.authority.root_key,
             root_ttl: self.authority.root_ttl.get(),
@@ -311,10 +387,17 @@ impl Config {
             ("admin", self.admin == new.admin),
             ("state", self.state == new.state),
             ("authority", self.authority == new.authority),
-            ("ledger.segment_size", self.ledger.segment_size == new.ledger.segment_size),
+            (
+                "ledger.segment_size",
+                self.ledger.segment_size == new.ledger.segment_size,
+            ),
             ("ledger.gather", self.ledger.gather == new.ledger.gather),
         ];
-        fixed.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+        fixed
+            .into_iter()
+            .filter(|(_, same)| !same)
+            .map(|(name, _)| name)
+            .collect()
     }
 }
 

@@ -169,7 +169,11 @@ impl Fleet {
     #[must_use]
     pub fn instance(&self, name: &NodeName) -> Option<[u8; 16]> {
         let state = self.lock();
-        state.agents.get(name).filter(|agent| agent.is_connected()).map(|agent| *agent.instance_id())
+        state
+            .agents
+            .get(name)
+            .filter(|agent| agent.is_connected())
+            .map(|agent| *agent.instance_id())
     }
 
     /// Sends `message` to every connected agent for whose node `wanted` says yes; answers

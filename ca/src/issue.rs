@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arx_identity::crypto::sha256;
 use arx_identity::profile::{Leaf, Validity};
 use arx_identity::{Certificate, CsrError, KeyId, KeyPolicy, Sequence, Serial, VerifiedCsr};
-use arx_proto::node::v1::issue_result::Outcome;
 use arx_proto::node::v1 as wire;
+use arx_proto::node::v1::issue_result::Outcome;
 use bytes::Bytes;
 
 use crate::admission::{self, Admitted, Proof};
@@ -50,16 +50,25 @@ struct Draft {
 
 impl Ca {
     /// Answers a batch, each item by itself and in its place.
-    pub async fn issue(&self, node: &Arc<Node>, items: Vec<wire::IssueItem>) -> Vec<wire::IssueResult> {
+    pub async fn issue(
+        &self,
+        node: &Arc<Node>,
+        items: Vec<wire::IssueItem>,
+    ) -> Vec<wire::IssueResult> {
         let arrived = Instant::now();
         let announced = self.ledger.announce();
-        let keys: Vec<Bytes> = items.iter().map(|item| item.idempotency_key.clone()).collect();
+        let keys: Vec<Bytes> = items
+            .iter()
+            .map(|item| item.idempotency_key.clone())
+            .collect();
         let mut outcomes: Vec<Option<Outcome>> = keys.iter().map(|_| None).collect();
         let mut records = Vec::new();
         let rules = self.rules.get();
 
         let (tasks, running) = self.admit(node, &rules, items, &mut outcomes).await;
-        let drafts = self.sign(node, &rules, tasks, &mut outcomes, &mut records).await;
+        let drafts = self
+            .sign(node, &rules, tasks, &mut outcomes, &mut records)
+            .await;
         let recorded = self.record(records);
         drop(announced);
         match recorded.await {
@@ -83,7 +92,12 @@ impl Ca {
         }
         self.metrics.took(arrived.elapsed());
         let results = keys.into_iter().zip(outcomes);
-        results.map(|(idempotency_key, outcome)| wire::IssueResult { idempotency_key, outcome }).collect()
+        results
+            .map(|(idempotency_key, outcome)| wire::IssueResult {
+                idempotency_key,
+                outcome,
+            })
+            .collect()
     }
 
     /// Finds out for each item whether it was answered before, and what its evidence
@@ -99,25 +113,32 @@ impl Ca {
         let mut tasks = Vec::with_capacity(items.len());
         let mut running = Vec::new();
         for (index, mut item) in items.into_iter().enumerate() {
-            let claim = match self.claim(node.id.clone(), &item.idempotency_key, &item.csr, &mut seen) {
-                Ok(Known::New(claim)) => claim,
-                Ok(Known::Answered(answer)) => {
-                    outcomes[index] = Some(Outcome::Issued(issued(answer)));
-                    continue;
-                }
-                Ok(Known::Running(other)) => {
-                    running.push((index, other));
-                    continue;
-                }
-                Err(refusal) => {
-                    outcomes[index] = Some(self.refuse(&refusal));
-                    continue;
-                }
-            };
+            let claim =
+                match self.claim(node.id.clone(), &item.idempotency_key, &item.csr, &mut seen) {
+                    Ok(Known::New(claim)) => claim,
+                    Ok(Known::Answered(answer)) => {
+                        outcomes[index] = Some(Outcome::Issued(issued(answer)));
+                        continue;
+                    }
+                    Ok(Known::Running(other)) => {
+                        running.push((index, other));
+                        continue;
+                    }
+                    Err(refusal) => {
+                        outcomes[index] = Some(self.refuse(&refusal));
+                        continue;
+                    }
+                };
             match admission::prove(rules, node, &mut item).await {
                 Ok(proof) => {
                     let priority = priority(&item);
-                    tasks.push(Task { index, item, claim, proof, priority });
+                    tasks.push(Task {
+                        index,
+                        item,
+                        claim,
+                        proof,
+                        priority,
+                    });
                 }
                 Err(refusal) => {
                     tracing::info!(code = refusal.code, node = %node.name, reason = %refusal.message, "item refused");
@@ -137,7 +158,11 @@ impl Ca {
         seen: &mut HashSet<[u8; KEY]>,
     ) -> Result<Known, Refusal> {
         let key = <[u8; KEY]>::try_from(key).map_err(|_| {
-            Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, format!("an idempotency key has {KEY} random bytes"))
+            Refusal::new(
+                "ARX-REQUEST-MALFORMED",
+                Fault::Request,
+                format!("an idempotency key has {KEY} random bytes"),
+            )
         })?;
         if !seen.insert(key) {
             return Err(Refusal::new(
@@ -146,7 +171,8 @@ impl Ca {
                 "two items of one batch have the same idempotency key: make a new one for each",
             ));
         }
-        self.answers.look_up(Request { caller, key }, sha256(csr), self.clock.monotonic())
+        self.answers
+            .look_up(Request { caller, key }, sha256(csr), self.clock.monotonic())
     }
 
     /// Verifies the CSRs and signs, a few at a time, so that whoever is in a hurry gets in
@@ -177,7 +203,10 @@ impl Ca {
             let issuing = self.issuing(now);
             for task in turn {
                 let index = task.index;
-                let request = (task.item.idempotency_key.clone(), task.item.trace_id.clone());
+                let request = (
+                    task.item.idempotency_key.clone(),
+                    task.item.trace_id.clone(),
+                );
                 let signed = issuing.as_ref().map_err(Clone::clone);
                 match signed.and_then(|issuing| self.draft(issuing, node, rules, task, now)) {
                     Ok((draft, record)) => {
@@ -211,8 +240,15 @@ impl Ca {
         task: Task,
         now: SystemTime,
     ) -> Result<(Draft, ledger::Record), Refusal> {
-        let Task { index, item, claim, proof, .. } = task;
-        let csr = VerifiedCsr::verify(&item.csr, &KeyPolicy::default()).map_err(|error| refused_csr(&error))?;
+        let Task {
+            index,
+            item,
+            claim,
+            proof,
+            ..
+        } = task;
+        let csr = VerifiedCsr::verify(&item.csr, &KeyPolicy::default())
+            .map_err(|error| refused_csr(&error))?;
         let key = csr.public_key().algorithm();
         let admitted = admission::decide(rules, &node.name, &proof, key, item.ttl_seconds)?;
         let sequence = self.trust.current().sequence();
@@ -223,9 +259,17 @@ impl Ca {
             cluster: node.name.cluster.to_string(),
             node: node.name.node.to_string(),
             request_id: item.idempotency_key.to_vec(),
-            replaces: if item.replaces_serial.len() <= ledger::MAX_SERIAL { item.replaces_serial.to_vec() } else { Vec::new() },
+            replaces: if item.replaces_serial.len() <= ledger::MAX_SERIAL {
+                item.replaces_serial.to_vec()
+            } else {
+                Vec::new()
+            },
             trace_id: trace(&item.trace_id),
-            agent_instance: self.fleet.instance(&node.name).map(|id| id.to_vec()).unwrap_or_default(),
+            agent_instance: self
+                .fleet
+                .instance(&node.name)
+                .map(|id| id.to_vec())
+                .unwrap_or_default(),
             evidence: admitted.evidence,
             policy_generation: rules.generation,
             ..issued_record(issuing, &certificate, sequence)
@@ -243,24 +287,43 @@ impl Ca {
 
     /// The intermediate that signs now.
     fn issuing(&self, now: SystemTime) -> Result<Arc<Issuing>, Refusal> {
-        let issuing = self.authority.issuing().filter(|issuing| now < issuing.not_after());
+        let issuing = self
+            .authority
+            .issuing()
+            .filter(|issuing| now < issuing.not_after());
         issuing.ok_or_else(|| {
-            Refusal::new("ARX-AUTHORITY-NOT-READY", Fault::Dependency, "the authority has no valid intermediate now: see its readiness")
+            Refusal::new(
+                "ARX-AUTHORITY-NOT-READY",
+                Fault::Dependency,
+                "the authority has no valid intermediate now: see its readiness",
+            )
         })
     }
 
     /// Queues the records; they are durable when the future has returned.
-    fn record(&self, records: Vec<ledger::Record>) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
+    fn record(
+        &self,
+        records: Vec<ledger::Record>,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
         let append = (!records.is_empty()).then(|| self.ledger.append(records));
         async move {
             let Some(append) = append else { return Ok(()) };
             append.await.map(|_receipt| ()).map_err(|error| {
-                Refusal::new(error.code(), Fault::Dependency, format!("nothing is issued that can't be recorded: {error}"))
+                Refusal::new(
+                    error.code(),
+                    Fault::Dependency,
+                    format!("nothing is issued that can't be recorded: {error}"),
+                )
             })
         }
     }
 
-    fn release_drafts(&self, node: &Arc<Node>, drafts: Vec<Draft>, outcomes: &mut [Option<Outcome>]) {
+    fn release_drafts(
+        &self,
+        node: &Arc<Node>,
+        drafts: Vec<Draft>,
+        outcomes: &mut [Option<Outcome>],
+    ) {
         let now = self.clock.monotonic();
         let mut workloads = 0;
         for draft in drafts {
@@ -288,15 +351,28 @@ impl Ca {
     ///
     /// # Errors
     /// Whatever keeps it from joining.
-    pub async fn join(&self, token: &str, request: &wire::JoinRequest) -> Result<wire::Issued, Refusal> {
+    pub async fn join(
+        &self,
+        token: &str,
+        request: &wire::JoinRequest,
+    ) -> Result<wire::Issued, Refusal> {
         let arrived = Instant::now();
         let rules = self.rules.get();
-        let verified = rules.tokens.verify(Token::new(token), Purpose::Join, None).await?;
-        let csr = VerifiedCsr::verify(&request.csr, &KeyPolicy::default()).map_err(|error| refused_csr(&error))?;
+        let verified = rules
+            .tokens
+            .verify(Token::new(token), Purpose::Join, None)
+            .await?;
+        let csr = VerifiedCsr::verify(&request.csr, &KeyPolicy::default())
+            .map_err(|error| refused_csr(&error))?;
         let (name, admitted) = admission::join(&rules, &verified, csr.public_key().algorithm())?;
         let caller: Arc<str> = format!("join:{name}").into();
         let claim = loop {
-            match self.claim(Arc::clone(&caller), &request.idempotency_key, &request.csr, &mut HashSet::new())? {
+            match self.claim(
+                Arc::clone(&caller),
+                &request.idempotency_key,
+                &request.csr,
+                &mut HashSet::new(),
+            )? {
                 Known::New(claim) => break claim,
                 Known::Answered(answer) => return Ok(issued(answer)),
                 Known::Running(running) => {
@@ -325,13 +401,21 @@ impl Ca {
             self.alert(&name, &refusal, request, now).await;
             return Err(refusal);
         }
-        let instance = request.hello.as_ref().map(|hello| hello.instance_id.to_vec()).unwrap_or_default();
+        let instance = request
+            .hello
+            .as_ref()
+            .map(|hello| hello.instance_id.to_vec())
+            .unwrap_or_default();
         let record = ledger::Issued {
             replica: self.replica.to_string(),
             cluster: name.cluster.to_string(),
             node: name.node.to_string(),
             request_id: request.idempotency_key.to_vec(),
-            agent_instance: if instance.len() == 16 { instance } else { Vec::new() },
+            agent_instance: if instance.len() == 16 {
+                instance
+            } else {
+                Vec::new()
+            },
             evidence: admitted.evidence,
             policy_generation: rules.generation,
             ..issued_record(&issuing, &certificate, sequence)
@@ -348,7 +432,12 @@ impl Ca {
     }
 
     fn joined(&self, name: &NodeName, join: Join, certificate: &Certificate) {
-        let superseded = self.fleet.joined(name, join, certificate.serial().clone(), certificate.not_after());
+        let superseded = self.fleet.joined(
+            name,
+            join,
+            certificate.serial().clone(),
+            certificate.not_after(),
+        );
         if superseded.is_some() {
             self.metrics.superseded();
             tracing::warn!(
@@ -362,10 +451,19 @@ impl Ca {
     }
 
     /// A join that was refused although its token is good has to be seen.
-    async fn alert(&self, name: &NodeName, refusal: &Refusal, request: &wire::JoinRequest, now: SystemTime) {
+    async fn alert(
+        &self,
+        name: &NodeName,
+        refusal: &Refusal,
+        request: &wire::JoinRequest,
+        now: SystemTime,
+    ) {
         tracing::warn!(code = refusal.code, node = %name, reason = %refusal.message, "a join was refused");
         let record = ledger::Refused {
-            who: self.node_id(name).map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            who: self
+                .node_id(name)
+                .map(|id| id.as_str().to_owned())
+                .unwrap_or_default(),
             cluster: name.cluster.to_string(),
             node: name.node.to_string(),
             code: refusal.code.to_owned(),
@@ -379,7 +477,12 @@ impl Ca {
 }
 
 /// Signs a leaf for the key of a CSR.
-fn certify(issuing: &Issuing, csr: &VerifiedCsr, admitted: &Admitted, now: SystemTime) -> Result<Certificate, Refusal> {
+fn certify(
+    issuing: &Issuing,
+    csr: &VerifiedCsr,
+    admitted: &Admitted,
+    now: SystemTime,
+) -> Result<Certificate, Refusal> {
     let leaf = Leaf {
         public_key: csr.public_key(),
         id: &admitted.id,
@@ -399,14 +502,24 @@ pub(crate) fn key_id(id: KeyId) -> ledger::KeyId {
 }
 
 /// The part of a ledger record that every certificate has.
-pub(crate) fn issued_record(issuing: &Issuing, certificate: &Certificate, sequence: Sequence) -> ledger::Issued {
+pub(crate) fn issued_record(
+    issuing: &Issuing,
+    certificate: &Certificate,
+    sequence: Sequence,
+) -> ledger::Issued {
     ledger::Issued {
-        spiffe_id: certificate.spiffe_id().map(|id| id.as_str().to_owned()).unwrap_or_default(),
+        spiffe_id: certificate
+            .spiffe_id()
+            .map(|id| id.as_str().to_owned())
+            .unwrap_or_default(),
         serial: certificate.serial().as_bytes().to_vec(),
         subject_key_id: key_id(certificate.public_key().key_id()),
         issuer_key_id: key_id(issuing.intermediate()),
         root_key_id: key_id(issuing.root()),
-        validity: ledger::Validity { not_before: certificate.not_before(), not_after: certificate.not_after() },
+        validity: ledger::Validity {
+            not_before: certificate.not_before(),
+            not_after: certificate.not_after(),
+        },
         bundle_epoch: sequence.epoch,
         bundle_number: sequence.number,
         ..ledger::Issued::default()
@@ -433,7 +546,11 @@ fn refused_record(
 
 /// A W3C trace id, or nothing.
 fn trace(id: &[u8]) -> Vec<u8> {
-    if id.len() == 16 { id.to_vec() } else { Vec::new() }
+    if id.len() == 16 {
+        id.to_vec()
+    } else {
+        Vec::new()
+    }
 }
 
 fn priority(item: &wire::IssueItem) -> Priority {
@@ -449,7 +566,11 @@ fn answer(issuing: &Issuing, certificate: &Certificate, sequence: Sequence) -> A
     Answer {
         spiffe_id: certificate.spiffe_id().map_or("", |id| id.as_str()).into(),
         leaf: Bytes::copy_from_slice(certificate.der()),
-        issuers: issuing.chain().iter().map(|issuer| Bytes::copy_from_slice(issuer.der())).collect(),
+        issuers: issuing
+            .chain()
+            .iter()
+            .map(|issuer| Bytes::copy_from_slice(issuer.der()))
+            .collect(),
         sequence: (sequence.epoch, sequence.number),
     }
 }
@@ -458,7 +579,9 @@ fn issued(answer: Answer) -> wire::Issued {
     let (epoch, number) = answer.sequence;
     wire::Issued {
         spiffe_id: answer.spiffe_id.to_string(),
-        chain: std::iter::once(answer.leaf).chain(answer.issuers.iter().cloned()).collect(),
+        chain: std::iter::once(answer.leaf)
+            .chain(answer.issuers.iter().cloned())
+            .collect(),
         bundle_sequence: Some(node_api::sequence(Sequence { epoch, number })),
     }
 }

@@ -41,8 +41,8 @@ pub use live::{Live, LiveFilter, LiveLeaf, LivePage};
 pub use open::{Recovery, Torn};
 pub use prune::Removed;
 pub use record::{
-    Event, IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned, Record, Refused,
-    Released, Rotation, Validity,
+    Event, IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned, Record,
+    Refused, Released, Rotation, Validity,
 };
 pub use search::{Page, Query};
 pub use verify::Report;

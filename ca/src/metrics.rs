@@ -79,7 +79,9 @@ impl Drop for OpenConnection {
 impl Metrics {
     /// Counters, all at zero, registered in `registry`.
     pub fn new(registry: &mut Registry) -> Self {
-        let seconds = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+        let seconds = [
+            0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+        ];
         let metrics = Self {
             issued: Family::default(),
             refused: Family::default(),
@@ -91,36 +93,60 @@ impl Metrics {
             issued_total: Arc::default(),
             refused_total: Arc::default(),
         };
-        registry.register("arx_ca_certificates_issued", "Certificates issued, by kind", metrics.issued.clone());
-        registry.register("arx_ca_refusals", "Requests and items refused, by reason code", metrics.refused.clone());
+        registry.register(
+            "arx_ca_certificates_issued",
+            "Certificates issued, by kind",
+            metrics.issued.clone(),
+        );
+        registry.register(
+            "arx_ca_refusals",
+            "Requests and items refused, by reason code",
+            metrics.refused.clone(),
+        );
         registry.register_with_unit(
             "arx_ca_issue",
             "From a call's arrival until its records are durable",
             Unit::Seconds,
             metrics.issue_seconds.clone(),
         );
-        registry.register("arx_ca_connections", "Open connections of nodes", metrics.connections.clone());
-        registry.register("arx_ca_handshake_failures", "Connections that failed in the TLS handshake", metrics.handshake_failures.clone());
+        registry.register(
+            "arx_ca_connections",
+            "Open connections of nodes",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "arx_ca_handshake_failures",
+            "Connections that failed in the TLS handshake",
+            metrics.handshake_failures.clone(),
+        );
         registry.register(
             "arx_ca_nodes_superseded",
             "Connected agents that were cut off by a join with a newer token: look into each",
             metrics.superseded.clone(),
         );
-        registry.register("arx_ca_configuration_reloads", "Reloads of the configuration, by outcome", metrics.reloads.clone());
+        registry.register(
+            "arx_ca_configuration_reloads",
+            "Reloads of the configuration, by outcome",
+            metrics.reloads.clone(),
+        );
         metrics
     }
 
     /// Certificates were issued.
     pub fn issued(&self, kind: Kind, count: usize) {
         let count = count as u64;
-        self.issued.get_or_create(&KindLabel { kind: kind.name() }).inc_by(count);
-        self.issued_total.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+        self.issued
+            .get_or_create(&KindLabel { kind: kind.name() })
+            .inc_by(count);
+        self.issued_total
+            .fetch_add(count, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// A request or an item was refused.
     pub fn refused(&self, code: &'static str) {
         self.refused.get_or_create(&CodeLabel { code }).inc();
-        self.refused_total.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.refused_total
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Certificates issued, and requests refused, since the start.
@@ -210,16 +236,48 @@ impl<F: Fn() -> Readings + Send + Sync + 'static> Collector for Gauges<F> {
             let value = gauge(value);
             value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)
         };
-        one("arx_ca_queue", "Items that wait to be signed", readings.queue as u64)?;
-        one("arx_ca_agents_connected", "Agents whose Follow stream is open", readings.agents_connected as u64)?;
-        one("arx_ca_agents_known", "Agents that are known", readings.agents_known as u64)?;
+        one(
+            "arx_ca_queue",
+            "Items that wait to be signed",
+            readings.queue as u64,
+        )?;
+        one(
+            "arx_ca_agents_connected",
+            "Agents whose Follow stream is open",
+            readings.agents_connected as u64,
+        )?;
+        one(
+            "arx_ca_agents_known",
+            "Agents that are known",
+            readings.agents_known as u64,
+        )?;
         if let Some(live) = readings.live_certificates {
-            one("arx_ca_live_certificates", "Certificates that are valid", live)?;
+            one(
+                "arx_ca_live_certificates",
+                "Certificates that are valid",
+                live,
+            )?;
         }
-        one("arx_ca_ledger_records", "Records in the ledger", readings.ledger_records)?;
-        one("arx_ca_ledger_size_bytes", "Size of the ledger", readings.ledger_bytes)?;
-        one("arx_ca_bundle_number", "Number of the trust bundle's sequence", readings.bundle_number)?;
-        one("arx_ca_configuration_generation", "Generation of the configuration", readings.generation)?;
+        one(
+            "arx_ca_ledger_records",
+            "Records in the ledger",
+            readings.ledger_records,
+        )?;
+        one(
+            "arx_ca_ledger_size_bytes",
+            "Size of the ledger",
+            readings.ledger_bytes,
+        )?;
+        one(
+            "arx_ca_bundle_number",
+            "Number of the trust bundle's sequence",
+            readings.bundle_number,
+        )?;
+        one(
+            "arx_ca_configuration_generation",
+            "Generation of the configuration",
+            readings.generation,
+        )?;
         let mut ends = encoder.encode_descriptor(
             "arx_ca_authority_expiry_timestamp",
             "End of the authorities' certificates, since 1970",
@@ -227,7 +285,10 @@ impl<F: Fn() -> Readings + Send + Sync + 'static> Collector for Gauges<F> {
             prometheus_client::metrics::MetricType::Gauge,
         )?;
         for (role, end) in readings.authority_ends {
-            let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            let seconds = end
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs_f64();
             ConstGauge::new(seconds).encode(ends.encode_family(&RoleLabel { role })?)?;
         }
         Ok(())

@@ -51,20 +51,33 @@ impl Api {
 
 #[tonic::async_trait]
 impl wire::node_server::Node for Api {
-    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+    async fn join(
+        &self,
+        request: Request<wire::JoinRequest>,
+    ) -> Result<Response<wire::JoinResponse>, Status> {
         let token = bearer(&request);
         let join = request.into_inner();
         let outcome = within(DEADLINE, async {
-            let hello = join.hello.as_ref().ok_or_else(|| malformed("a join begins with a Hello"))?;
+            let hello = join
+                .hello
+                .as_ref()
+                .ok_or_else(|| malformed("a join begins with a Hello"))?;
             let welcome = welcome(&self.0, hello)?;
             let issued = self.0.join(&token?, &join).await?;
             let trust = trust_update(&self.0.trust.current());
-            Ok(wire::JoinResponse { welcome: Some(welcome), node: Some(issued), trust: Some(trust) })
+            Ok(wire::JoinResponse {
+                welcome: Some(welcome),
+                node: Some(issued),
+                trust: Some(trust),
+            })
         });
         self.tell(outcome.await)
     }
 
-    async fn issue(&self, request: Request<wire::IssueRequest>) -> Result<Response<wire::IssueResponse>, Status> {
+    async fn issue(
+        &self,
+        request: Request<wire::IssueRequest>,
+    ) -> Result<Response<wire::IssueResponse>, Status> {
         let node = node(&self.0, &request);
         let items = request.into_inner().items;
         let outcome = within(DEADLINE, async {
@@ -73,10 +86,15 @@ impl wire::node_server::Node for Api {
                 return Err(Refusal::new(
                     "ARX-REQUEST-ITEMS",
                     Fault::Request,
-                    format!("a batch has 1 to {MOST_ITEMS} items, this one has {}", items.len()),
+                    format!(
+                        "a batch has 1 to {MOST_ITEMS} items, this one has {}",
+                        items.len()
+                    ),
                 ));
             }
-            Ok(wire::IssueResponse { results: self.0.issue(&node, items).await })
+            Ok(wire::IssueResponse {
+                results: self.0.issue(&node, items).await,
+            })
         });
         self.tell(outcome.await)
     }
@@ -97,7 +115,10 @@ impl wire::node_server::Node for Api {
 
 /// The node that calls, if its line of certificates is still the one that counts.
 fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Arc<Node>, Refusal> {
-    let caller = request.extensions().get::<Caller>().unwrap_or(&Caller::Stranger);
+    let caller = request
+        .extensions()
+        .get::<Caller>()
+        .unwrap_or(&Caller::Stranger);
     let node = caller.node(ca.clock.now())?;
     ca.fleet.admit(node)?;
     Ok(Arc::clone(node))
@@ -112,18 +133,32 @@ fn bearer<T>(request: &Request<T>) -> Result<Zeroizing<String>, Refusal> {
             "a join needs the agent's service-account token as `authorization: Bearer ...`",
         )
     };
-    let value = request.metadata().get("authorization").ok_or_else(missing)?;
+    let value = request
+        .metadata()
+        .get("authorization")
+        .ok_or_else(missing)?;
     let text = value.to_str().map_err(|_| missing())?;
     match text.split_at_checked(7) {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer ") => Ok(Zeroizing::new(token.trim().to_owned())),
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer ") => {
+            Ok(Zeroizing::new(token.trim().to_owned()))
+        }
         _ => Err(missing()),
     }
 }
 
-async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
-        Err(Refusal::new("ARX-DEADLINE", Fault::Overload, "the call took too long and was given up: come back later"))
-    })
+async fn within<T>(
+    deadline: Duration,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    tokio::time::timeout(deadline, work)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Refusal::new(
+                "ARX-DEADLINE",
+                Fault::Overload,
+                "the call took too long and was given up: come back later",
+            ))
+        })
 }
 
 /// Agrees on a version and on features.
@@ -138,7 +173,9 @@ fn welcome(ca: &Ca, hello: &wire::Hello) -> Result<wire::Welcome, Refusal> {
             ),
         ));
     }
-    let both = FEATURES.iter().filter(|feature| hello.features.iter().any(|theirs| theirs == *feature));
+    let both = FEATURES
+        .iter()
+        .filter(|feature| hello.features.iter().any(|theirs| theirs == *feature));
     Ok(wire::Welcome {
         version: VERSION,
         features: both.map(|feature| (*feature).to_owned()).collect(),
@@ -153,7 +190,11 @@ fn trust_update(bundle: &TrustBundle) -> wire::TrustUpdate {
     wire::TrustUpdate {
         position: Some(position(bundle)),
         trust_domain: bundle.trust_domain().as_str().to_owned(),
-        roots: bundle.roots().iter().map(|root| Bytes::copy_from_slice(root.der())).collect(),
+        roots: bundle
+            .roots()
+            .iter()
+            .map(|root| Bytes::copy_from_slice(root.der()))
+            .collect(),
     }
 }
 
@@ -166,11 +207,19 @@ fn position(bundle: &TrustBundle) -> wire::TrustPosition {
 }
 
 pub(crate) fn sequence(sequence: Sequence) -> wire::Sequence {
-    wire::Sequence { epoch: sequence.epoch, number: sequence.number }
+    wire::Sequence {
+        epoch: sequence.epoch,
+        number: sequence.number,
+    }
 }
 
 pub(crate) fn unix_ms(time: SystemTime) -> i64 {
-    i64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(
+        time.duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis(),
+    )
+    .unwrap_or(i64::MAX)
 }
 
 fn malformed(what: &str) -> Refusal {

@@ -56,7 +56,10 @@ pub fn process(path: PathBuf, config: Config, clock: Clock, accept_loss: bool) -
             return exit::RUNTIME.into();
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(code = "ARX-START", %error, "can't start threads");
@@ -107,7 +110,10 @@ start_error_from!(
 impl StartError {
     fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
         let what = what.to_string();
-        move |error| Self { code: "ARX-START", message: format!("{what}: {error}") }
+        move |error| Self {
+            code: "ARX-START",
+            message: format!("{what}: {error}"),
+        }
     }
 }
 
@@ -130,25 +136,39 @@ impl Process {
         log: log::Log,
         accept_loss: bool,
     ) -> Result<Self, StartError> {
-        let (drain, reloads) = drain::listen(config.node_api.drain.get()).map_err(StartError::io("can't listen for signals"))?;
+        let (drain, reloads) = drain::listen(config.node_api.drain.get())
+            .map_err(StartError::io("can't listen for signals"))?;
         let tasks = Tasks::new(&drain);
         let readiness = Readiness::new();
         let conditions = Conditions::new(&readiness);
-        let process = ops::Process { name: "arx-ca", version: env!("CARGO_PKG_VERSION") };
+        let process = ops::Process {
+            name: "arx-ca",
+            version: env!("CARGO_PKG_VERSION"),
+        };
         let mut registry = ops::registry(&process, &clock, &readiness, &tasks);
         let metrics = Metrics::new(&mut registry);
         // Bound first: an address that is taken is found out before anything is written.
         let ops = ops::Server::bind(config.ops.address)
             .await
-            .map_err(StartError::io(format!("can't bind ops.address {}", config.ops.address)))?;
+            .map_err(StartError::io(format!(
+                "can't bind ops.address {}",
+                config.ops.address
+            )))?;
         let listener = TcpListener::bind(config.node_api.address)
             .await
-            .map_err(StartError::io(format!("can't bind node_api.address {}", config.node_api.address)))?;
+            .map_err(StartError::io(format!(
+                "can't bind node_api.address {}",
+                config.node_api.address
+            )))?;
 
         let parts = Parts::open(&config, &clock, accept_loss).await?;
         let tokens = Tokens::new(&config.clusters, &clock).await?;
-        let policy = Policy::new(&config.trust_domain, &config.policy, &config.clusters)
-            .map_err(|error| StartError { code: "ARX-CONFIG", message: error.to_string() })?;
+        let policy = Policy::new(&config.trust_domain, &config.policy, &config.clusters).map_err(
+            |error| StartError {
+                code: "ARX-CONFIG",
+                message: error.to_string(),
+            },
+        )?;
         let ca = Arc::new(Ca {
             trust_domain: config.trust_domain.clone(),
             replica: parts.replica.clone(),
@@ -166,7 +186,11 @@ impl Process {
             metrics,
             drain: drain.clone(),
             fleet_ahead: Mutex::new(None),
-            rules: CurrentRules::new(Rules { generation: 1, policy, tokens }),
+            rules: CurrentRules::new(Rules {
+                generation: 1,
+                policy,
+                tokens,
+            }),
             readiness: readiness.clone(),
         });
         let gauges = Arc::clone(&ca);
@@ -174,12 +198,24 @@ impl Process {
         let ops = ops.start(readiness, registry, drain.clone());
 
         let serving = first_certificates(&ca).await?;
-        let server = tls::Server::new(&serving, &ca.trust.current())
-            .map_err(|error| StartError { code: "ARX-START", message: error.to_string() })?;
+        let server =
+            tls::Server::new(&serving, &ca.trust.current()).map_err(|error| StartError {
+                code: "ARX-START",
+                message: error.to_string(),
+            })?;
         let server = Arc::new(server);
         let admin = bind_admin(&config.admin.socket)?;
 
-        let this = Self { path, config, log, ca, drain, reloads, tasks, _ops: ops };
+        let this = Self {
+            path,
+            config,
+            log,
+            ca,
+            drain,
+            reloads,
+            tasks,
+            _ops: ops,
+        };
         this.keep(conditions, &server);
         this.serve(server, serving, listener, admin);
         tracing::info!(
@@ -193,8 +229,15 @@ impl Process {
         Ok(this)
     }
 
-    fn serve(&self, server: Arc<tls::Server>, serving: Svid, listener: TcpListener, admin: UnixListener) {
-        let api = NodeServer::new(node_api::Api::new(Arc::clone(&self.ca))).max_decoding_message_size(MESSAGE);
+    fn serve(
+        &self,
+        server: Arc<tls::Server>,
+        serving: Svid,
+        listener: TcpListener,
+        admin: UnixListener,
+    ) {
+        let api = NodeServer::new(node_api::Api::new(Arc::clone(&self.ca)))
+            .max_decoding_message_size(MESSAGE);
         let nodes = Nodes {
             tls: Arc::clone(&server),
             trust_domain: self.ca.trust_domain.clone(),
@@ -206,26 +249,41 @@ impl Process {
             metrics: self.ca.metrics.clone(),
         };
         let most = self.config.node_api.max_connections;
-        self.tasks.spawn("node listener", OnPanic::End, nodes.serve(listener, most));
+        self.tasks
+            .spawn("node listener", OnPanic::End, nodes.serve(listener, most));
         let api = AdminServer::new(admin::Api::new(Arc::clone(&self.ca)));
-        self.tasks.spawn("admin listener", OnPanic::End, serve_admin(admin, api, self.tasks.clone(), self.drain.clone()));
+        self.tasks.spawn(
+            "admin listener",
+            OnPanic::End,
+            serve_admin(admin, api, self.tasks.clone(), self.drain.clone()),
+        );
         self.keep_authority(server, serving);
     }
 
     /// Everything that goes on beside answering calls.
     fn keep(&self, conditions: Conditions, _server: &Arc<tls::Server>) {
-        let Conditions { authority, ledger, store } = conditions;
+        let Conditions {
+            authority,
+            ledger,
+            store,
+        } = conditions;
         let ca = &self.ca;
         let clock = ca.clock.clone();
         self.until_drained("clock", async move { clock.watch().await });
-        self.until_drained("authority health", watch_authority(Arc::clone(ca), authority));
+        self.until_drained(
+            "authority health",
+            watch_authority(Arc::clone(ca), authority),
+        );
         self.until_drained("ledger health", watch_ledger(Arc::clone(ca), ledger));
         self.until_drained("store health", watch_store(Arc::clone(ca), store));
         let trust = Arc::clone(&ca.trust);
         self.until_drained("trust", async move {
             trust.follow().await;
         });
-        self.until_drained("ledger pruning", prune(Arc::clone(ca), self.config.ledger.retention.get()));
+        self.until_drained(
+            "ledger pruning",
+            prune(Arc::clone(ca), self.config.ledger.retention.get()),
+        );
         self.until_drained("lines of nodes", restore_lines(Arc::clone(ca)));
         self.until_drained("token keys", keep_keys(Arc::clone(ca)));
     }
@@ -235,10 +293,13 @@ impl Process {
         let ca = Arc::clone(&self.ca);
         let presented = Arc::new(Mutex::new(serving));
         let made = {
-            let (ca, server, presented) = (Arc::clone(&ca), Arc::clone(&server), Arc::clone(&presented));
+            let (ca, server, presented) =
+                (Arc::clone(&ca), Arc::clone(&server), Arc::clone(&presented));
             move |made| {
-                let (ca, server, presented) = (Arc::clone(&ca), Arc::clone(&server), Arc::clone(&presented));
-                Box::pin(async move { took(&ca, &server, &presented, made).await }) as futures_util::future::BoxFuture<'static, _>
+                let (ca, server, presented) =
+                    (Arc::clone(&ca), Arc::clone(&server), Arc::clone(&presented));
+                Box::pin(async move { took(&ca, &server, &presented, made).await })
+                    as futures_util::future::BoxFuture<'static, _>
             }
         };
         let keeper = Arc::clone(&ca);
@@ -301,15 +362,27 @@ impl Process {
         let new = Config::load(&self.path).map_err(|error| error.to_string())?;
         let fixed = self.config.fixed_differences(&new);
         if !fixed.is_empty() {
-            return Err(format!("{} can't change while the process runs: undo that, or restart", fixed.join(", ")));
+            return Err(format!(
+                "{} can't change while the process runs: undo that, or restart",
+                fixed.join(", ")
+            ));
         }
         let before = self.ca.rules.get();
         let generation = before.generation + 1;
-        let policy = Policy::new(&new.trust_domain, &new.policy, &new.clusters).map_err(|error| error.to_string())?;
-        let tokens = before.tokens.reloaded(&new.clusters).await.map_err(|error| error.to_string())?;
+        let policy = Policy::new(&new.trust_domain, &new.policy, &new.clusters)
+            .map_err(|error| error.to_string())?;
+        let tokens = before
+            .tokens
+            .reloaded(&new.clusters)
+            .await
+            .map_err(|error| error.to_string())?;
         // The relations hold: they were checked with the file.
         let _relations = self.ca.authority.set_longest_leaf(new.policy.longest_ttl());
-        self.ca.rules.set(Rules { generation, policy, tokens });
+        self.ca.rules.set(Rules {
+            generation,
+            policy,
+            tokens,
+        });
         self.log.set_level(new.log.level);
         self.config = new;
         Ok(generation)
@@ -329,8 +402,13 @@ impl Parts {
     async fn open(config: &Config, clock: &Clock, accept_loss: bool) -> Result<Self, StartError> {
         let directory = &config.state.directory;
         std::fs::create_dir_all(directory)
-            .and_then(|()| std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)))
-            .map_err(StartError::io(format!("can't prepare state.directory {}", directory.display())))?;
+            .and_then(|()| {
+                std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
+            })
+            .map_err(StartError::io(format!(
+                "can't prepare state.directory {}",
+                directory.display()
+            )))?;
         let file = directory.join("state.redb");
         let first_start = !file.exists();
         let now = clock.now();
@@ -343,22 +421,35 @@ impl Parts {
         if let Some(torn) = &recovery.torn {
             tracing::warn!(code = "ARX-LEDGER-TORN", %torn, "the end of the ledger was cut: it was never acknowledged");
         }
-        let evidence = Evidence { highest: ledger.last_sequence(), accept_loss };
+        let evidence = Evidence {
+            highest: ledger.last_sequence(),
+            accept_loss,
+        };
         // Before anything is made that would have to be trusted.
         Trust::examine(&state, Some(&replica), evidence).await?;
-        let authority = Authority::open(state.clone(), &replica, config.authority_options(), now).await?;
+        let authority =
+            Authority::open(state.clone(), &replica, config.authority_options(), now).await?;
         for note in authority.notes() {
             tracing::warn!(code = "ARX-AUTHORITY-NOTE", "{note}");
         }
         let trust = Trust::open(state.clone(), &replica, authority.root(), evidence, now).await?;
-        Ok(Self { replica: replica.name().into(), state, authority, trust, ledger })
+        Ok(Self {
+            replica: replica.name().into(),
+            state,
+            authority,
+            trust,
+            ledger,
+        })
     }
 }
 
 /// Where the sealing key comes from.
 pub(crate) fn seal_source(config: &Config) -> seal::Source {
     match &config.state.seal_key_file {
-        Some(path) => seal::Source::File { path: path.clone(), create: true },
+        Some(path) => seal::Source::File {
+            path: path.clone(),
+            create: true,
+        },
         None => seal::Source::None,
     }
 }
@@ -391,7 +482,9 @@ async fn first_certificates(ca: &Ca) -> Result<Svid, StartError> {
     let now = ca.clock.now();
     let prepared = ca.authority.prepare(now).await?;
     let record = intermediate_record(&ca.replica, &prepared.registered);
-    ca.ledger.append(vec![ledger::Record::new(now, record)]).await?;
+    ca.ledger
+        .append(vec![ledger::Record::new(now, record)])
+        .await?;
     ca.authority.install(prepared);
     let serving = ca.authority.prepare_serving(now)?;
     record_serving(ca, &serving).await?;
@@ -400,41 +493,71 @@ async fn first_certificates(ca: &Ca) -> Result<Svid, StartError> {
 }
 
 async fn record_serving(ca: &Ca, serving: &Svid) -> Result<(), ledger::AppendError> {
-    let Some(issuing) = ca.authority.issuing() else { return Ok(()) };
+    let Some(issuing) = ca.authority.issuing() else {
+        return Ok(());
+    };
     let record = ledger::Issued {
         replica: ca.replica.to_string(),
         evidence: "the authority's own serving certificate".to_owned(),
         policy_generation: ca.rules.get().generation,
-        ..issued_record(&issuing, serving.chain().leaf(), ca.trust.current().sequence())
+        ..issued_record(
+            &issuing,
+            serving.chain().leaf(),
+            ca.trust.current().sequence(),
+        )
     };
-    ca.ledger.append(vec![ledger::Record::new(ca.clock.now(), record)]).await?;
+    ca.ledger
+        .append(vec![ledger::Record::new(ca.clock.now(), record)])
+        .await?;
     ca.metrics.issued(Kind::Own, 1);
     Ok(())
 }
 
-fn intermediate_record(replica: &str, intermediate: &crate::state::Intermediate) -> ledger::IntermediateRegistered {
+fn intermediate_record(
+    replica: &str,
+    intermediate: &crate::state::Intermediate,
+) -> ledger::IntermediateRegistered {
     let certificate = &intermediate.certificate;
     ledger::IntermediateRegistered {
         replica: replica.to_owned(),
         serial: certificate.serial().as_bytes().to_vec(),
         key_id: key_id(certificate.public_key().key_id()),
         root_key_id: key_id(intermediate.root),
-        validity: ledger::Validity { not_before: certificate.not_before(), not_after: certificate.not_after() },
+        validity: ledger::Validity {
+            not_before: certificate.not_before(),
+            not_after: certificate.not_after(),
+        },
     }
 }
 
 /// Takes what the authority has made for itself: into the ledger first.
-async fn took(ca: &Ca, server: &tls::Server, presented: &Mutex<Svid>, made: Made) -> Result<(), String> {
+async fn took(
+    ca: &Ca,
+    server: &tls::Server,
+    presented: &Mutex<Svid>,
+    made: Made,
+) -> Result<(), String> {
     match made {
         Made::Intermediate(intermediate) => {
             let record = intermediate_record(&ca.replica, &intermediate);
-            let appended = ca.ledger.append(vec![ledger::Record::new(ca.clock.now(), record)]).await;
-            appended.map(|_receipt| ()).map_err(|error| error.to_string())
+            let appended = ca
+                .ledger
+                .append(vec![ledger::Record::new(ca.clock.now(), record)])
+                .await;
+            appended
+                .map(|_receipt| ())
+                .map_err(|error| error.to_string())
         }
         Made::Serving(svid) => {
-            record_serving(ca, &svid).await.map_err(|error| error.to_string())?;
-            server.replace(&svid, &ca.trust.current()).map_err(|error| error.to_string())?;
-            *presented.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = svid;
+            record_serving(ca, &svid)
+                .await
+                .map_err(|error| error.to_string())?;
+            server
+                .replace(&svid, &ca.trust.current())
+                .map_err(|error| error.to_string())?;
+            *presented
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = svid;
             Ok(())
         }
     }
@@ -464,7 +587,10 @@ async fn watch_authority(ca: Arc<Ca>, condition: Condition) {
             match (&health.trouble, health.can_issue) {
                 (_, true) => condition.set_ok(),
                 (Some((code, message)), false) => condition.set_failing(code, message.clone()),
-                (None, false) => condition.set_failing("ARX-AUTHORITY-NOT-READY", "there is no valid intermediate: see the log"),
+                (None, false) => condition.set_failing(
+                    "ARX-AUTHORITY-NOT-READY",
+                    "there is no valid intermediate: see the log",
+                ),
             }
         }
         if health.changed().await.is_err() {
@@ -477,7 +603,10 @@ async fn watch_ledger(ca: Arc<Ca>, condition: Condition) {
     let mut paused = ca.ledger.paused();
     loop {
         match &*paused.borrow_and_update() {
-            Some(pause) => condition.set_failing("ARX-LEDGER-PAUSED", format!("nothing is issued, because the ledger is paused: {pause}")),
+            Some(pause) => condition.set_failing(
+                "ARX-LEDGER-PAUSED",
+                format!("nothing is issued, because the ledger is paused: {pause}"),
+            ),
             None => condition.set_ok(),
         }
         if paused.changed().await.is_err() {
@@ -512,10 +641,18 @@ async fn prune(ca: Arc<Ca>, retention: Duration) {
     ca.ledger.live().ready().await;
     loop {
         let pruning = Arc::clone(&ca);
-        let outcome = tokio::task::spawn_blocking(move || pruning.ledger.prune(pruning.clock.now(), retention)).await;
+        let outcome = tokio::task::spawn_blocking(move || {
+            pruning.ledger.prune(pruning.clock.now(), retention)
+        })
+        .await;
         match outcome {
-            Ok(Ok(pruned)) if pruned.segments > 0 => tracing::info!(segments = pruned.segments, "old segments of the ledger were removed"),
-            Ok(Err(error)) => tracing::warn!(code = error.code(), %error, "old segments of the ledger could not be removed"),
+            Ok(Ok(pruned)) if pruned.segments > 0 => tracing::info!(
+                segments = pruned.segments,
+                "old segments of the ledger were removed"
+            ),
+            Ok(Err(error)) => {
+                tracing::warn!(code = error.code(), %error, "old segments of the ledger could not be removed")
+            }
             _ => {}
         }
         tokio::time::sleep(PRUNE).await;
@@ -537,7 +674,11 @@ fn readings(ca: &Ca) -> Readings {
     let ledger = ca.ledger.status();
     let live = ca.ledger.live();
     let mut authority_ends = vec![("root", ca.authority.root().not_after())];
-    authority_ends.extend(ca.authority.issuing().map(|issuing| ("intermediate", issuing.not_after())));
+    authority_ends.extend(
+        ca.authority
+            .issuing()
+            .map(|issuing| ("intermediate", issuing.not_after())),
+    );
     Readings {
         queue: ca.queue.waiting(),
         agents_connected,
@@ -558,6 +699,9 @@ fn bind_admin(path: &Path) -> Result<UnixListener, StartError> {
         std::fs::create_dir_all(directory).map_err(StartError::io(&what))?;
     }
     files::bind_socket(path, 0o600)
-        .map_err(|error| StartError { code: "ARX-START", message: format!("admin.socket: {error}") })
+        .map_err(|error| StartError {
+            code: "ARX-START",
+            message: format!("admin.socket: {error}"),
+        })
         .and_then(|listener| UnixListener::from_std(listener).map_err(StartError::io(&what)))
 }

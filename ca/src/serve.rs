@@ -75,12 +75,15 @@ impl Nodes {
                 () = self.drain.requested() => return,
                 accepted = accept(&connections, || listener.accept()) => accepted,
             };
-            let Some((place, (stream, _address))) = accepted else { continue };
+            let Some((place, (stream, _address))) = accepted else {
+                continue;
+            };
             let this = self.clone();
-            self.tasks.spawn("node connection", OnPanic::Continue, async move {
-                this.connection(stream).await;
-                drop(place);
-            });
+            self.tasks
+                .spawn("node connection", OnPanic::Continue, async move {
+                    this.connection(stream).await;
+                    drop(place);
+                });
         }
     }
 
@@ -97,7 +100,10 @@ impl Nodes {
         };
         let caller = Caller::of(stream.peer(), &self.trust_domain);
         let stay = Stay::new(self, &caller);
-        let service = Connection { caller, api: self.api.clone() };
+        let service = Connection {
+            caller,
+            api: self.api.clone(),
+        };
         let _open = self.metrics.connection();
         let connection = Box::pin(protocol().serve_connection(TokioIo::new(stream), service));
         run(connection, stay.over(), &self.drain).await;
@@ -105,7 +111,12 @@ impl Nodes {
 }
 
 /// Serves the admin API to the CA's own user and to root.
-pub async fn serve_admin(listener: UnixListener, api: AdminServer<AdminApi>, tasks: Tasks, drain: Drain) {
+pub async fn serve_admin(
+    listener: UnixListener,
+    api: AdminServer<AdminApi>,
+    tasks: Tasks,
+    drain: Drain,
+) {
     let connections = Arc::new(Semaphore::new(64));
     let own = rustix::process::geteuid().as_raw();
     loop {
@@ -114,11 +125,17 @@ pub async fn serve_admin(listener: UnixListener, api: AdminServer<AdminApi>, tas
             () = drain.requested() => return,
             accepted = accept(&connections, || listener.accept()) => accepted,
         };
-        let Some((place, (stream, _address))) = accepted else { continue };
+        let Some((place, (stream, _address))) = accepted else {
+            continue;
+        };
         match stream.peer_cred() {
             Ok(peer) if peer.uid() == 0 || peer.uid() == own => {}
             Ok(peer) => {
-                tracing::warn!(code = "ARX-ADMIN-REFUSED", uid = peer.uid(), "only root and the authority's own user may administer it");
+                tracing::warn!(
+                    code = "ARX-ADMIN-REFUSED",
+                    uid = peer.uid(),
+                    "only root and the authority's own user may administer it"
+                );
                 continue;
             }
             Err(error) => {
@@ -137,7 +154,10 @@ pub async fn serve_admin(listener: UnixListener, api: AdminServer<AdminApi>, tas
     }
 }
 
-async fn accept<T, F>(places: &Arc<Semaphore>, next: impl FnOnce() -> F) -> Option<(tokio::sync::OwnedSemaphorePermit, T)>
+async fn accept<T, F>(
+    places: &Arc<Semaphore>,
+    next: impl FnOnce() -> F,
+) -> Option<(tokio::sync::OwnedSemaphorePermit, T)>
 where
     F: Future<Output = io::Result<T>>,
 {
@@ -174,7 +194,11 @@ async fn run<S, IO>(
     over: impl Future<Output = ()>,
     drain: &Drain,
 ) where
-    S: hyper::service::Service<Request<Incoming>, Response = Response<tonic::body::Body>, Error = Infallible>,
+    S: hyper::service::Service<
+            Request<Incoming>,
+            Response = Response<tonic::body::Body>,
+            Error = Infallible,
+        >,
     S::Future: Send + 'static,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -209,7 +233,12 @@ impl Stay {
             Caller::Node(node) => (Some(node.not_after), node.issuers.last().copied()),
             Caller::Stranger | Caller::Other(_) => (None, None),
         };
-        Self { clock: nodes.clock.clone(), trust: nodes.trust.clone(), until, root }
+        Self {
+            clock: nodes.clock.clone(),
+            trust: nodes.trust.clone(),
+            until,
+            root,
+        }
     }
 
     /// Returns when it is over.
@@ -224,7 +253,9 @@ impl Stay {
                 let [jitter] = arx_identity::crypto::random::<1>();
                 return tokio::time::sleep(SPREAD * u32::from(jitter) / 256).await;
             }
-            let Ok(left) = until.duration_since(self.clock.now()) else { return };
+            let Ok(left) = until.duration_since(self.clock.now()) else {
+                return;
+            };
             // Wall time can jump while we sleep, so we look again now and then.
             let look_again = left.clamp(Duration::from_millis(10), Duration::from_secs(60));
             tokio::select! {

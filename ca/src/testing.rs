@@ -35,7 +35,7 @@ pub(crate) type Outcome = Result<(), Box<dyn std::error::Error>>;
 pub(crate) struct House {
     pub(crate) ca: Arc<Ca>,
     pub(crate) clock: Clock,
-    pub(crate) directory: tempfile::TempDir,
+    _directory: tempfile::TempDir,
     issuer: PrivateKey,
     keys: Mutex<u64>,
 }
@@ -81,7 +81,13 @@ impl House {
 
         let clock = Clock::system();
         let now = clock.now();
-        let state = State::open(Arc::new(Memory::new()), Seal::plain(), &config.trust_domain, "test").await?;
+        let state = State::open(
+            Arc::new(Memory::new()),
+            Seal::plain(),
+            &config.trust_domain,
+            "test",
+        )
+        .await?;
         let replica = state.replica(Some("ca-1"), now).await?;
         let (ledger, _recovery) = Ledger::open(
             crate::ledger::Options {
@@ -92,8 +98,16 @@ impl House {
             },
             now,
         )?;
-        let authority = Authority::open(state.clone(), &replica, config.authority_options(), now).await?;
-        let trust = Trust::open(state.clone(), &replica, authority.root(), Evidence::default(), now).await?;
+        let authority =
+            Authority::open(state.clone(), &replica, config.authority_options(), now).await?;
+        let trust = Trust::open(
+            state.clone(),
+            &replica,
+            authority.root(),
+            Evidence::default(),
+            now,
+        )
+        .await?;
         let prepared = authority.prepare(now).await?;
         authority.install(prepared);
         let rules = Rules {
@@ -121,12 +135,28 @@ impl House {
             rules: CurrentRules::new(rules),
             readiness: Readiness::new(),
         };
-        Ok(Self { ca: Arc::new(ca), clock, directory, issuer, keys: Mutex::new(0) })
+        Ok(Self {
+            ca: Arc::new(ca),
+            clock,
+            _directory: directory,
+            issuer,
+            keys: Mutex::new(0),
+        })
     }
 
     /// A token of `namespace`/`account`, bound to a pod on `node`.
-    pub(crate) fn token(&self, audience: &str, namespace: &str, account: &str, node: &str) -> String {
-        let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    pub(crate) fn token(
+        &self,
+        audience: &str,
+        namespace: &str,
+        account: &str,
+        node: &str,
+    ) -> String {
+        let seconds = |time: SystemTime| {
+            time.duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs()
+        };
         let now = seconds(self.clock.now());
         let claims = serde_json::json!({
             "iss": "https://issuer", "aud": [audience], "iat": now, "nbf": now, "exp": now + 600,
@@ -179,7 +209,10 @@ impl House {
 /// The agent of node c1/n1.
 pub(crate) fn node() -> Arc<Node> {
     Arc::new(Node {
-        name: NodeName { cluster: "c1".into(), node: "n1".into() },
+        name: NodeName {
+            cluster: "c1".into(),
+            node: "n1".into(),
+        },
         id: "spiffe://example.org/arx/node/c1/n1".into(),
         serial: Serial::from_bytes(&[1]).expect("a serial"),
         not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(10_000_000_000),

@@ -90,6 +90,8 @@ pub struct Verified {
     pub node: Option<Bound>,
     /// End of its validity.
     pub expires: SystemTime,
+    /// When it was issued, the epoch if it does not say.
+    pub issued: SystemTime,
     /// Its own name (`jti`).
     pub jti: Option<String>,
     /// What stands for it in logs.

@@ -26,8 +26,7 @@ name = "c1"
 issuer = "https://kubernetes.default.svc"
 audiences = ["arx"]
 agents = ["arx-system/arx-node-agent"]
-verification = "local"
-jwks_file = "/etc/arx/jwks.json"
+verification = "review"
 "#;
 
 fn read(text: &str) -> Result<Config, ConfigError> {
@@ -36,7 +35,10 @@ fn read(text: &str) -> Result<Config, ConfigError> {
 
 /// The message for the good configuration with `from` replaced by `to`.
 fn broken(from: &str, to: &str) -> String {
-    assert!(GOOD.contains(from), "the test replaces what is not there: {from}");
+    assert!(
+        GOOD.contains(from),
+        "the test replaces what is not there: {from}"
+    );
     match read(&GOOD.replace(from, to)) {
         Ok(_) => panic!("{to:?} was taken"),
         Err(error) => error.to_string(),
@@ -79,7 +81,8 @@ fn secrets_in_plain_text_are_kept_only_where_that_was_said() {
     assert!(message.contains("seal = \"none\""), "{message}");
     let message = broken("[authority]", "seal = \"none\"\n[authority]");
     assert!(message.contains("remove one of the two"), "{message}");
-    read(&GOOD.replace("seal_key_file = \"/etc/arx/seal.key\"", "seal = \"none\"")).expect("said so");
+    read(&GOOD.replace("seal_key_file = \"/etc/arx/seal.key\"", "seal = \"none\""))
+        .expect("said so");
 }
 
 #[test]
@@ -92,7 +95,10 @@ fn paths_are_absolute_and_a_socket_s_path_fits_into_an_address() {
 
 #[test]
 fn half_of_the_operator_s_own_authority_is_refused() {
-    let message = broken("intermediate_ttl = \"7d\"", "certificate_file = \"/etc/arx/ca.pem\"");
+    let message = broken(
+        "intermediate_ttl = \"7d\"",
+        "certificate_file = \"/etc/arx/ca.pem\"",
+    );
     assert!(message.contains("key_file"), "{message}");
 }
 
@@ -104,7 +110,9 @@ fn two_ports_of_one_process_differ() {
 
 #[test]
 fn everything_that_is_wrong_is_said_at_once() {
-    let text = GOOD.replace("/var/lib/arx", "lib/arx").replace("/run/arx/admin.sock", "admin.sock");
+    let text = GOOD
+        .replace("/var/lib/arx", "lib/arx")
+        .replace("/run/arx/admin.sock", "admin.sock");
     let error = read(&text).expect_err("two mistakes");
     assert_eq!(error.problems().len(), 2, "{error}");
 }
@@ -112,9 +120,14 @@ fn everything_that_is_wrong_is_said_at_once() {
 #[test]
 fn what_cannot_change_while_the_process_runs_is_named() {
     let running = read(GOOD).expect("in order");
-    let changed = GOOD.replace("127.0.0.1:8443", "127.0.0.1:9443").replace("example.org", "example.com");
+    let changed = GOOD
+        .replace("127.0.0.1:8443", "127.0.0.1:9443")
+        .replace("example.org", "example.com");
     let new = read(&changed).expect("in order by itself");
-    assert_eq!(running.fixed_differences(&new), ["trust_domain", "node_api"]);
+    assert_eq!(
+        running.fixed_differences(&new),
+        ["trust_domain", "node_api"]
+    );
     let policy = read(&GOOD.replace("ttl = \"1h\"", "ttl = \"30m\"")).expect("in order");
     assert!(running.fixed_differences(&policy).is_empty());
 }

@@ -9,12 +9,21 @@ fn token(text: String) -> Evidence {
 }
 
 fn local(uid: u32) -> Evidence {
-    Evidence::Local(wire::LocalProcess { uid, gid: uid, executable: "/usr/bin/envoy".into(), ..Default::default() })
+    Evidence::Local(wire::LocalProcess {
+        uid,
+        gid: uid,
+        executable: "/usr/bin/envoy".into(),
+        ..Default::default()
+    })
 }
 
 async fn one(house: &House, item: wire::IssueItem) -> Result<wire::Issued, wire::Refusal> {
     let mut results = house.ca.issue(&node(), vec![item]).await;
-    match results.remove(0).outcome.expect("every item has an outcome") {
+    match results
+        .remove(0)
+        .outcome
+        .expect("every item has an outcome")
+    {
         super::Outcome::Issued(issued) => Ok(issued),
         super::Outcome::Refused(refused) => Err(refused),
     }
@@ -25,17 +34,31 @@ async fn code(house: &House, item: wire::IssueItem) -> String {
 }
 
 #[tokio::test]
-async fn a_workload_s_token_becomes_a_certificate_that_verifies_and_stands_in_the_ledger() -> Outcome {
+async fn a_workload_s_token_becomes_a_certificate_that_verifies_and_stands_in_the_ledger() -> Outcome
+{
     let house = House::new().await?;
-    let issued = one(&house, house.item(token(house.token("arx", "shop", "web", "n1")))).await.expect("issued");
+    let issued = one(
+        &house,
+        house.item(token(house.token("arx", "shop", "web", "n1"))),
+    )
+    .await
+    .expect("issued");
     assert_eq!(issued.spiffe_id, "spiffe://example.org/ns/shop/sa/web");
     let chain = CertChain::from_der_list(issued.chain.iter().map(|der| &der[..]))?;
     let peer = verify(&chain, &house.ca.trust.current(), house.clock.now())?;
     assert_eq!(peer.id.as_str(), issued.spiffe_id);
     let records = house.recorded(&issued.spiffe_id).await;
     assert_eq!(records.len(), 1);
-    assert!(records[0].contains(&peer.serial.to_string()), "{}", records[0]);
-    assert!(records[0].contains("shop/web, pod pod (pod-uid)"), "{}", records[0]);
+    assert!(
+        records[0].contains(&peer.serial.to_string()),
+        "{}",
+        records[0]
+    );
+    assert!(
+        records[0].contains("shop/web, pod pod (pod-uid)"),
+        "{}",
+        records[0]
+    );
     Ok(())
 }
 
@@ -51,22 +74,48 @@ async fn each_item_of_a_batch_succeeds_or_fails_by_itself_and_in_its_place() -> 
     long.csr = vec![0x30; 1024 * 1024].into();
     let mut trailing = good();
     trailing.csr = [&trailing.csr[..], b"x"].concat().into();
-    let batch = vec![good(), bad_signature, good(), long, trailing, house.item(local(1000)), house.item(local(7))];
-    let keys: Vec<_> = batch.iter().map(|item| item.idempotency_key.clone()).collect();
+    let batch = vec![
+        good(),
+        bad_signature,
+        good(),
+        long,
+        trailing,
+        house.item(local(1000)),
+        house.item(local(7)),
+    ];
+    let keys: Vec<_> = batch
+        .iter()
+        .map(|item| item.idempotency_key.clone())
+        .collect();
     let results = house.ca.issue(&node(), batch).await;
     let got: Vec<_> = results
         .iter()
-        .map(|result| match result.outcome.as_ref().expect("an outcome") {
-            super::Outcome::Issued(issued) => issued.spiffe_id.as_str(),
-            super::Outcome::Refused(refused) => refused.code.as_str(),
-        })
+        .map(
+            |result| match result.outcome.as_ref().expect("an outcome") {
+                super::Outcome::Issued(issued) => issued.spiffe_id.as_str(),
+                super::Outcome::Refused(refused) => refused.code.as_str(),
+            },
+        )
         .collect();
     let web = "spiffe://example.org/ns/shop/sa/web";
-    assert_eq!(got[..6], [
-        web, "ARX-CSR-SIGNATURE", web, "ARX-CSR-TOO-LARGE", "ARX-CSR-TRAILING", "spiffe://example.org/local/web",
-    ]);
+    assert_eq!(
+        got[..6],
+        [
+            web,
+            "ARX-CSR-SIGNATURE",
+            web,
+            "ARX-CSR-TOO-LARGE",
+            "ARX-CSR-TRAILING",
+            "spiffe://example.org/local/web",
+        ]
+    );
     assert!(got[6].starts_with("ARX-"), "{}", got[6]);
-    assert!(results.iter().map(|result| &result.idempotency_key).eq(&keys));
+    assert!(
+        results
+            .iter()
+            .map(|result| &result.idempotency_key)
+            .eq(&keys)
+    );
     Ok(())
 }
 
@@ -74,9 +123,16 @@ async fn each_item_of_a_batch_succeeds_or_fails_by_itself_and_in_its_place() -> 
 async fn what_the_evidence_does_not_prove_is_forbidden_and_recorded() -> Outcome {
     let house = House::new().await?;
     let elsewhere = house.item(token(house.token("arx", "shop", "web", "n2")));
-    let refused = one(&house, elsewhere).await.expect_err("another node's token");
+    let refused = one(&house, elsewhere)
+        .await
+        .expect_err("another node's token");
     assert_eq!(refused.grpc_code, tonic::Code::PermissionDenied as u32);
-    let denied = one(&house, house.item(token(house.token("arx", "denied", "any", "n1")))).await.expect_err("denied by policy");
+    let denied = one(
+        &house,
+        house.item(token(house.token("arx", "denied", "any", "n1"))),
+    )
+    .await
+    .expect_err("denied by policy");
     assert_eq!(denied.grpc_code, tonic::Code::PermissionDenied as u32);
     let records = house.recorded("spiffe://example.org/arx/node/c1/n1").await;
     assert_eq!(records.len(), 2, "{records:?}");
@@ -88,12 +144,28 @@ async fn what_the_evidence_does_not_prove_is_forbidden_and_recorded() -> Outcome
 #[tokio::test]
 async fn a_token_that_proves_nothing_is_unauthenticated_and_not_recorded() -> Outcome {
     let house = House::new().await?;
-    for broken in ["not a token".to_owned(), house.token("other", "shop", "web", "n1"), house.token("arx/join", "shop", "web", "n1")] {
-        let refused = one(&house, house.item(token(broken))).await.expect_err("refused");
-        assert_eq!(refused.grpc_code, tonic::Code::Unauthenticated as u32, "{}", refused.code);
+    for broken in [
+        "not a token".to_owned(),
+        house.token("other", "shop", "web", "n1"),
+        house.token("arx/join", "shop", "web", "n1"),
+    ] {
+        let refused = one(&house, house.item(token(broken)))
+            .await
+            .expect_err("refused");
+        assert_eq!(
+            refused.grpc_code,
+            tonic::Code::Unauthenticated as u32,
+            "{}",
+            refused.code
+        );
         assert_eq!(refused.retry_after_ms, 0);
     }
-    assert!(house.recorded("spiffe://example.org/arx/node/c1/n1").await.is_empty());
+    assert!(
+        house
+            .recorded("spiffe://example.org/arx/node/c1/n1")
+            .await
+            .is_empty()
+    );
     Ok(())
 }
 
@@ -109,7 +181,10 @@ async fn names_in_a_csr_are_ignored() -> Outcome {
     assert!(!leaf.is_ca());
     assert!(leaf.dns_names().is_empty());
     assert_eq!(leaf.subject(), "");
-    assert_eq!(leaf.spiffe_id().map(|id| id.as_str()), Some("spiffe://example.org/ns/shop/sa/web"));
+    assert_eq!(
+        leaf.spiffe_id().map(|id| id.as_str()),
+        Some("spiffe://example.org/ns/shop/sa/web")
+    );
     Ok(())
 }
 
@@ -143,14 +218,18 @@ async fn a_batch_that_repeats_a_key_and_batches_that_cross_do_not_wait_for_each_
     };
     assert_eq!(issued(&first[0]), issued(&second[1]));
     assert_eq!(issued(&first[1]), issued(&second[0]));
-    assert!(matches!(&first[2].outcome, Some(super::Outcome::Refused(refused)) if refused.code == "ARX-REQUEST-KEY-REUSED"));
+    assert!(
+        matches!(&first[2].outcome, Some(super::Outcome::Refused(refused)) if refused.code == "ARX-REQUEST-KEY-REUSED")
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn a_node_renews_its_own_certificate_only() -> Outcome {
     let house = House::new().await?;
-    let issued = one(&house, house.item(Evidence::Node(wire::NodeRenewal {}))).await.expect("issued");
+    let issued = one(&house, house.item(Evidence::Node(wire::NodeRenewal {})))
+        .await
+        .expect("issued");
     assert_eq!(issued.spiffe_id, "spiffe://example.org/arx/node/c1/n1");
     Ok(())
 }
@@ -158,7 +237,10 @@ async fn a_node_renews_its_own_certificate_only() -> Outcome {
 #[tokio::test]
 async fn what_is_no_evidence_here_is_refused_by_name() -> Outcome {
     let house = House::new().await?;
-    assert_eq!(code(&house, house.item(Evidence::PodUid("uid".into()))).await, "ARX-EVIDENCE-UNSUPPORTED");
+    assert_eq!(
+        code(&house, house.item(Evidence::PodUid("uid".into()))).await,
+        "ARX-EVIDENCE-UNSUPPORTED"
+    );
     let mut none = house.item(local(1000));
     none.evidence = None;
     assert_eq!(code(&house, none).await, "ARX-EVIDENCE-MISSING");
@@ -170,7 +252,12 @@ async fn what_is_no_evidence_here_is_refused_by_name() -> Outcome {
 
 fn join(house: &House, key: &PrivateKey) -> wire::JoinRequest {
     wire::JoinRequest {
-        hello: Some(wire::Hello { min_version: 1, max_version: 1, instance_id: vec![1; 16].into(), ..Default::default() }),
+        hello: Some(wire::Hello {
+            min_version: 1,
+            max_version: 1,
+            instance_id: vec![1; 16].into(),
+            ..Default::default()
+        }),
         idempotency_key: house.key(),
         csr: key.create_csr().expect("a request").into(),
     }
@@ -184,10 +271,18 @@ async fn an_agent_joins_with_a_token_of_its_own_audience_and_account_only() -> O
     let issued = house.ca.join(&good, &join(&house, &key)).await?;
     assert_eq!(issued.spiffe_id, "spiffe://example.org/arx/node/c1/n1");
     let workload = house.token("arx/join", "shop", "web", "n1");
-    let refused = house.ca.join(&workload, &join(&house, &key)).await.expect_err("not an agent");
+    let refused = house
+        .ca
+        .join(&workload, &join(&house, &key))
+        .await
+        .expect_err("not an agent");
     assert_eq!(refused.fault, Fault::Forbidden);
     let audience = house.token("arx", "arx-system", "arx-node-agent", "n1");
-    let refused = house.ca.join(&audience, &join(&house, &key)).await.expect_err("a workload's audience");
+    let refused = house
+        .ca
+        .join(&audience, &join(&house, &key))
+        .await
+        .expect_err("a workload's audience");
     assert_eq!(refused.fault, Fault::Unauthenticated);
     Ok(())
 }
@@ -201,13 +296,26 @@ async fn a_token_joins_again_with_another_key_only_while_its_agent_is_away() -> 
     let leaf = arx_identity::Certificate::from_der(&issued.chain[0])?;
     let mut agent = Node::clone(&node());
     agent.serial = leaf.serial().clone();
-    let hello = wire::Hello { instance_id: vec![1; 16].into(), cache_id: vec![1; 16].into(), ..Default::default() };
+    let hello = wire::Hello {
+        instance_id: vec![1; 16].into(),
+        cache_id: vec![1; 16].into(),
+        ..Default::default()
+    };
     let follow = house.ca.fleet.follow(&agent, &hello, house.clock.now())?;
     let thief = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
-    let refused = house.ca.join(&token, &join(&house, &thief)).await.expect_err("replayed");
+    let refused = house
+        .ca
+        .join(&token, &join(&house, &thief))
+        .await
+        .expect_err("replayed");
     assert_eq!(refused.code, "ARX-JOIN-TOKEN-REPLAYED");
     let records = house.recorded("spiffe://example.org/arx/node/c1/n1").await;
-    assert!(records.iter().any(|record| record.contains("ARX-JOIN-TOKEN-REPLAYED")), "{records:?}");
+    assert!(
+        records
+            .iter()
+            .any(|record| record.contains("ARX-JOIN-TOKEN-REPLAYED")),
+        "{records:?}"
+    );
     drop(follow);
     house.ca.join(&token, &join(&house, &thief)).await?;
     Ok(())

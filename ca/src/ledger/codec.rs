@@ -118,7 +118,9 @@ pub(super) fn decode(body: &[u8]) -> Content {
 
 fn known(tag: u16, message: &[u8]) -> Option<Event> {
     Some(match tag {
-        ISSUED => Issued::try_from(IssuedMessage::decode(message).ok()?).ok()?.into(),
+        ISSUED => Issued::try_from(IssuedMessage::decode(message).ok()?)
+            .ok()?
+            .into(),
         REFUSED => Refused::from(RefusedMessage::decode(message).ok()?).into(),
         INTERMEDIATE => {
             let message = IntermediateMessage::decode(message).ok()?;
@@ -126,8 +128,12 @@ fn known(tag: u16, message: &[u8]) -> Option<Event> {
         }
         ROTATION => Rotation::from(TextMessage::decode(message).ok()?).into(),
         OPERATOR => Operator::from(TextMessage::decode(message).ok()?).into(),
-        RELEASED => Released::try_from(ReleasedMessage::decode(message).ok()?).ok()?.into(),
-        PRUNED => Pruned::try_from(PrunedMessage::decode(message).ok()?).ok()?.into(),
+        RELEASED => Released::try_from(ReleasedMessage::decode(message).ok()?)
+            .ok()?
+            .into(),
+        PRUNED => Pruned::try_from(PrunedMessage::decode(message).ok()?)
+            .ok()?
+            .into(),
         _ => return None,
     })
 }
@@ -195,4 +201,3 @@ fn kind(tag: u16, message: &[u8]) -> Option<Kind> {
         _ => return None,
     })
 }
-

@@ -123,8 +123,13 @@ impl Commits {
             segments: Mutex::new(segments),
         });
         let own = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || writer.run(&own))?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        let thread = std::thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || writer.run(&own))?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     pub(super) fn announce(&self) -> Announced {
@@ -136,13 +141,20 @@ impl Commits {
     pub(super) fn queue(
         &self,
         records: Vec<Record>,
-    ) -> Result<impl Future<Output = Result<Receipt, AppendError>> + Send + use<>, AppendError> {
-        let bodies = records.into_iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+    ) -> Result<impl Future<Output = Result<Receipt, AppendError>> + Send + use<>, AppendError>
+    {
+        let bodies = records
+            .into_iter()
+            .map(encode)
+            .collect::<Result<Vec<_>, _>>()?;
         let outcome = self.enqueue(bodies)?;
         Ok(async move { outcome.await.unwrap_or(Err(AppendError::Closed)) })
     }
 
-    fn enqueue(&self, bodies: Vec<Vec<u8>>) -> Result<oneshot::Receiver<Result<Receipt, AppendError>>, AppendError> {
+    fn enqueue(
+        &self,
+        bodies: Vec<Vec<u8>>,
+    ) -> Result<oneshot::Receiver<Result<Receipt, AppendError>>, AppendError> {
         if let Some(pause) = self.shared.paused.borrow().clone() {
             return Err(AppendError::Paused(pause));
         }
@@ -164,8 +176,13 @@ impl Commits {
 
     /// The same for a thread that may block.
     pub(super) fn append_blocking(&self, records: Vec<Record>) -> Result<Receipt, AppendError> {
-        let bodies = records.into_iter().map(encode).collect::<Result<Vec<_>, _>>()?;
-        self.enqueue(bodies)?.blocking_recv().unwrap_or(Err(AppendError::Closed))
+        let bodies = records
+            .into_iter()
+            .map(encode)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.enqueue(bodies)?
+            .blocking_recv()
+            .unwrap_or(Err(AppendError::Closed))
     }
 
     pub(super) fn paused(&self) -> watch::Receiver<Option<Pause>> {
@@ -176,8 +193,15 @@ impl Commits {
         let segments = self.segments();
         Status {
             records: segments.records,
-            segments: u32::try_from(segments.sealed.len()).unwrap_or(u32::MAX).saturating_add(1),
-            bytes: segments.sealed.iter().map(|(_, length)| length).sum::<u64>() + segments.length,
+            segments: u32::try_from(segments.sealed.len())
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
+            bytes: segments
+                .sealed
+                .iter()
+                .map(|(_, length)| length)
+                .sum::<u64>()
+                + segments.length,
             head: segments.head,
         }
     }
@@ -205,7 +229,11 @@ impl Commits {
             queue.closed = true;
             self.shared.wake.notify_one();
         }
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread {
             let _panicked = thread.join();
         }
@@ -235,15 +263,25 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .wake
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let until = Instant::now() + gather;
-        while self.announced.load(Ordering::Acquire) > 0 && !queue.closed && queue.records < QUEUE / 2 {
+        while self.announced.load(Ordering::Acquire) > 0
+            && !queue.closed
+            && queue.records < QUEUE / 2
+        {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            queue = self.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            queue = self
+                .wake
+                .wait_timeout(queue, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         let mut jobs = Vec::with_capacity(queue.jobs.len());
         let mut bytes = 0;
@@ -261,7 +299,10 @@ impl Shared {
     fn pause(&self, error: &io::Error) -> Pause {
         let pause = Pause::from(error);
         self.paused.send_replace(Some(pause.clone()));
-        tracing::error!(code = "ARX-LEDGER-PAUSED", "nothing can be recorded, so nothing is issued: {pause}");
+        tracing::error!(
+            code = "ARX-LEDGER-PAUSED",
+            "nothing can be recorded, so nothing is issued: {pause}"
+        );
         pause
     }
 }
@@ -309,9 +350,15 @@ impl Writer {
         let mut segments = shared.segments();
         segments.length += (commit.len() - CHAIN) as u64;
         segments.records += offsets.len() as u64;
-        segments.head.copy_from_slice(&commit[commit.len() - CHAIN..]);
+        segments
+            .head
+            .copy_from_slice(&commit[commit.len() - CHAIN..]);
         let active = segments.active;
-        let outlines: Vec<Outline> = jobs.iter().flat_map(|job| &job.bodies).map(|body| codec::outline(body)).collect();
+        let outlines: Vec<Outline> = jobs
+            .iter()
+            .flat_map(|job| &job.bodies)
+            .map(|body| codec::outline(body))
+            .collect();
         for (outline, offset) in outlines.iter().zip(&offsets) {
             segments.pairs.add(outline, *offset);
         }
@@ -352,7 +399,9 @@ impl Writer {
         self.file = file;
         // Nobody should wait for it, and it can be made again at any time.
         let write = move || index::write(pairs, &sealed, length);
-        let _none = std::thread::Builder::new().name("ledger index".to_owned()).spawn(write);
+        let _none = std::thread::Builder::new()
+            .name("ledger index".to_owned())
+            .spawn(write);
         Ok(())
     }
 
@@ -389,7 +438,11 @@ impl Writer {
                 if left.is_zero() {
                     break;
                 }
-                queue = shared.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+                queue = shared
+                    .wake
+                    .wait_timeout(queue, left)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
             }
         }
     }
@@ -419,7 +472,11 @@ fn answer(jobs: Vec<Job>, mut first: u64) {
 
 fn encode(record: Record) -> Result<Vec<u8>, AppendError> {
     if let Event::Issued(issued) = &record.event {
-        let ids = [&issued.subject_key_id, &issued.issuer_key_id, &issued.root_key_id];
+        let ids = [
+            &issued.subject_key_id,
+            &issued.issuer_key_id,
+            &issued.root_key_id,
+        ];
         for id in ids {
             check("a key identifier", id.len(), MAX_KEY_ID)?;
         }
@@ -435,5 +492,9 @@ fn encode(record: Record) -> Result<Vec<u8>, AppendError> {
 }
 
 fn check(what: &'static str, length: usize, most: usize) -> Result<(), AppendError> {
-    if length > most { Err(AppendError::TooLarge { what, length, most }) } else { Ok(()) }
+    if length > most {
+        Err(AppendError::TooLarge { what, length, most })
+    } else {
+        Ok(())
+    }
 }

@@ -176,7 +176,9 @@ pub enum Cause {
 
 impl From<&io::Error> for Pause {
     fn from(error: &io::Error) -> Self {
-        use io::ErrorKind::{FileTooLarge, NotFound, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        use io::ErrorKind::{
+            FileTooLarge, NotFound, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+        };
         let cause = match error.kind() {
             StorageFull | QuotaExceeded | FileTooLarge => Cause::DiskFull,
             ReadOnlyFilesystem => Cause::ReadOnly,

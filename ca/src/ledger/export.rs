@@ -45,7 +45,13 @@ impl Ledger {
             }
         }
         segments.push_back(newest);
-        Ok(Export { directory: self.0.directory.clone(), segments, current: None, since_ms, until_ms })
+        Ok(Export {
+            directory: self.0.directory.clone(),
+            segments,
+            current: None,
+            since_ms,
+            until_ms,
+        })
     }
 }
 
@@ -58,7 +64,9 @@ impl Export {
         let mut lines = Vec::with_capacity(CHUNK + 4096);
         while lines.len() < CHUNK {
             let Some((path, walk)) = &mut self.current else {
-                let Some((number, length)) = self.segments.pop_front() else { break };
+                let Some((number, length)) = self.segments.pop_front() else {
+                    break;
+                };
                 let (file, path) = segment::open(&self.directory, number, false)?;
                 let header = Header::read(&file, &path)?;
                 self.current = Some((path, Walk::new(file, header.length(), length)));
@@ -75,7 +83,11 @@ impl Export {
                 }
                 Step::End => self.current = None,
                 Step::Broken { offset, what } => {
-                    return Err(Error::Damaged(Problem { file: path.clone(), offset, what: what.to_owned() }));
+                    return Err(Error::Damaged(Problem {
+                        file: path.clone(),
+                        offset,
+                        what: what.to_owned(),
+                    }));
                 }
             }
         }

@@ -75,14 +75,17 @@ impl Pairs {
                 self.summary.sequence = self.summary.sequence.max(leaf.bundle);
             }
             Kind::Refused { who } if !who.is_empty() => self.put(Term::Identity(who), offset),
-            Kind::Intermediate { serial } | Kind::Released { serial, .. } => self.put(Term::Serial(serial), offset),
+            Kind::Intermediate { serial } | Kind::Released { serial, .. } => {
+                self.put(Term::Serial(serial), offset)
+            }
             Kind::Refused { .. } | Kind::Other | Kind::Unknown => {}
         }
     }
 
     fn put(&mut self, term: Term<'_>, offset: u64) {
         // A segment ends soon after its limit, which is far below 4 GiB.
-        self.pairs.push((term.hash(), u32::try_from(offset).unwrap_or(u32::MAX)));
+        self.pairs
+            .push((term.hash(), u32::try_from(offset).unwrap_or(u32::MAX)));
     }
 
     /// Where `term` may stand, newest first.
@@ -99,7 +102,15 @@ impl Pairs {
         bytes.extend_from_slice(&MAGIC);
         let (first, last) = self.summary.times.unwrap_or_default();
         let (epoch, number) = self.summary.sequence;
-        for word in [length, first, last, self.summary.ends_ms, epoch, number, self.pairs.len() as u64] {
+        for word in [
+            length,
+            first,
+            last,
+            self.summary.ends_ms,
+            epoch,
+            number,
+            self.pairs.len() as u64,
+        ] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
         for (hash, offset) in &self.pairs {
@@ -141,9 +152,15 @@ impl Index {
         let mut head = [0; HEAD];
         file.read_exact_at(&mut head, 0).ok()?;
         let words = head.strip_prefix(&MAGIC)?.chunks_exact(8);
-        let words: Vec<u64> = words.filter_map(|word| Some(u64::from_le_bytes(*word.first_chunk()?))).collect();
-        let [of, first, last, ends_ms, epoch, number, pairs] = words[..] else { return None };
-        let expected = pairs.checked_mul(PAIR as u64)?.checked_add((HEAD + HASH) as u64)?;
+        let words: Vec<u64> = words
+            .filter_map(|word| Some(u64::from_le_bytes(*word.first_chunk()?)))
+            .collect();
+        let [of, first, last, ends_ms, epoch, number, pairs] = words[..] else {
+            return None;
+        };
+        let expected = pairs
+            .checked_mul(PAIR as u64)?
+            .checked_add((HEAD + HASH) as u64)?;
         if of != length || size != expected {
             return None;
         }
@@ -156,7 +173,15 @@ impl Index {
             }
         }
         let times = (first != 0 || last != 0).then_some((first, last));
-        Some(Self { file, pairs, summary: Summary { times, ends_ms, sequence: (epoch, number) } })
+        Some(Self {
+            file,
+            pairs,
+            summary: Summary {
+                times,
+                ends_ms,
+                sequence: (epoch, number),
+            },
+        })
     }
 
     /// Where `term` may stand, newest first.
@@ -165,7 +190,11 @@ impl Index {
         let (mut low, mut high) = (0, self.pairs);
         while low < high {
             let middle = low + (high - low) / 2;
-            if self.pair(middle)?.0 < hash { low = middle + 1 } else { high = middle }
+            if self.pair(middle)?.0 < hash {
+                low = middle + 1
+            } else {
+                high = middle
+            }
         }
         let mut found = Vec::new();
         while low < self.pairs {
@@ -182,8 +211,12 @@ impl Index {
 
     fn pair(&self, number: u64) -> io::Result<(u64, u32)> {
         let mut pair = [0; PAIR];
-        self.file.read_exact_at(&mut pair, HEAD as u64 + number * PAIR as u64)?;
+        self.file
+            .read_exact_at(&mut pair, HEAD as u64 + number * PAIR as u64)?;
         let [h0, h1, h2, h3, h4, h5, h6, h7, offset @ ..] = pair;
-        Ok((u64::from_le_bytes([h0, h1, h2, h3, h4, h5, h6, h7]), u32::from_le_bytes(offset)))
+        Ok((
+            u64::from_le_bytes([h0, h1, h2, h3, h4, h5, h6, h7]),
+            u32::from_le_bytes(offset),
+        ))
     }
 }

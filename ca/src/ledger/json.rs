@@ -22,7 +22,11 @@ pub struct Entry {
 impl Entry {
     pub(super) fn decode(index: u64, body: &[u8]) -> Self {
         let time = from_millis(codec::prefix(body).time_ms);
-        Self { index, time, content: codec::decode(body) }
+        Self {
+            index,
+            time,
+            content: codec::decode(body),
+        }
     }
 
     /// One JSON object without a line break: `index`, `time` (RFC 3339), `event`, and the
@@ -35,11 +39,15 @@ impl Entry {
         object.insert("time".to_owned(), rfc3339(self.time).into());
         let (event, fields) = match &self.content {
             Content::Known(event) => known(event),
-            Content::Unknown { tag, version } => ("unknown", json!({"tag": tag, "version": version})),
+            Content::Unknown { tag, version } => {
+                ("unknown", json!({"tag": tag, "version": version}))
+            }
         };
         object.insert("event".to_owned(), event.into());
         if let Value::Object(fields) = fields {
-            let filled = fields.into_iter().filter(|(_, value)| value.as_str() != Some(""));
+            let filled = fields
+                .into_iter()
+                .filter(|(_, value)| value.as_str() != Some(""));
             object.extend(filled);
         }
         Value::Object(object).to_string()
@@ -81,12 +89,14 @@ fn known(event: &Event) -> (&'static str, Value) {
                 }),
             ),
         ),
-        Event::Rotation(rotation) => {
-            ("rotation", json!({"rotation": rotation.rotation, "step": rotation.step, "detail": rotation.detail}))
-        }
-        Event::Operator(operator) => {
-            ("operator", json!({"who": operator.who, "action": operator.action, "detail": operator.detail}))
-        }
+        Event::Rotation(rotation) => (
+            "rotation",
+            json!({"rotation": rotation.rotation, "step": rotation.step, "detail": rotation.detail}),
+        ),
+        Event::Operator(operator) => (
+            "operator",
+            json!({"who": operator.who, "action": operator.action, "detail": operator.detail}),
+        ),
         Event::Released(released) => (
             "released",
             json!({

@@ -38,7 +38,10 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn new(segment: u32, offset: u64) -> Self {
         // A segment ends soon after its limit, which is far below 4 GiB.
-        Self { segment, offset: u32::try_from(offset).unwrap_or(u32::MAX) }
+        Self {
+            segment,
+            offset: u32::try_from(offset).unwrap_or(u32::MAX),
+        }
     }
 }
 
@@ -139,12 +142,21 @@ pub struct LiveLeaf {
 
 impl Live {
     pub(super) fn new(directory: PathBuf) -> Self {
-        let shared = Shared { directory, state: Mutex::default(), ready: watch::Sender::new(Progress::Building) };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            directory,
+            state: Mutex::default(),
+            ready: watch::Sender::new(Progress::Building),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_ready(&self) {
@@ -164,7 +176,9 @@ impl Live {
     pub async fn ready(&self) {
         let mut ready = self.shared.ready.subscribe();
         // The sender is in `self`, so that the channel cannot close while we wait.
-        let _ready = ready.wait_for(|progress| *progress == Progress::Ready).await;
+        let _ready = ready
+            .wait_for(|progress| *progress == Progress::Ready)
+            .await;
     }
 
     /// Whether all segments have been read.
@@ -211,7 +225,10 @@ impl Live {
     #[must_use]
     pub fn soonest(&self, now: SystemTime) -> Option<(SystemTime, Arc<str>)> {
         let state = self.lock();
-        let valid = state.ends.range((Bound::Included((to_millis(now), SerialKey::default())), Bound::Unbounded));
+        let valid = state.ends.range((
+            Bound::Included((to_millis(now), SerialKey::default())),
+            Bound::Unbounded,
+        ));
         let mut leaves = valid.filter_map(|(_, serial)| state.leaves.get(serial));
         let leaf = leaves.find(|leaf| !leaf.node.1.is_empty())?;
         Some((from_millis(leaf.not_after_ms), Arc::clone(&leaf.identity)))
@@ -221,15 +238,27 @@ impl Live {
     #[must_use]
     pub fn not_after(&self, serial: &Serial) -> Option<SystemTime> {
         let state = self.lock();
-        state.leaves.get(serial.as_bytes()).map(|leaf| from_millis(leaf.not_after_ms))
+        state
+            .leaves
+            .get(serial.as_bytes())
+            .map(|leaf| from_millis(leaf.not_after_ms))
     }
 
     /// Serial number and time of issue of the valid ones of workloads on a node.
     #[must_use]
-    pub fn workloads_on(&self, cluster: &str, node: &str, now: SystemTime) -> Vec<(Serial, SystemTime)> {
+    pub fn workloads_on(
+        &self,
+        cluster: &str,
+        node: &str,
+        now: SystemTime,
+    ) -> Vec<(Serial, SystemTime)> {
         let state = self.lock();
         let now = to_millis(now);
-        let on_node = state.nodes.get(&(cluster.into(), node.into())).into_iter().flatten();
+        let on_node = state
+            .nodes
+            .get(&(cluster.into(), node.into()))
+            .into_iter()
+            .flatten();
         let valid = on_node.filter_map(|serial| {
             let leaf = state.leaves.get(serial)?;
             let counts = leaf.not_after_ms >= now && !is_node(&leaf.identity);
@@ -241,7 +270,10 @@ impl Live {
     /// The valid certificates of nodes themselves, oldest first: cluster and node, and for
     /// each its serial number, its end, and whether it began a line (a join).
     #[must_use]
-    pub fn nodes(&self, now: SystemTime) -> Vec<(Arc<str>, Arc<str>, Vec<(Serial, SystemTime, bool)>)> {
+    pub fn nodes(
+        &self,
+        now: SystemTime,
+    ) -> Vec<(Arc<str>, Arc<str>, Vec<(Serial, SystemTime, bool)>)> {
         let state = self.lock();
         let now = to_millis(now);
         let of_node = |serials: &HashSet<SerialKey>| {
@@ -251,16 +283,27 @@ impl Live {
                 .filter(|(leaf, _)| leaf.not_after_ms >= now && is_node(&leaf.identity))
                 .collect();
             leaves.sort_by_key(|(leaf, _)| (leaf.place.segment, leaf.place.offset));
-            let shown = leaves.into_iter().map(|(leaf, serial)| (serial, from_millis(leaf.not_after_ms), leaf.first));
+            let shown = leaves
+                .into_iter()
+                .map(|(leaf, serial)| (serial, from_millis(leaf.not_after_ms), leaf.first));
             shown.collect::<Vec<_>>()
         };
-        let nodes = state.nodes.iter().map(|((cluster, node), serials)| (cluster.clone(), node.clone(), of_node(serials)));
-        nodes.filter(|(_, _, certificates)| !certificates.is_empty()).collect()
+        let nodes = state
+            .nodes
+            .iter()
+            .map(|((cluster, node), serials)| (cluster.clone(), node.clone(), of_node(serials)));
+        nodes
+            .filter(|(_, _, certificates)| !certificates.is_empty())
+            .collect()
     }
 
     /// Serial numbers of the valid ones that fit, by cluster and node.
     #[must_use]
-    pub fn serials_by_node(&self, filter: &LiveFilter, now: SystemTime) -> BTreeMap<NodeKey, Vec<Serial>> {
+    pub fn serials_by_node(
+        &self,
+        filter: &LiveFilter,
+        now: SystemTime,
+    ) -> BTreeMap<NodeKey, Vec<Serial>> {
         let state = self.lock();
         let mut nodes = BTreeMap::<_, Vec<_>>::new();
         for (_, serial, leaf) in state.matching(filter, None, to_millis(now)) {
@@ -276,9 +319,17 @@ impl Live {
     /// # Errors
     /// [`Error::Token`] if the token is none of this list's, and what keeps a segment from
     /// being read.
-    pub fn page(&self, filter: &LiveFilter, token: &str, limit: usize, now: SystemTime) -> Result<LivePage, Error> {
+    pub fn page(
+        &self,
+        filter: &LiveFilter,
+        token: &str,
+        limit: usize,
+        now: SystemTime,
+    ) -> Result<LivePage, Error> {
         let from = decode_token(token)?;
-        let (found, next) = self.lock().page(filter, from.as_ref(), limit.max(1), to_millis(now));
+        let (found, next) = self
+            .lock()
+            .page(filter, from.as_ref(), limit.max(1), to_millis(now));
         let mut leaves = Vec::with_capacity(found.len());
         for place in found {
             let path = segment::path(&self.shared.directory, place.segment);
@@ -303,7 +354,10 @@ impl State {
                     None => issued.spiffe_id.into(),
                 };
                 let node = (Arc::from(issued.cluster), Arc::from(issued.node));
-                let node = self.nodes.get_key_value(&node).map_or(node, |(known, _)| known.clone());
+                let node = self
+                    .nodes
+                    .get_key_value(&node)
+                    .map_or(node, |(known, _)| known.clone());
                 let leaf = Leaf {
                     identity: Arc::clone(&identity),
                     node: node.clone(),
@@ -316,7 +370,10 @@ impl State {
                 };
                 *self.under.entry(leaf.issuer).or_default() += 1;
                 *self.under.entry(leaf.root).or_default() += 1;
-                self.identities.entry(identity).or_default().insert(serial.clone());
+                self.identities
+                    .entry(identity)
+                    .or_default()
+                    .insert(serial.clone());
                 self.nodes.entry(node).or_default().insert(serial.clone());
                 self.ends.insert((leaf.not_after_ms, serial.clone()));
                 self.leaves.insert(serial, leaf);
@@ -332,7 +389,10 @@ impl State {
     }
 
     fn authority(&mut self, id: &[u8]) -> u32 {
-        let known = self.authorities.iter().position(|known| known.as_bytes() == id);
+        let known = self
+            .authorities
+            .iter()
+            .position(|known| known.as_bytes() == id);
         let place = known.unwrap_or_else(|| {
             if let Some(id) = KeyId::from_slice(id) {
                 self.authorities.push(id);
@@ -343,7 +403,9 @@ impl State {
     }
 
     fn remove(&mut self, serial: &SerialKey) -> bool {
-        let Some(leaf) = self.leaves.remove(serial) else { return false };
+        let Some(leaf) = self.leaves.remove(serial) else {
+            return false;
+        };
         for authority in [leaf.issuer, leaf.root] {
             if let Some(count) = self.under.get_mut(&authority) {
                 *count -= 1;
@@ -376,15 +438,25 @@ impl State {
     }
 
     fn ended(&self, now_ms: u64) -> impl Iterator<Item = &Leaf> {
-        let before = (Bound::Unbounded, Bound::Excluded((now_ms, SerialKey::default())));
-        self.ends.range(before).filter_map(|(_, serial)| self.leaves.get(serial))
+        let before = (
+            Bound::Unbounded,
+            Bound::Excluded((now_ms, SerialKey::default())),
+        );
+        self.ends
+            .range(before)
+            .filter_map(|(_, serial)| self.leaves.get(serial))
     }
 
     fn count_under(&self, id: &KeyId, now: SystemTime, of: impl Fn(&Leaf) -> u32) -> u64 {
-        let Some(place) = self.authorities.iter().position(|known| known == id) else { return 0 };
+        let Some(place) = self.authorities.iter().position(|known| known == id) else {
+            return 0;
+        };
         let place = u32::try_from(place).unwrap_or(u32::MAX);
         let all = self.under.get(&place).copied().unwrap_or(0);
-        all - self.ended(to_millis(now)).filter(|leaf| of(leaf) == place).count() as u64
+        all - self
+            .ended(to_millis(now))
+            .filter(|leaf| of(leaf) == place)
+            .count() as u64
     }
 
     /// The certificates that fit and come after `from`, in the order of the list.
@@ -397,9 +469,14 @@ impl State {
         let wanted = filter.identity.as_deref().unwrap_or("");
         let start = from.map_or(wanted, |(identity, _)| identity.as_str().max(wanted));
         let begin: Arc<str> = start.into();
-        let below = self.identities.range(begin..).take_while(move |(identity, _)| {
-            wanted.is_empty() || ***identity == *wanted || (wanted.ends_with('/') && identity.starts_with(wanted))
-        });
+        let below = self
+            .identities
+            .range(begin..)
+            .take_while(move |(identity, _)| {
+                wanted.is_empty()
+                    || ***identity == *wanted
+                    || (wanted.ends_with('/') && identity.starts_with(wanted))
+            });
         below
             .flat_map(|(identity, serials)| serials.iter().map(move |serial| (identity, serial)))
             .filter(move |(identity, serial)| {
@@ -408,8 +485,14 @@ impl State {
             .filter_map(|(identity, serial)| Some((identity, serial, self.leaves.get(serial)?)))
             .filter(move |(_, serial, leaf)| {
                 leaf.not_after_ms >= now_ms
-                    && filter.node.as_deref().is_none_or(|node| node == &*leaf.node.1)
-                    && filter.serial.as_ref().is_none_or(|wanted| wanted.as_bytes() == &***serial)
+                    && filter
+                        .node
+                        .as_deref()
+                        .is_none_or(|node| node == &*leaf.node.1)
+                    && filter
+                        .serial
+                        .as_ref()
+                        .is_none_or(|wanted| wanted.as_bytes() == &***serial)
             })
     }
 
@@ -434,11 +517,16 @@ impl State {
 }
 
 fn is_node(identity: &str) -> bool {
-    identity.strip_prefix("spiffe://").and_then(|rest| rest.find('/').map(|at| &rest[at..])).is_some_and(|path| path.starts_with(NODES))
+    identity
+        .strip_prefix("spiffe://")
+        .and_then(|rest| rest.find('/').map(|at| &rest[at..]))
+        .is_some_and(|path| path.starts_with(NODES))
 }
 
 fn leaf(recorded: Recorded) -> Option<LiveLeaf> {
-    let super::Content::Known(Event::Issued(issued)) = recorded.content else { return None };
+    let super::Content::Known(Event::Issued(issued)) = recorded.content else {
+        return None;
+    };
     Some(LiveLeaf {
         spiffe_id: issued.spiffe_id.into(),
         serial: Serial::from_bytes(&issued.serial)?,
@@ -473,4 +561,3 @@ impl fmt::Debug for Live {
         write!(f, "Live({} leaves)", self.lock().leaves.len())
     }
 }
-

@@ -43,7 +43,13 @@ pub struct Torn {
 
 impl fmt::Display for Torn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes of {} from byte {} on", self.bytes, self.file.display(), self.offset)
+        write!(
+            f,
+            "{} bytes of {} from byte {} on",
+            self.bytes,
+            self.file.display(),
+            self.offset
+        )
     }
 }
 
@@ -55,7 +61,12 @@ pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recover
     let mut numbers = segment::list(directory)?;
     let live = Live::new(directory.clone());
     let Some(newest) = numbers.pop() else {
-        let header = Header { number: 1, first: 0, previous: [0; 32], trust_domain: domain.to_owned() };
+        let header = Header {
+            number: 1,
+            first: 0,
+            previous: [0; 32],
+            trust_domain: domain.to_owned(),
+        };
         let (file, head) = segment::create(directory, &header)?;
         let segments = Segments {
             directory: directory.clone(),
@@ -75,9 +86,15 @@ pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recover
     let (file, path) = segment::open(directory, newest, true)?;
     let header = header(&file, &path, domain)?;
     let found = newest_segment(&file, &path, &header, &live)?;
-    let torn = found.torn.map(|bytes| Torn { file: path.clone(), offset: found.length, bytes });
+    let torn = found.torn.map(|bytes| Torn {
+        file: path.clone(),
+        offset: found.length,
+        bytes,
+    });
     if torn.is_some() {
-        file.set_len(found.length).and_then(|()| file.sync_all()).map_err(Error::io("cut", &path))?;
+        file.set_len(found.length)
+            .and_then(|()| file.sync_all())
+            .map_err(Error::io("cut", &path))?;
     }
     let mut sealed = Vec::with_capacity(numbers.len());
     let mut sequence = (0, 0);
@@ -89,7 +106,10 @@ pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recover
         }
         sealed.push((number, length));
     }
-    let recovery = Recovery { records: found.records, torn };
+    let recovery = Recovery {
+        records: found.records,
+        torn,
+    };
     let segments = Segments {
         directory: directory.clone(),
         trust_domain: domain.to_owned(),
@@ -118,9 +138,20 @@ fn start(
     live: Live,
     recovery: Recovery,
 ) -> Result<(Ledger, Recovery), Error> {
-    let writer = Writer { file, live: live.clone(), segment_bytes: options.segment_bytes, gather: options.gather };
-    let commits = Commits::start(segments, writer).map_err(Error::io("start a thread for", &options.directory))?;
-    let inner = Inner { directory: options.directory, commits, live, _lock: lock };
+    let writer = Writer {
+        file,
+        live: live.clone(),
+        segment_bytes: options.segment_bytes,
+        gather: options.gather,
+    };
+    let commits = Commits::start(segments, writer)
+        .map_err(Error::io("start a thread for", &options.directory))?;
+    let inner = Inner {
+        directory: options.directory,
+        commits,
+        live,
+        _lock: lock,
+    };
     Ok((Ledger(Arc::new(inner)), recovery))
 }
 
@@ -166,7 +197,11 @@ fn newest_segment(file: &File, path: &Path, header: &Header, live: &Live) -> Res
     let mut pairs = Pairs::default();
     let mut records = header.first;
     let damaged = |offset, what: &str| {
-        Error::Damaged(Problem { file: path.to_owned(), offset, what: what.to_owned() })
+        Error::Damaged(Problem {
+            file: path.to_owned(),
+            offset,
+            what: what.to_owned(),
+        })
     };
     loop {
         match walk.step().map_err(Error::io("read", path))? {
@@ -181,7 +216,13 @@ fn newest_segment(file: &File, path: &Path, header: &Header, live: &Live) -> Res
             }
             Step::End => {
                 let head = walk.chain().map_err(Error::io("read", path))?;
-                return Ok(Found { length, records, head, pairs, torn: None });
+                return Ok(Found {
+                    length,
+                    records,
+                    head,
+                    pairs,
+                    torn: None,
+                });
             }
             Step::Broken { offset, what } => {
                 let head = walk.chain().map_err(Error::io("read", path))?;
@@ -190,12 +231,20 @@ fn newest_segment(file: &File, path: &Path, header: &Header, live: &Live) -> Res
                 loop {
                     walk.skip().map_err(Error::io("read", path))?;
                     match walk.step().map_err(Error::io("read", path))? {
-                        Step::Record(item) if item.commit() > offset => return Err(damaged(offset, what)),
+                        Step::Record(item) if item.commit() > offset => {
+                            return Err(damaged(offset, what));
+                        }
                         Step::Record(_) | Step::Broken { .. } => {}
                         Step::End => break,
                     }
                 }
-                return Ok(Found { length: offset, records, head, pairs, torn: Some(length - offset) });
+                return Ok(Found {
+                    length: offset,
+                    records,
+                    head,
+                    pairs,
+                    torn: Some(length - offset),
+                });
             }
         }
     }
@@ -219,7 +268,11 @@ pub(super) fn summary_of(path: &Path, length: u64, whole: bool) -> Result<Summar
     Ok(summary)
 }
 
-fn each_record(path: &Path, length: u64, mut take: impl FnMut(codec::Outline, u64)) -> Result<(), Error> {
+fn each_record(
+    path: &Path,
+    length: u64,
+    mut take: impl FnMut(codec::Outline, u64),
+) -> Result<(), Error> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let header = Header::read(&file, path)?;
     let mut walk = Walk::new(file, header.length(), length);
@@ -244,7 +297,9 @@ fn read_sealed(directory: &Path, sealed: &[(u32, u64)], live: &Live, now_ms: u64
             if summary.ends_ms < now_ms {
                 return Ok(());
             }
-            each_record(&path, *length, |outline, offset| live.add(outline, Place::new(*number, offset)))
+            each_record(&path, *length, |outline, offset| {
+                live.add(outline, Place::new(*number, offset))
+            })
         });
         if let Err(error) = read {
             // The count of valid certificates would be too low, and gates rely on it.

@@ -25,7 +25,8 @@ impl Ledger {
     /// # Errors
     /// What keeps a segment from being read or removed, or the record from being made.
     pub fn prune(&self, now: SystemTime, retention: Duration) -> Result<Removed, Error> {
-        let keep_since = to_millis(now).saturating_sub(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));
+        let keep_since =
+            to_millis(now).saturating_sub(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));
         let sealed = self.0.commits.segments().sealed.clone();
         let mut old = 0;
         for (number, length) in &sealed {
@@ -41,18 +42,32 @@ impl Ledger {
         if old == 0 {
             return Ok(Removed::default());
         }
-        let first = sealed.get(old).map_or_else(|| self.0.commits.segments().active, |(number, _)| *number);
+        let first = sealed
+            .get(old)
+            .map_or_else(|| self.0.commits.segments().active, |(number, _)| *number);
         let (file, path) = segment::open(&self.0.directory, first, false)?;
         let header = Header::read(&file, &path)?;
-        let record = Pruned { first_segment: first, first_record: header.first, hash: header.previous };
-        self.0.commits.append_blocking(vec![Record::new(now, record)])?;
+        let record = Pruned {
+            first_segment: first,
+            first_record: header.first,
+            hash: header.previous,
+        };
+        self.0
+            .commits
+            .append_blocking(vec![Record::new(now, record)])?;
         for (number, _) in &sealed[..old] {
             let path = segment::path(&self.0.directory, *number);
             // The list first: nobody should look for what is about to go.
-            self.0.commits.segments().sealed.retain(|(kept, _)| kept != number);
+            self.0
+                .commits
+                .segments()
+                .sealed
+                .retain(|(kept, _)| kept != number);
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             let _none = std::fs::remove_file(index::path(&path));
         }
-        Ok(Removed { segments: u32::try_from(old).unwrap_or(u32::MAX) })
+        Ok(Removed {
+            segments: u32::try_from(old).unwrap_or(u32::MAX),
+        })
     }
 }

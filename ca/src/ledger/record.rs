@@ -201,7 +201,14 @@ macro_rules! event_from {
         }
     )*};
 }
-event_from!(Refused, IntermediateRegistered, Rotation, Operator, Released, Pruned);
+event_from!(
+    Refused,
+    IntermediateRegistered,
+    Rotation,
+    Operator,
+    Released,
+    Pruned
+);
 
 impl From<Issued> for Event {
     fn from(event: Issued) -> Self {
@@ -225,8 +232,9 @@ impl Event {
 
 /// Milliseconds since the Unix epoch.
 pub(super) fn to_millis(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// The moment that many milliseconds after the Unix epoch.

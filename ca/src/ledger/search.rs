@@ -42,7 +42,10 @@ impl Query {
     fn fits(&self, body: &[u8]) -> bool {
         match (self, codec::outline(body).kind) {
             (Self::Serial(wanted), Kind::Issued(leaf)) => leaf.serial == *wanted,
-            (Self::Serial(wanted), Kind::Intermediate { serial } | Kind::Released { serial, .. }) => serial == *wanted,
+            (
+                Self::Serial(wanted),
+                Kind::Intermediate { serial } | Kind::Released { serial, .. },
+            ) => serial == *wanted,
             (Self::Identity(wanted), Kind::Issued(leaf)) => leaf.spiffe_id == *wanted,
             (Self::Identity(wanted), Kind::Refused { who }) => who == *wanted,
             _ => false,
@@ -62,7 +65,12 @@ impl Ledger {
         let sealed = self.0.commits.segments().sealed.clone();
         let mut records = Vec::new();
         let mut last = None;
-        let segments = std::iter::once((active, None)).chain(sealed.into_iter().rev().map(|(number, length)| (number, Some(length))));
+        let segments = std::iter::once((active, None)).chain(
+            sealed
+                .into_iter()
+                .rev()
+                .map(|(number, length)| (number, Some(length))),
+        );
         for (number, length) in segments {
             if from.is_some_and(|(last, _)| number > last) {
                 continue;
@@ -85,13 +93,19 @@ impl Ledger {
                     continue;
                 }
                 if records.len() == size.max(1) {
-                    return Ok(Page { records, next: last });
+                    return Ok(Page {
+                        records,
+                        next: last,
+                    });
                 }
                 records.push(Entry::decode(index, &body));
                 last = Some(format!("{number}.{offset}"));
             }
         }
-        Ok(Page { records: records, next: None })
+        Ok(Page {
+            records: records,
+            next: None,
+        })
     }
 }
 
@@ -140,7 +154,11 @@ fn fill(file: &File, bytes: &mut [u8], start: u64) -> io::Result<usize> {
 }
 
 fn damaged(path: &Path, offset: u32, what: &str) -> Error {
-    Error::Damaged(Problem { file: path.to_owned(), offset: offset.into(), what: what.to_owned() })
+    Error::Damaged(Problem {
+        file: path.to_owned(),
+        offset: offset.into(),
+        what: what.to_owned(),
+    })
 }
 
 fn decode_token(token: &str) -> Result<Option<(u32, u32)>, Error> {

@@ -95,7 +95,9 @@ impl Header {
             }
         }
         bytes.truncate(filled);
-        if let Some([f0, f1]) = bytes.strip_prefix(&MAGIC).and_then(|rest| rest[2..].first_chunk())
+        if let Some([f0, f1]) = bytes
+            .strip_prefix(&MAGIC)
+            .and_then(|rest| rest[2..].first_chunk())
         {
             let format = u16::from_le_bytes([*f0, *f1]);
             if format > FORMAT {
@@ -168,7 +170,11 @@ pub(super) fn create(dir: &Path, header: &Header) -> Result<(File, Chain), Error
 /// Opens a segment to be read and, if it is the newest, written.
 pub(super) fn open(dir: &Path, number: u32, write: bool) -> Result<(File, PathBuf), Error> {
     let path = path(dir, number);
-    let file = OpenOptions::new().read(true).write(write).open(&path).map_err(Error::io("open", &path))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .open(&path)
+        .map_err(Error::io("open", &path))?;
     Ok((file, path))
 }
 

@@ -54,20 +54,35 @@ impl Ledger {
     }
 }
 
-fn verify(directory: &Path, segments: &mut [(u32, u64)], trust_domain: &str) -> Result<Report, Error> {
-    let mut report = Report { records: 0, segments: 0, head: [0; 32], problems: Vec::new() };
+fn verify(
+    directory: &Path,
+    segments: &mut [(u32, u64)],
+    trust_domain: &str,
+) -> Result<Report, Error> {
+    let mut report = Report {
+        records: 0,
+        segments: 0,
+        head: [0; 32],
+        problems: Vec::new(),
+    };
     // The chain and the number of the next record, as the segment before leaves them.
     let mut expected: Option<(Chain, u64)> = None;
     for (number, length) in segments.iter() {
         let (file, path) = segment::open(directory, *number, false)?;
         let header = open::header(&file, &path, trust_domain)?;
-        let mut wrong = Wrong { path: &path, report: &mut report };
+        let mut wrong = Wrong {
+            path: &path,
+            report: &mut report,
+        };
         if let Some((chain, next)) = expected {
             if header.previous != chain {
                 wrong.at(0, "the segment does not follow the one before it");
             }
             if header.first != next {
-                wrong.at(0, "records are missing between this segment and the one before it");
+                wrong.at(
+                    0,
+                    "records are missing between this segment and the one before it",
+                );
             }
         }
         expected = Some(one(file, &header, *length, &mut wrong)?);
@@ -87,13 +102,22 @@ struct Wrong<'r> {
 impl Wrong<'_> {
     fn at(&mut self, offset: u64, what: &str) {
         if self.report.problems.len() < MOST {
-            let problem = Problem { file: self.path.to_owned(), offset, what: what.to_owned() };
+            let problem = Problem {
+                file: self.path.to_owned(),
+                offset,
+                what: what.to_owned(),
+            };
             self.report.problems.push(problem);
         }
     }
 }
 
-fn one(file: std::fs::File, header: &Header, length: u64, wrong: &mut Wrong<'_>) -> Result<(Chain, u64), Error> {
+fn one(
+    file: std::fs::File,
+    header: &Header,
+    length: u64,
+    wrong: &mut Wrong<'_>,
+) -> Result<(Chain, u64), Error> {
     let path = wrong.path.to_owned();
     let read = || Error::io("read", &path);
     let mut walk = Walk::new(file, header.length(), length);

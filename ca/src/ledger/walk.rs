@@ -26,7 +26,10 @@ pub(super) struct Walk {
 pub(super) enum Step<'w> {
     Record(Item<'w>),
     /// Something that is no record.
-    Broken { offset: u64, what: &'static str },
+    Broken {
+        offset: u64,
+        what: &'static str,
+    },
     End,
 }
 
@@ -69,7 +72,11 @@ impl Walk {
                 let bytes = &self.buffer[self.at..];
                 self.at += frame.length();
                 let body = frame.body(bytes);
-                Ok(Step::Record(Item { offset, frame, body }))
+                Ok(Step::Record(Item {
+                    offset,
+                    frame,
+                    body,
+                }))
             }
             Read::Broken(what) => Ok(Step::Broken { offset, what }),
             Read::Short(_) => {
@@ -144,7 +151,10 @@ impl Walk {
         self.buffer.resize(have + more, 0);
         let mut filled = have;
         while more > 0 {
-            match self.file.read_at(&mut self.buffer[filled..], self.start + filled as u64) {
+            match self
+                .file
+                .read_at(&mut self.buffer[filled..], self.start + filled as u64)
+            {
                 Ok(0) => break,
                 Ok(read) => {
                     filled += read;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arx_identity::{Sequence, TrustBundle};
+use arx_proto::node::v1 as wire;
 use arx_proto::node::v1::agent_message::Message as Up;
 use arx_proto::node::v1::authority_message::Message as DownMessage;
-use arx_proto::node::v1 as wire;
 use futures_util::stream;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
@@ -46,7 +46,10 @@ pub(super) async fn open(
     let mut trust = ca.trust.watch();
     let newest = Arc::clone(&trust.borrow_and_update());
     let session = ca.fleet.follow(node, &hello, ca.clock.now())?;
-    let known = hello.trust.iter().any(|position| compare(&ca, &newest, node, position));
+    let known = hello
+        .trust
+        .iter()
+        .any(|position| compare(&ca, &newest, node, position));
     tracing::info!(node = %node.name, software = hello.software, "agent follows");
     let stream = Follow {
         first: Some(Box::new(welcome)),
@@ -59,20 +62,31 @@ pub(super) async fn open(
     };
     Ok(Box::pin(stream::unfold(stream, |mut stream| async move {
         let message = stream.next().await?;
-        Some((Ok::<_, Status>(wire::AuthorityMessage { message: Some(message) }), stream))
+        Some((
+            Ok::<_, Status>(wire::AuthorityMessage {
+                message: Some(message),
+            }),
+            stream,
+        ))
     })))
 }
 
 /// Whether an agent holds exactly `newest`. What it should not be able to hold is told to
 /// the operator.
 fn compare(ca: &Ca, newest: &TrustBundle, node: &Node, position: &wire::TrustPosition) -> bool {
-    let (Some(sequence), Ok(hash)) = (&position.sequence, <[u8; 32]>::try_from(&position.sha256[..])) else {
+    let (Some(sequence), Ok(hash)) = (
+        &position.sequence,
+        <[u8; 32]>::try_from(&position.sha256[..]),
+    ) else {
         return false;
     };
     if position.kind != wire::TrustKind::X509Roots as i32 {
         return false;
     }
-    let holds = Sequence { epoch: sequence.epoch, number: sequence.number };
+    let holds = Sequence {
+        epoch: sequence.epoch,
+        number: sequence.number,
+    };
     match standing(newest, holds, &hash) {
         Standing::Same => true,
         Standing::Behind => false,
@@ -144,7 +158,9 @@ impl Follow {
         match message.message {
             Some(Up::Inventory(inventory)) => {
                 let (ca, name) = (&self.ca, self.session.name());
-                let released = self.session.inventory(inventory, || ca.leaves_of(name), ca.clock.now())?;
+                let released =
+                    self.session
+                        .inventory(inventory, || ca.leaves_of(name), ca.clock.now())?;
                 ca.release(name, released).await;
                 Ok(None)
             }
@@ -157,7 +173,11 @@ impl Follow {
                 self.session.stored(position);
                 Ok(None)
             }
-            Some(Up::Hello(_)) => Err(Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, "a Follow has one Hello")),
+            Some(Up::Hello(_)) => Err(Refusal::new(
+                "ARX-REQUEST-MALFORMED",
+                Fault::Request,
+                "a Follow has one Hello",
+            )),
             // A newer agent's message: nothing that this version could act on.
             None => Ok(None),
         }

@@ -47,6 +47,7 @@ fn token(namespace: &str, service_account: &str) -> Verified {
         service_account_uid: "uid".to_owned(),
         pod: bound("pod"),
         node: bound("node-1"),
+        issued: std::time::UNIX_EPOCH,
         expires: UNIX_EPOCH + Duration::from_secs(1_780_000_000),
         jti: None,
         token_id: Token::new("x").id(),

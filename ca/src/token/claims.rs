@@ -72,6 +72,11 @@ impl<'a> Claims<'a> {
         self.exp.instant()
     }
 
+    /// When it was issued, the epoch if it does not say.
+    pub(super) fn issued(&self) -> SystemTime {
+        self.iat.map_or(UNIX_EPOCH, |seconds| seconds.instant())
+    }
+
     /// Refuses a token that is not valid at `now`, give or take [`SKEW`].
     pub(super) fn check_time(&self, now: SystemTime) -> Result<(), Refused> {
         if now >= self.expires() + SKEW {

@@ -247,6 +247,7 @@ impl Realm {
             pod,
             node,
             expires: claims.expires(),
+            issued: claims.issued(),
             jti: claims.jti.clone(),
             token_id: case.token.id(),
             audience,

@@ -5,8 +5,8 @@ use prost::Message;
 
 use crate::ledger::codec::Leaf;
 use crate::ledger::record::{
-    IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned, Refused, Released,
-    Rotation, Validity, from_millis, to_millis,
+    IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned, Refused,
+    Released, Rotation, Validity, from_millis, to_millis,
 };
 
 #[derive(Clone, PartialEq, Message)]
