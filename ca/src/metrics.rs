@@ -214,7 +214,7 @@ pub struct Readings {
     pub generation: u64,
 }
 
-/// Reads gauges when they are asked for.
+/// Reads gauges when they are asked for, and there is something to read.
 pub struct Gauges<F>(pub F);
 
 impl<F> fmt::Debug for Gauges<F> {
@@ -228,9 +228,11 @@ struct RoleLabel {
     role: &'static str,
 }
 
-impl<F: Fn() -> Readings + Send + Sync + 'static> Collector for Gauges<F> {
+impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F> {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let readings = (self.0)();
+        let Some(readings) = (self.0)() else {
+            return Ok(());
+        };
         let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         let mut one = |name: &str, help: &str, value: u64| {
             let value = gauge(value);

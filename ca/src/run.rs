@@ -1,50 +1,45 @@
 //! The process: puts the parts together in the order in which they need each other, keeps
 //! them until it is asked to end, and takes other configurations meanwhile.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+mod keep;
+mod open;
+mod own;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arx_daemon::drain::{Drain, OnPanic, Reloads, Tasks};
-use arx_daemon::ops::{self, Condition, Readiness};
+use arx_daemon::ops::{self, Readiness};
 use arx_daemon::{Clock, drain, exit, files, log};
-use arx_identity::Svid;
-use arx_identity::tls;
+use arx_identity::{Svid, tls};
 use arx_proto::admin::v1::admin_server::AdminServer;
 use arx_proto::node::v1::node_server::NodeServer;
+use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::admin;
 use crate::answers::Answers;
-use crate::authority::{self, Authority, Made};
 use crate::ca::{Ca, CurrentRules, Rules};
 use crate::config::Config;
 use crate::fleet::Fleet;
-use crate::issue::{issued_record, key_id};
-use crate::ledger::{self, Ledger};
-use crate::metrics::{Gauges, Kind, Metrics, Readings};
+use crate::metrics::{Gauges, Metrics, Readings};
 use crate::node_api;
 use crate::policy::Policy;
 use crate::queue::Queue;
-use crate::seal;
 use crate::serve::{Nodes, serve_admin};
-use crate::state::State;
-use crate::store;
 use crate::token::Tokens;
-use crate::trust::{Evidence, Trust};
+use keep::Conditions;
+use open::{Parts, StartError};
+
+pub(crate) use open::seal_source;
 
 /// What the processes call themselves in the state and to agents.
 pub const SOFTWARE: &str = concat!("arx-ca ", env!("CARGO_PKG_VERSION"));
 /// Largest message of an agent: a batch of 100 items with tokens has some 300 KiB, and an
 /// item that is far too large should be refused by itself.
 const MESSAGE: usize = 4 * 1024 * 1024;
-/// Between looks at whether the store can write.
-const PROBE: Duration = Duration::from_secs(5);
-/// Between removals of old segments.
-const PRUNE: Duration = Duration::from_secs(3600);
 
 /// Runs the authority until it is asked to end.
 #[must_use]
@@ -68,7 +63,8 @@ pub fn process(path: PathBuf, config: Config, clock: Clock, accept_loss: bool) -
     };
     let code = runtime.block_on(async {
         match Process::start(path, config, clock, log, accept_loss).await {
-            Ok(process) => process.run().await,
+            Ok(Some(process)) => process.run().await,
+            Ok(None) => exit::OK,
             Err(error) => {
                 tracing::error!(code = error.code, "can't start: {}", error.message);
                 exit::RUNTIME
@@ -78,43 +74,6 @@ pub fn process(path: PathBuf, config: Config, clock: Clock, accept_loss: bool) -
     // Whatever was cut off at the end of the grace period must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code.into()
-}
-
-/// Why an authority can't start.
-#[derive(Debug)]
-struct StartError {
-    code: &'static str,
-    message: String,
-}
-
-macro_rules! start_error_from {
-    ($($error:ty),*) => {$(
-        impl From<$error> for StartError {
-            fn from(error: $error) -> Self {
-                Self { code: error.code(), message: error.to_string() }
-            }
-        }
-    )*};
-}
-start_error_from!(
-    store::OpenError,
-    seal::SourceError,
-    crate::state::StateError,
-    authority::AuthorityError,
-    crate::trust::TrustError,
-    crate::token::SourceError,
-    ledger::Error,
-    ledger::AppendError
-);
-
-impl StartError {
-    fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
-        let what = what.to_string();
-        move |error| Self {
-            code: "ARX-START",
-            message: format!("{what}: {error}"),
-        }
-    }
 }
 
 struct Process {
@@ -135,7 +94,7 @@ impl Process {
         clock: Clock,
         log: log::Log,
         accept_loss: bool,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Option<Self>, StartError> {
         let (drain, reloads) = drain::listen(config.node_api.drain.get())
             .map_err(StartError::io("can't listen for signals"))?;
         let tasks = Tasks::new(&drain);
@@ -161,14 +120,21 @@ impl Process {
                 config.node_api.address
             )))?;
 
-        let parts = Parts::open(&config, &clock, accept_loss).await?;
+        let running = Arc::new(OnceLock::<Arc<Ca>>::new());
+        let gauges = Arc::clone(&running);
+        registry.register_collector(Box::new(Gauges(move || {
+            gauges.get().map(|ca| readings(ca))
+        })));
+        let ops = ops.start(readiness.clone(), registry, drain.clone());
+
+        let Some(parts) =
+            Parts::open(&config, &clock, accept_loss, &conditions.store, &drain).await?
+        else {
+            return Ok(None);
+        };
         let tokens = Tokens::new(&config.clusters, &clock).await?;
-        let policy = Policy::new(&config.trust_domain, &config.policy, &config.clusters).map_err(
-            |error| StartError {
-                code: "ARX-CONFIG",
-                message: error.to_string(),
-            },
-        )?;
+        let policy = Policy::new(&config.trust_domain, &config.policy, &config.clusters)
+            .map_err(|error| StartError::new("ARX-CONFIG", error))?;
         let ca = Arc::new(Ca {
             trust_domain: config.trust_domain.clone(),
             replica: parts.replica.clone(),
@@ -176,7 +142,7 @@ impl Process {
             started: clock.now(),
             clock: clock.clone(),
             state: parts.state,
-            custody: custody(&config),
+            custody: open::custody(&config),
             authority: Arc::new(parts.authority),
             trust: Arc::new(parts.trust),
             ledger: parts.ledger,
@@ -191,18 +157,12 @@ impl Process {
                 policy,
                 tokens,
             }),
-            readiness: readiness.clone(),
+            readiness,
         });
-        let gauges = Arc::clone(&ca);
-        registry.register_collector(Box::new(Gauges(move || readings(&gauges))));
-        let ops = ops.start(readiness, registry, drain.clone());
-
-        let serving = first_certificates(&ca).await?;
-        let server =
-            tls::Server::new(&serving, &ca.trust.current()).map_err(|error| StartError {
-                code: "ARX-START",
-                message: error.to_string(),
-            })?;
+        let _first = running.set(Arc::clone(&ca));
+        let serving = own::first_certificates(&ca).await?;
+        let server = tls::Server::new(&serving, &ca.trust.current())
+            .map_err(|error| StartError::new("ARX-START", error))?;
         let server = Arc::new(server);
         let admin = bind_admin(&config.admin.socket)?;
 
@@ -216,7 +176,7 @@ impl Process {
             tasks,
             _ops: ops,
         };
-        this.keep(conditions, &server);
+        this.keep(conditions);
         this.serve(server, serving, listener, admin);
         tracing::info!(
             trust_domain = %this.ca.trust_domain,
@@ -226,7 +186,7 @@ impl Process {
             bundle = %this.ca.trust.current().sequence(),
             "authority is up"
         );
-        Ok(this)
+        Ok(Some(this))
     }
 
     fn serve(
@@ -261,7 +221,7 @@ impl Process {
     }
 
     /// Everything that goes on beside answering calls.
-    fn keep(&self, conditions: Conditions, _server: &Arc<tls::Server>) {
+    fn keep(&self, conditions: Conditions) {
         let Conditions {
             authority,
             ledger,
@@ -272,20 +232,20 @@ impl Process {
         self.until_drained("clock", async move { clock.watch().await });
         self.until_drained(
             "authority health",
-            watch_authority(Arc::clone(ca), authority),
+            keep::watch_authority(Arc::clone(ca), authority),
         );
-        self.until_drained("ledger health", watch_ledger(Arc::clone(ca), ledger));
-        self.until_drained("store health", watch_store(Arc::clone(ca), store));
+        self.until_drained("ledger health", keep::watch_ledger(Arc::clone(ca), ledger));
+        self.until_drained("store health", keep::watch_store(Arc::clone(ca), store));
         let trust = Arc::clone(&ca.trust);
         self.until_drained("trust", async move {
             trust.follow().await;
         });
         self.until_drained(
             "ledger pruning",
-            prune(Arc::clone(ca), self.config.ledger.retention.get()),
+            keep::prune(Arc::clone(ca), self.config.ledger.retention.get()),
         );
-        self.until_drained("lines of nodes", restore_lines(Arc::clone(ca)));
-        self.until_drained("token keys", keep_keys(Arc::clone(ca)));
+        self.until_drained("lines of nodes", keep::restore_lines(Arc::clone(ca)));
+        self.until_drained("token keys", keep::keep_keys(Arc::clone(ca)));
     }
 
     /// Renews the intermediate and the serving certificate.
@@ -298,8 +258,8 @@ impl Process {
             move |made| {
                 let (ca, server, presented) =
                     (Arc::clone(&ca), Arc::clone(&server), Arc::clone(&presented));
-                Box::pin(async move { took(&ca, &server, &presented, made).await })
-                    as futures_util::future::BoxFuture<'static, _>
+                Box::pin(async move { own::took(&ca, &server, &presented, made).await })
+                    as BoxFuture<'static, _>
             }
         };
         let keeper = Arc::clone(&ca);
@@ -311,7 +271,7 @@ impl Process {
             let mut trust = ca.trust.watch();
             while trust.changed().await.is_ok() {
                 let bundle = Arc::clone(&trust.borrow_and_update());
-                let serving = presented.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+                let serving = presented.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 if let Err(error) = server.replace(&serving, &bundle) {
                     tracing::error!(code = "ARX-TLS", %error, "the new bundle could not be taken for connections");
                 }
@@ -389,284 +349,8 @@ impl Process {
     }
 }
 
-/// What is opened from the disk.
-struct Parts {
-    replica: Arc<str>,
-    state: State,
-    authority: Authority,
-    trust: Trust,
-    ledger: Ledger,
-}
-
-impl Parts {
-    async fn open(config: &Config, clock: &Clock, accept_loss: bool) -> Result<Self, StartError> {
-        let directory = &config.state.directory;
-        std::fs::create_dir_all(directory)
-            .and_then(|()| {
-                std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
-            })
-            .map_err(StartError::io(format!(
-                "can't prepare state.directory {}",
-                directory.display()
-            )))?;
-        let file = directory.join("state.redb");
-        let first_start = !file.exists();
-        let now = clock.now();
-        let store: store::Shared = Arc::new(store::Redb::open_or_create(&file, now)?);
-        let seal = seal_source(config).seal(first_start)?;
-        let state = State::open(store, seal, &config.trust_domain, SOFTWARE).await?;
-        let replica = state.replica(config.replica.as_deref(), now).await?;
-
-        let (ledger, recovery) = Ledger::open(ledger_options(config), now)?;
-        if let Some(torn) = &recovery.torn {
-            tracing::warn!(code = "ARX-LEDGER-TORN", %torn, "the end of the ledger was cut: it was never acknowledged");
-        }
-        let evidence = Evidence {
-            highest: ledger.last_sequence(),
-            accept_loss,
-        };
-        // Before anything is made that would have to be trusted.
-        Trust::examine(&state, Some(&replica), evidence).await?;
-        let authority =
-            Authority::open(state.clone(), &replica, config.authority_options(), now).await?;
-        for note in authority.notes() {
-            tracing::warn!(code = "ARX-AUTHORITY-NOTE", "{note}");
-        }
-        let trust = Trust::open(state.clone(), &replica, authority.root(), evidence, now).await?;
-        Ok(Self {
-            replica: replica.name().into(),
-            state,
-            authority,
-            trust,
-            ledger,
-        })
-    }
-}
-
-/// Where the sealing key comes from.
-pub(crate) fn seal_source(config: &Config) -> seal::Source {
-    match &config.state.seal_key_file {
-        Some(path) => seal::Source::File {
-            path: path.clone(),
-            create: true,
-        },
-        None => seal::Source::None,
-    }
-}
-
-/// Where the root's key is, in words.
-fn custody(config: &Config) -> &'static str {
-    match (&config.authority.key_file, &config.state.seal_key_file) {
-        (Some(_), _) => "the operator's file",
-        (None, Some(_)) => "state file, sealed",
-        (None, None) => "state file, in plain text",
-    }
-}
-
-/// The ledger as configured.
-pub(crate) fn ledger_options(config: &Config) -> ledger::Options {
-    ledger::Options {
-        directory: config.state.directory.join("ledger"),
-        trust_domain: config.trust_domain.clone(),
-        segment_bytes: config.ledger.segment_size.bytes(),
-        gather: config.ledger.gather.get(),
-    }
-}
-
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// The intermediate and the serving certificate that a process begins with.
-async fn first_certificates(ca: &Ca) -> Result<Svid, StartError> {
-    let now = ca.clock.now();
-    let prepared = ca.authority.prepare(now).await?;
-    let record = intermediate_record(&ca.replica, &prepared.registered);
-    ca.ledger
-        .append(vec![ledger::Record::new(now, record)])
-        .await?;
-    ca.authority.install(prepared);
-    let serving = ca.authority.prepare_serving(now)?;
-    record_serving(ca, &serving).await?;
-    ca.authority.install_serving(serving.clone());
-    Ok(serving)
-}
-
-async fn record_serving(ca: &Ca, serving: &Svid) -> Result<(), ledger::AppendError> {
-    let Some(issuing) = ca.authority.issuing() else {
-        return Ok(());
-    };
-    let record = ledger::Issued {
-        replica: ca.replica.to_string(),
-        evidence: "the authority's own serving certificate".to_owned(),
-        policy_generation: ca.rules.get().generation,
-        ..issued_record(
-            &issuing,
-            serving.chain().leaf(),
-            ca.trust.current().sequence(),
-        )
-    };
-    ca.ledger
-        .append(vec![ledger::Record::new(ca.clock.now(), record)])
-        .await?;
-    ca.metrics.issued(Kind::Own, 1);
-    Ok(())
-}
-
-fn intermediate_record(
-    replica: &str,
-    intermediate: &crate::state::Intermediate,
-) -> ledger::IntermediateRegistered {
-    let certificate = &intermediate.certificate;
-    ledger::IntermediateRegistered {
-        replica: replica.to_owned(),
-        serial: certificate.serial().as_bytes().to_vec(),
-        key_id: key_id(certificate.public_key().key_id()),
-        root_key_id: key_id(intermediate.root),
-        validity: ledger::Validity {
-            not_before: certificate.not_before(),
-            not_after: certificate.not_after(),
-        },
-    }
-}
-
-/// Takes what the authority has made for itself: into the ledger first.
-async fn took(
-    ca: &Ca,
-    server: &tls::Server,
-    presented: &Mutex<Svid>,
-    made: Made,
-) -> Result<(), String> {
-    match made {
-        Made::Intermediate(intermediate) => {
-            let record = intermediate_record(&ca.replica, &intermediate);
-            let appended = ca
-                .ledger
-                .append(vec![ledger::Record::new(ca.clock.now(), record)])
-                .await;
-            appended
-                .map(|_receipt| ())
-                .map_err(|error| error.to_string())
-        }
-        Made::Serving(svid) => {
-            record_serving(ca, &svid)
-                .await
-                .map_err(|error| error.to_string())?;
-            server
-                .replace(&svid, &ca.trust.current())
-                .map_err(|error| error.to_string())?;
-            *presented
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner) = svid;
-            Ok(())
-        }
-    }
-}
-
-struct Conditions {
-    authority: Condition,
-    ledger: Condition,
-    store: Condition,
-}
-
-impl Conditions {
-    fn new(readiness: &Readiness) -> Self {
-        Self {
-            authority: readiness.condition("authority"),
-            ledger: readiness.condition("ledger"),
-            store: readiness.condition("store"),
-        }
-    }
-}
-
-async fn watch_authority(ca: Arc<Ca>, condition: Condition) {
-    let mut health = ca.authority.health();
-    loop {
-        {
-            let health = health.borrow_and_update();
-            match (&health.trouble, health.can_issue) {
-                (_, true) => condition.set_ok(),
-                (Some((code, message)), false) => condition.set_failing(code, message.clone()),
-                (None, false) => condition.set_failing(
-                    "ARX-AUTHORITY-NOT-READY",
-                    "there is no valid intermediate: see the log",
-                ),
-            }
-        }
-        if health.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn watch_ledger(ca: Arc<Ca>, condition: Condition) {
-    let mut paused = ca.ledger.paused();
-    loop {
-        match &*paused.borrow_and_update() {
-            Some(pause) => condition.set_failing(
-                "ARX-LEDGER-PAUSED",
-                format!("nothing is issued, because the ledger is paused: {pause}"),
-            ),
-            None => condition.set_ok(),
-        }
-        if paused.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn watch_store(ca: Arc<Ca>, condition: Condition) {
-    loop {
-        match ca.state.store().probe().await {
-            Ok(()) => condition.set_ok(),
-            Err(error) => condition.set_failing(error.code(), error.to_string()),
-        }
-        tokio::time::sleep(PROBE).await;
-    }
-}
-
-/// Refreshes the keys that tokens are verified with, also those of later rules.
-async fn keep_keys(ca: Arc<Ca>) {
-    let mut rules = ca.rules.watch();
-    loop {
-        let tokens = rules.borrow_and_update().tokens.clone();
-        tokio::select! {
-            () = async { tokens.keep().await } => {}
-            changed = rules.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
-async fn prune(ca: Arc<Ca>, retention: Duration) {
-    ca.ledger.live().ready().await;
-    loop {
-        let pruning = Arc::clone(&ca);
-        let outcome = tokio::task::spawn_blocking(move || {
-            pruning.ledger.prune(pruning.clock.now(), retention)
-        })
-        .await;
-        match outcome {
-            Ok(Ok(pruned)) if pruned.segments > 0 => tracing::info!(
-                segments = pruned.segments,
-                "old segments of the ledger were removed"
-            ),
-            Ok(Err(error)) => {
-                tracing::warn!(code = error.code(), %error, "old segments of the ledger could not be removed")
-            }
-            _ => {}
-        }
-        tokio::time::sleep(PRUNE).await;
-    }
-}
-
-/// Which certificates of nodes belong to the line of their last join is in the ledger.
-async fn restore_lines(ca: Arc<Ca>) {
-    ca.ledger.live().ready().await;
-    let now = ca.clock.now();
-    for (cluster, node, certificates) in ca.ledger.live().nodes(now) {
-        let name = crate::caller::NodeName { cluster, node };
-        ca.fleet.restore(&name, certificates);
-    }
 }
 
 fn readings(ca: &Ca) -> Readings {
@@ -699,9 +383,6 @@ fn bind_admin(path: &Path) -> Result<UnixListener, StartError> {
         std::fs::create_dir_all(directory).map_err(StartError::io(&what))?;
     }
     files::bind_socket(path, 0o600)
-        .map_err(|error| StartError {
-            code: "ARX-START",
-            message: format!("admin.socket: {error}"),
-        })
+        .map_err(|error| StartError::new("ARX-START", format!("admin.socket: {error}")))
         .and_then(|listener| UnixListener::from_std(listener).map_err(StartError::io(&what)))
 }

@@ -140,6 +140,17 @@ pub struct LiveLeaf {
     pub replaces: Vec<u8>,
 }
 
+/// The certificates of a node itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeLine {
+    /// Its cluster.
+    pub cluster: Arc<str>,
+    /// Its name.
+    pub node: Arc<str>,
+    /// Serial number, end, and whether it began a line (a join); oldest first.
+    pub certificates: Vec<(Serial, SystemTime, bool)>,
+}
+
 impl Live {
     pub(super) fn new(directory: PathBuf) -> Self {
         let shared = Shared {
@@ -267,34 +278,30 @@ impl Live {
         valid.collect()
     }
 
-    /// The valid certificates of nodes themselves, oldest first: cluster and node, and for
-    /// each its serial number, its end, and whether it began a line (a join).
+    /// The valid certificates of nodes themselves.
     #[must_use]
-    pub fn nodes(
-        &self,
-        now: SystemTime,
-    ) -> Vec<(Arc<str>, Arc<str>, Vec<(Serial, SystemTime, bool)>)> {
+    pub fn nodes(&self, now: SystemTime) -> Vec<NodeLine> {
         let state = self.lock();
         let now = to_millis(now);
-        let of_node = |serials: &HashSet<SerialKey>| {
-            let mut leaves: Vec<_> = serials
-                .iter()
-                .filter_map(|serial| Some((state.leaves.get(serial)?, Serial::from_bytes(serial)?)))
+        let line = |((cluster, node), serials): (&NodeKey, &HashSet<SerialKey>)| {
+            let known = serials.iter().filter_map(|serial| {
+                Some((state.leaves.get(serial)?, Serial::from_bytes(serial)?))
+            });
+            let mut own: Vec<_> = known
                 .filter(|(leaf, _)| leaf.not_after_ms >= now && is_node(&leaf.identity))
                 .collect();
-            leaves.sort_by_key(|(leaf, _)| (leaf.place.segment, leaf.place.offset));
-            let shown = leaves
+            own.sort_by_key(|(leaf, _)| (leaf.place.segment, leaf.place.offset));
+            let certificates = own
                 .into_iter()
                 .map(|(leaf, serial)| (serial, from_millis(leaf.not_after_ms), leaf.first));
-            shown.collect::<Vec<_>>()
+            NodeLine {
+                cluster: cluster.clone(),
+                node: node.clone(),
+                certificates: certificates.collect(),
+            }
         };
-        let nodes = state
-            .nodes
-            .iter()
-            .map(|((cluster, node), serials)| (cluster.clone(), node.clone(), of_node(serials)));
-        nodes
-            .filter(|(_, _, certificates)| !certificates.is_empty())
-            .collect()
+        let lines = state.nodes.iter().map(line);
+        lines.filter(|line| !line.certificates.is_empty()).collect()
     }
 
     /// Serial numbers of the valid ones that fit, by cluster and node.

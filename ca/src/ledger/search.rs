@@ -103,7 +103,7 @@ impl Ledger {
             }
         }
         Ok(Page {
-            records: records,
+            records,
             next: None,
         })
     }

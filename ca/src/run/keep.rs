@@ -1,0 +1,126 @@
+//! Everything that goes on beside answering calls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arx_daemon::ops::{Condition, Readiness};
+
+use crate::ca::Ca;
+use crate::caller::NodeName;
+
+/// Between looks at whether the store can write.
+const PROBE: Duration = Duration::from_secs(5);
+/// Between removals of old segments.
+const PRUNE: Duration = Duration::from_secs(3600);
+
+/// What has to be well for the process to be ready.
+pub(super) struct Conditions {
+    pub(super) authority: Condition,
+    pub(super) ledger: Condition,
+    pub(super) store: Condition,
+}
+
+impl Conditions {
+    pub(super) fn new(readiness: &Readiness) -> Self {
+        Self {
+            authority: readiness.condition("authority"),
+            ledger: readiness.condition("ledger"),
+            store: readiness.condition("store"),
+        }
+    }
+}
+
+pub(super) async fn watch_authority(ca: Arc<Ca>, condition: Condition) {
+    let mut health = ca.authority.health();
+    loop {
+        {
+            let health = health.borrow_and_update();
+            // Its first report comes with its first look, a little after the start.
+            let starting = health.until.is_none() && ca.authority.issuing().is_some();
+            match (&health.trouble, health.can_issue || starting) {
+                (_, true) => condition.set_ok(),
+                (Some((code, message)), false) => condition.set_failing(code, message.clone()),
+                (None, false) => condition.set_failing(
+                    "ARX-AUTHORITY-NOT-READY",
+                    "there is no valid intermediate: see the log",
+                ),
+            }
+        }
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+pub(super) async fn watch_ledger(ca: Arc<Ca>, condition: Condition) {
+    let mut paused = ca.ledger.paused();
+    loop {
+        match &*paused.borrow_and_update() {
+            Some(pause) => condition.set_failing(
+                "ARX-LEDGER-PAUSED",
+                format!("nothing is issued, because the ledger is paused: {pause}"),
+            ),
+            None => condition.set_ok(),
+        }
+        if paused.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+pub(super) async fn watch_store(ca: Arc<Ca>, condition: Condition) {
+    loop {
+        match ca.state.store().probe().await {
+            Ok(()) => condition.set_ok(),
+            Err(error) => condition.set_failing(error.code(), error.to_string()),
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+}
+
+/// Refreshes the keys that tokens are verified with, also those of later rules.
+pub(super) async fn keep_keys(ca: Arc<Ca>) {
+    let mut rules = ca.rules.watch();
+    loop {
+        let tokens = rules.borrow_and_update().tokens.clone();
+        tokio::select! {
+            () = async { tokens.keep().await } => {}
+            changed = rules.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+pub(super) async fn prune(ca: Arc<Ca>, retention: Duration) {
+    ca.ledger.live().ready().await;
+    loop {
+        let pruning = Arc::clone(&ca);
+        let outcome = tokio::task::spawn_blocking(move || {
+            pruning.ledger.prune(pruning.clock.now(), retention)
+        })
+        .await;
+        match outcome {
+            Ok(Ok(pruned)) if pruned.segments > 0 => tracing::info!(
+                segments = pruned.segments,
+                "old segments of the ledger were removed"
+            ),
+            Ok(Err(error)) => {
+                tracing::warn!(code = error.code(), %error, "old segments of the ledger could not be removed")
+            }
+            _ => {}
+        }
+        tokio::time::sleep(PRUNE).await;
+    }
+}
+
+/// Which certificates of nodes belong to the line of their last join is in the ledger.
+pub(super) async fn restore_lines(ca: Arc<Ca>) {
+    ca.ledger.live().ready().await;
+    let now = ca.clock.now();
+    for line in ca.ledger.live().nodes(now) {
+        let name = NodeName {
+            cluster: line.cluster,
+            node: line.node,
+        };
+        ca.fleet.restore(&name, line.certificates);
+    }
+}

@@ -1,0 +1,186 @@
+//! What is opened from the disk, in the order in which the parts need each other.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arx_daemon::Clock;
+use arx_daemon::drain::Drain;
+use arx_daemon::ops::Condition;
+
+use super::SOFTWARE;
+use crate::authority::{Authority, AuthorityError};
+use crate::config::Config;
+use crate::ledger::{self, Ledger};
+use crate::seal;
+use crate::state::{State, StateError};
+use crate::store;
+use crate::token::SourceError;
+use crate::trust::{Evidence, Trust, TrustError};
+
+/// Between attempts to open what can't be written at the moment.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Why an authority can't start.
+#[derive(Debug)]
+pub(super) struct StartError {
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    /// It may be otherwise soon, without anybody restarting the process.
+    passes: bool,
+}
+
+impl StartError {
+    pub(super) fn new(code: &'static str, message: impl ToString) -> Self {
+        Self {
+            code,
+            message: message.to_string(),
+            passes: false,
+        }
+    }
+
+    pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
+        let what = what.to_string();
+        move |error| Self::new("ARX-START", format!("{what}: {error}"))
+    }
+}
+
+macro_rules! start_error_from {
+    ($($error:ty: $passes:expr),* $(,)?) => {$(
+        impl From<$error> for StartError {
+            fn from(error: $error) -> Self {
+                let passes: fn(&$error) -> bool = $passes;
+                Self { code: error.code(), message: error.to_string(), passes: passes(&error) }
+            }
+        }
+    )*};
+}
+start_error_from!(
+    store::OpenError: |_| false,
+    seal::SourceError: |_| false,
+    SourceError: |_| false,
+    StateError: StateError::passes,
+    AuthorityError: AuthorityError::passes,
+    TrustError: TrustError::passes,
+    ledger::Error: |_| false,
+    ledger::AppendError: |error| matches!(error, ledger::AppendError::Paused(_)),
+);
+
+/// What is opened from the disk.
+pub(super) struct Parts {
+    pub(super) replica: Arc<str>,
+    pub(super) state: State,
+    pub(super) authority: Authority,
+    pub(super) trust: Trust,
+    pub(super) ledger: Ledger,
+}
+
+impl Parts {
+    /// Opens them, and waits as long as the disk is full or read-only: the process is there
+    /// and says so, and goes on by itself. `None` if its end is asked for meanwhile.
+    pub(super) async fn open(
+        config: &Config,
+        clock: &Clock,
+        accept_loss: bool,
+        condition: &Condition,
+        drain: &Drain,
+    ) -> Result<Option<Self>, StartError> {
+        let mut told = String::new();
+        loop {
+            let error = match Self::try_open(config, clock, accept_loss).await {
+                Ok(parts) => return Ok(Some(parts)),
+                Err(error) if error.passes => error,
+                Err(error) => return Err(error),
+            };
+            if told != error.message {
+                tracing::error!(code = error.code, "can't start yet: {}", error.message);
+                condition.set_failing(error.code, error.message.clone());
+                told = error.message;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = drain.requested() => return Ok(None),
+            }
+        }
+    }
+
+    async fn try_open(
+        config: &Config,
+        clock: &Clock,
+        accept_loss: bool,
+    ) -> Result<Self, StartError> {
+        let directory = &config.state.directory;
+        std::fs::create_dir_all(directory)
+            .and_then(|()| {
+                std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
+            })
+            .map_err(StartError::io(format!(
+                "can't prepare state.directory {}",
+                directory.display()
+            )))?;
+        let now = clock.now();
+        let store: store::Shared = Arc::new(store::Redb::open_or_create(
+            &directory.join("state.redb"),
+            now,
+        )?);
+        let first = State::is_new(&store, &config.trust_domain).await?;
+        let seal = seal_source(config).seal(first)?;
+        let state = State::open(store, seal, &config.trust_domain, SOFTWARE).await?;
+        let replica = state.replica(config.replica.as_deref(), now).await?;
+
+        let (ledger, recovery) = Ledger::open(ledger_options(config), now)?;
+        if let Some(torn) = &recovery.torn {
+            tracing::warn!(code = "ARX-LEDGER-TORN", %torn, "the end of the ledger was cut: it was never acknowledged");
+        }
+        let evidence = Evidence {
+            highest: ledger.last_sequence(),
+            accept_loss,
+        };
+        // Before anything is made that would have to be trusted.
+        Trust::examine(&state, Some(&replica), evidence).await?;
+        let authority =
+            Authority::open(state.clone(), &replica, config.authority_options(), now).await?;
+        for note in authority.notes() {
+            tracing::warn!(code = "ARX-AUTHORITY-NOTE", "{note}");
+        }
+        let trust = Trust::open(state.clone(), &replica, authority.root(), evidence, now).await?;
+        Ok(Self {
+            replica: replica.name().into(),
+            state,
+            authority,
+            trust,
+            ledger,
+        })
+    }
+}
+
+/// Where the sealing key comes from.
+pub(crate) fn seal_source(config: &Config) -> seal::Source {
+    match &config.state.seal_key_file {
+        Some(path) => seal::Source::File {
+            path: path.clone(),
+            create: true,
+        },
+        None => seal::Source::None,
+    }
+}
+
+/// Where the root's key is, in words.
+pub(super) fn custody(config: &Config) -> &'static str {
+    match (&config.authority.key_file, &config.state.seal_key_file) {
+        (Some(_), _) => "the operator's file",
+        (None, Some(_)) => "state file, sealed",
+        (None, None) => "state file, in plain text",
+    }
+}
+
+/// The ledger as configured.
+fn ledger_options(config: &Config) -> ledger::Options {
+    ledger::Options {
+        directory: config.state.directory.join("ledger"),
+        trust_domain: config.trust_domain.clone(),
+        segment_bytes: config.ledger.segment_size.bytes(),
+        gather: config.ledger.gather.get(),
+    }
+}
