@@ -47,5 +47,5 @@ fn main() -> ExitCode {
         Some(Command::Check) => check::everything(&arguments.config, &config, &clock),
         Some(Command::VerifyLedger) => check::ledger(&config),
     };
-    code.into()
+    code
 }
