@@ -42,10 +42,9 @@ fn main() -> ExitCode {
         }
     };
     let clock = Clock::system();
-    let code = match arguments.command {
+    match arguments.command {
         None => run::process(arguments.config, config, clock, arguments.accept_loss),
         Some(Command::Check) => check::everything(&arguments.config, &config, &clock),
         Some(Command::VerifyLedger) => check::ledger(&config),
-    };
-    code
+    }
 }
