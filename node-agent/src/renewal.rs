@@ -5,6 +5,8 @@
 //! then measured on the monotonic clock, so that whoever is overdue at such an event is
 //! spread out instead of coming all at once.
 
+use arx_identity::{KeyId, Svid};
+use arx_proto::node::v1::RenewalHint;
 use std::time::{Duration, SystemTime};
 
 /// Share of the lifetime by which renewals spread around its half.
@@ -45,6 +47,17 @@ pub struct Hint {
     pub received: SystemTime,
     /// When the window ends.
     pub renew_by: SystemTime,
+}
+
+/// Whether the authority's wish concerns this certificate.
+#[must_use]
+pub fn is_meant(wish: &RenewalHint, svid: &Svid) -> bool {
+    let chain = svid.chain().certificates();
+    let serial = svid.serial().as_bytes();
+    let by_issuer = wish.issuer_key_id.is_empty()
+        || KeyId::from_slice(&wish.issuer_key_id)
+            .is_some_and(|id| chain.iter().any(|c| c.authority_key_id() == Some(id)));
+    by_issuer && (wish.serials.is_empty() || wish.serials.iter().any(|s| s == serial))
 }
 
 /// How long to wait from `now` on before the next attempt to renew.
@@ -104,6 +117,15 @@ fn on_time(facts: &Facts, now: SystemTime, lifetime: Duration, remaining: Durati
     let wait = since(at, now).min(lifetime.mul_f64(0.5 + SPREAD));
     if !wait.is_zero() {
         return wait;
+    }
+    if let Some(hint) = facts.hint
+        && remaining > Duration::ZERO
+    {
+        // The authority has spread them as it can bear them; what is left of its window
+        // is all the time there is.
+        return since(hint.renew_by, now)
+            .min(OVERDUE_SPREAD)
+            .mul_f64(fraction(facts.seed, 1));
     }
     // Overdue when looked at, by a long sleep, a clock that jumped or a late start: so is
     // everybody else on this machine.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::{Authority, noon};
 use proptest::prelude::*;
 use std::time::UNIX_EPOCH;
 
@@ -71,6 +72,39 @@ fn a_hint_moves_the_renewal_into_its_window() {
         };
         assert!(wait(&facts, now) <= Duration::from_secs(60));
     }
+}
+
+#[test]
+fn a_hint_without_a_window_means_now() {
+    let now = at(1_000_100);
+    let facts = Facts {
+        hint: Some(Hint {
+            received: now,
+            renew_by: now,
+        }),
+        ..facts(86_400, 7)
+    };
+    assert_eq!(wait(&facts, now), Duration::ZERO);
+}
+
+#[test]
+fn a_wish_names_its_certificates_by_serial_and_by_any_issuer_above() {
+    let authority = Authority::new();
+    let svid = authority.svid("/a", noon(), HOUR);
+    let other = Authority::new().svid("/a", noon(), HOUR);
+    let serial = |svid: &Svid| svid.serial().as_bytes().to_vec().into();
+    let root = authority.root.subject_key_id().expect("a root has one");
+    let wish = |issuer: &[u8], serials| RenewalHint {
+        issuer_key_id: issuer.to_vec().into(),
+        serials,
+        ..RenewalHint::default()
+    };
+    assert!(is_meant(&wish(&[], vec![]), &svid));
+    assert!(is_meant(&wish(root.as_bytes(), vec![]), &svid));
+    assert!(!is_meant(&wish(root.as_bytes(), vec![]), &other));
+    assert!(is_meant(&wish(&[], vec![serial(&other), serial(&svid)]), &svid));
+    assert!(!is_meant(&wish(&[], vec![serial(&other)]), &svid));
+    assert!(!is_meant(&wish(b"no key id", vec![]), &svid));
 }
 
 #[test]
