@@ -8,8 +8,8 @@ mod follow;
 mod join;
 mod node;
 
-pub use failure::CallFailure;
 pub(crate) use connect::Channel;
+pub use failure::CallFailure;
 pub(crate) use node::NodeId;
 
 use crate::config::Config;
@@ -212,7 +212,9 @@ impl Running {
                     }
                     failures = failures.saturating_add(1);
                     tracing::debug!(code = error.code(), %error, failures, "session failed");
-                    self.setup.condition.set_failing(error.code(), error.to_string());
+                    self.setup
+                        .condition
+                        .set_failing(error.code(), error.to_string());
                     let longest = self.setup.config.authority.longest_retry.get();
                     let draw = u64::from(self.draw());
                     renewal::backoff(failures, FIRST_RETRY.min(longest), longest, draw)
@@ -259,7 +261,11 @@ impl Running {
 
     /// Lets the connection work until nobody uses it any more.
     fn drive(&self, connection: Connection) -> (NodeClient<Channel>, VerifiedPeer) {
-        let Connection { client, peer, driver } = connection;
+        let Connection {
+            client,
+            peer,
+            driver,
+        } = connection;
         let drain = self.setup.drain.clone();
         let tasks = &self.setup.tasks;
         tasks.spawn("authority_connection", OnPanic::Continue, async move {

@@ -9,7 +9,8 @@
 mod key;
 mod saved;
 
-pub(crate) use key::{KeyFileError, sealing_key};
+pub use key::KeyFileError;
+pub(crate) use key::sealing_key;
 pub(crate) use saved::{SavedKey, SavedWorkload, State};
 
 use crate::subscribers::Subscribers;
@@ -99,7 +100,8 @@ impl Cache {
         // What could be saved of an older one goes on under the new id. The file whose
         // absence would be taken for "nobody holds anything" comes first.
         let write = |file: &SealedFile, content: &[u8]| {
-            file.write(content).map_err(|error| refused(file.path(), error))
+            file.write(content)
+                .map_err(|error| refused(file.path(), error))
         };
         write(&cache.subscribers, &loaded.subscribers.save())?;
         write(&cache.state, &loaded.state.encode())?;
@@ -180,7 +182,11 @@ impl Cache {
             let name = format!("{kind}{hex}");
             // A file of another node or another age does not open under this name.
             let associated = format!("arx node cache\n{node}\n{name}");
-            SealedFile::new(directory.join(&name), Arc::clone(key), associated.as_bytes())
+            SealedFile::new(
+                directory.join(&name),
+                Arc::clone(key),
+                associated.as_bytes(),
+            )
         };
         Self {
             id,

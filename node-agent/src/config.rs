@@ -2,7 +2,8 @@
 //! work.
 
 use crate::attest::ServiceAccountToken;
-use arx_daemon::config::{ConfigError, File, Problems, Span};
+use arx_daemon::config::{ConfigError, File, Problems, Span, secret_file};
+use arx_daemon::files::LONGEST_SOCKET_PATH;
 use arx_daemon::log;
 use arx_identity::{KeyAlgorithm, Sequence, SpiffeId, TrustBundle, TrustDomain};
 use serde::{Deserialize, Deserializer, de};
@@ -13,8 +14,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What fits into a socket address with its terminating zero (unix(7)).
-pub const LONGEST_SOCKET_PATH: usize = 107;
 /// Shorter certificates would be renewed without a pause.
 const SHORTEST_TTL: Duration = Duration::from_secs(5);
 
@@ -53,7 +52,7 @@ pub struct Config {
 }
 
 /// `[authority]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Authority {
     /// `host:port`. The name is only looked up: who answers is proved by its SPIFFE id.
@@ -74,7 +73,7 @@ pub struct Authority {
 }
 
 /// `[socket]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Socket {
     /// Path of the Unix socket, at most 107 bytes.
@@ -94,7 +93,7 @@ pub struct Mode(pub u32);
 
 /// `[names]`: what the secrets are called, beside the SPIFFE id (the caller's own
 /// certificate) and the trust domain's id (its roots), which are always there.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Names {
     /// The caller's own certificate and key.
@@ -139,7 +138,7 @@ pub struct Certificates {
 }
 
 /// `[state]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     /// Where the sealed cache is kept. One agent per directory.
@@ -151,7 +150,7 @@ pub struct State {
 }
 
 /// `[ops]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ops {
     /// Where `/livez`, `/readyz` and `/metrics` are served.
@@ -178,11 +177,41 @@ impl Config {
         Ok(config)
     }
 
-    /// The SPIFFE id that the authority will give to this node.
-    #[must_use]
-    pub fn node_id(&self) -> Option<SpiffeId> {
-        let path = format!("/arx/node/{}/{}", self.cluster, self.node);
-        SpiffeId::new(&self.trust_domain, &path).ok()
+    /// What only this machine can answer: whether its directories could be used.
+    ///
+    /// # Errors
+    /// Everything that is wrong, for people.
+    pub fn check_host(&self) -> Result<(), String> {
+        let mut problems = Vec::new();
+        for (key, path) in [
+            ("socket.path", self.socket.path.parent()),
+            ("state.directory", Some(self.state.directory.as_path())),
+            ("state.cache_key_file", self.state.cache_key_file.parent()),
+        ] {
+            // It is made with its parents at the start.
+            let existing = path
+                .into_iter()
+                .flat_map(Path::ancestors)
+                .find(|p| p.exists());
+            let writable = existing.map(|p| rustix::fs::access(p, rustix::fs::Access::WRITE_OK));
+            if let (Some(existing), Some(Err(error))) = (existing, writable) {
+                problems.push(format!(
+                    "{key}: {}: {error}; let this process's user write there",
+                    existing.display()
+                ));
+            }
+        }
+        let key_file = &self.state.cache_key_file;
+        if key_file.exists()
+            && let Err(error) = secret_file(key_file)
+        {
+            problems.push(format!("state.cache_key_file: {error}"));
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems.join("\n"))
+        }
     }
 
     fn check_names(&self, problems: &mut Problems<'_>) {
@@ -214,7 +243,11 @@ impl Config {
     fn check_authority(&self, problems: &mut Problems<'_>) {
         let port = self.authority.address.rsplit_once(':');
         if port.is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-            problems.add("authority.address", "not host:port", "write it as ca.arx.svc:8443");
+            problems.add(
+                "authority.address",
+                "not host:port",
+                "write it as ca.arx.svc:8443",
+            );
         }
         if let Err(reason) = self.bootstrap_bundle() {
             problems.add(
@@ -255,9 +288,17 @@ impl Config {
     fn check_values(&self, problems: &mut Problems<'_>) {
         if self.attestation.attestors.is_empty() {
             let remedy = "name at least one of \"token\" and \"local\"";
-            problems.add("attestation.attestors", "nobody could ever be served", remedy);
+            problems.add(
+                "attestation.attestors",
+                "nobody could ever be served",
+                remedy,
+            );
         }
-        if self.certificates.ttl.is_some_and(|ttl| ttl.get() < SHORTEST_TTL) {
+        if self
+            .certificates
+            .ttl
+            .is_some_and(|ttl| ttl.get() < SHORTEST_TTL)
+        {
             problems.add(
                 "certificates.ttl",
                 "would be renewed without a pause",
@@ -265,7 +306,11 @@ impl Config {
             );
         }
         if self.socket.max_connections == 0 {
-            problems.add("socket.max_connections", "nobody could connect", "give at least 1");
+            problems.add(
+                "socket.max_connections",
+                "nobody could connect",
+                "give at least 1",
+            );
         }
         for (key, span) in [
             ("authority.connect_timeout", self.authority.connect_timeout),
@@ -392,4 +437,4 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,12 +6,12 @@ use crate::attest::{LocalProcess, ServiceAccountToken};
 use crate::authority::{CallFailure, Link};
 use crate::wire;
 use arx_identity::{
-    CertChain, KeyAlgorithm, KeyError, PrivateKey, Sequence, Serial, Svid, TrustBundle, VerifyError,
-    VerifiedPeer, crypto, verify,
+    CertChain, KeyAlgorithm, KeyError, PrivateKey, Sequence, Serial, Svid, TrustBundle,
+    VerifiedPeer, VerifyError, crypto, verify,
 };
 use arx_proto::node::v1::{
-    self as proto, IssueItem, IssueRequest, IssueResult, Issued, Refusal, Urgency,
-    issue_item, issue_result,
+    self as proto, IssueItem, IssueRequest, IssueResult, Issued, Refusal, Urgency, issue_item,
+    issue_result,
 };
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -114,11 +114,7 @@ pub(crate) struct Terms {
 }
 
 /// Gets certificates for a batch, each with its outcome.
-pub(crate) async fn issue(
-    link: Link,
-    batch: Vec<Wanted>,
-    terms: Terms,
-) -> Vec<Answer> {
+pub(crate) async fn issue(link: Link, batch: Vec<Wanted>, terms: Terms) -> Vec<Answer> {
     let ids: Vec<_> = batch.iter().map(|wanted| wanted.workload).collect();
     let inventories = terms.inventories;
     let all = |outcome: &dyn Fn() -> Outcome| {
@@ -164,10 +160,7 @@ pub(crate) async fn issue(
     }
 }
 
-fn failed(
-    prepared: Vec<(WorkloadId, Prepared)>,
-    failure: &CallFailure,
-) -> Vec<Answer> {
+fn failed(prepared: Vec<(WorkloadId, Prepared)>, failure: &CallFailure) -> Vec<Answer> {
     let each = |(workload, prepared): (WorkloadId, Prepared)| Answer {
         workload,
         inventories: prepared.inventories,
@@ -206,7 +199,9 @@ fn prepare(batch: Vec<Wanted>, terms: &Terms) -> Result<PreparedBatch, KeyError>
             idempotency_key: Bytes::copy_from_slice(&this.idempotency_key),
             csr: this.csr.clone(),
             evidence: Some((&wanted.evidence).into()),
-            ttl_seconds: terms.ttl.map_or(0, |ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)),
+            ttl_seconds: terms
+                .ttl
+                .map_or(0, |ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)),
             urgency: urgency.into(),
             current_not_after_unix_ms: wanted
                 .replaces
@@ -338,25 +333,46 @@ mod tests {
         let judge = |issued: &Issued, key: &Arc<PrivateKey>, bundle: Option<&TrustBundle>, now| {
             judge(issued, Arc::clone(key), bundle, now)
         };
-        assert!(matches!(judge(&good, &key, Some(&bundle), noon()), Outcome::Issued(_)));
+        assert!(matches!(
+            judge(&good, &key, Some(&bundle), noon()),
+            Outcome::Issued(_)
+        ));
 
         let unusable = |outcome: Outcome| matches!(outcome, Outcome::Unusable(_));
-        assert!(unusable(judge(&good, &self::key(), Some(&bundle), noon())), "another key");
+        assert!(
+            unusable(judge(&good, &self::key(), Some(&bundle), noon())),
+            "another key"
+        );
         assert!(unusable(judge(&good, &key, None, noon())), "no roots");
-        assert!(unusable(judge(&good, &key, Some(&bundle), noon() + 2 * HOUR)), "expired");
-        assert!(unusable(judge(&good, &key, Some(&other.bundle(2)), noon())), "other roots");
+        assert!(
+            unusable(judge(&good, &key, Some(&bundle), noon() + 2 * HOUR)),
+            "expired"
+        );
+        assert!(
+            unusable(judge(&good, &key, Some(&other.bundle(2)), noon())),
+            "other roots"
+        );
         let reserved = issued(&authority, &key, &id("/arx/ca"));
-        assert!(unusable(judge(&reserved, &key, Some(&bundle), noon())), "reserved");
+        assert!(
+            unusable(judge(&reserved, &key, Some(&bundle), noon())),
+            "reserved"
+        );
         let renamed = Issued {
             spiffe_id: id("/b").to_string(),
             ..good.clone()
         };
-        assert!(unusable(judge(&renamed, &key, Some(&bundle), noon())), "another id");
+        assert!(
+            unusable(judge(&renamed, &key, Some(&bundle), noon())),
+            "another id"
+        );
         let cut = Issued {
             chain: good.chain[..1].to_vec(),
             ..good.clone()
         };
-        assert!(unusable(judge(&cut, &key, Some(&bundle), noon())), "no intermediate");
+        assert!(
+            unusable(judge(&cut, &key, Some(&bundle), noon())),
+            "no intermediate"
+        );
     }
 
     #[test]
@@ -380,7 +396,10 @@ mod tests {
             inventories: 5,
         };
         assert!(prepared.is_good(start, 6));
-        assert!(!prepared.is_good(start, 7), "two inventories without the leaf");
+        assert!(
+            !prepared.is_good(start, 7),
+            "two inventories without the leaf"
+        );
         assert!(!prepared.is_good(start + REMEMBERED, 5));
     }
 }

@@ -45,7 +45,7 @@ struct SequencePart {
 
 /// The agent's own metrics. Clones are the same ones.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     expiry: Family<Identity, Gauge>,
     renewals: Family<Renewal, Counter>,
     acks: Histogram,
@@ -81,7 +81,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Makes them visible in `registry`.
-    pub fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("arx_agent");
         registry.register(
             "svid_expiry_timestamp_seconds",
@@ -110,8 +110,16 @@ impl Metrics {
             self.trust.clone(),
         );
         registry.register("streams", "Open SDS streams", self.streams.clone());
-        registry.register("connections", "Open connections of proxies", self.connections.clone());
-        registry.register("workloads", "Identities that are kept", self.workloads.clone());
+        registry.register(
+            "connections",
+            "Open connections of proxies",
+            self.connections.clone(),
+        );
+        registry.register(
+            "workloads",
+            "Identities that are kept",
+            self.workloads.clone(),
+        );
         registry.register(
             "subscribers",
             "Resources that processes hold or may hold",
@@ -230,7 +238,10 @@ mod tests {
 
     #[test]
     fn whatever_a_proxy_says_becomes_one_of_few_reasons() {
-        assert_eq!(nack_reason("Failed to load trusted CA certificate"), "trusted_ca");
+        assert_eq!(
+            nack_reason("Failed to load trusted CA certificate"),
+            "trusted_ca"
+        );
         assert_eq!(nack_reason("\u{7}{}"), "other");
     }
 }

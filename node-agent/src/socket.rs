@@ -1,9 +1,5 @@
-//! The Unix socket that proxies use: made whole or not at all, never taken from a process
-//! that still listens, and HTTP/2 with small windows on each connection.
-
-mod listener;
-
-pub use listener::{BindError, bind};
+//! The connections of proxies: HTTP/2 with small windows, each with the process at its
+//! other end known before anything of it is read.
 
 use crate::attest::Peer;
 use crate::metrics::Metrics;
@@ -31,7 +27,7 @@ const MOST_STREAMS: u32 = 2048;
 const HEADERS: u32 = 64 * 1024;
 /// Pause after a failed accept: most likely file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Memory goes back to the kernel this long after the last of several streams closed.
+/// Memory goes back to the kernel this long after something was closed.
 const TRIM_AFTER: Duration = Duration::from_millis(500);
 /// How long a connection may take to end when the process does.
 const LINGER: Duration = Duration::from_secs(2);

@@ -35,9 +35,22 @@ pub enum TrustRefused {
     Bundle(#[from] BundleError),
 }
 
+impl TrustRefused {
+    /// The stable name of the refusal.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::OtherTrustDomain(_) => "ARX-AGENT-TRUST-DOMAIN",
+            Self::Lower { .. } => "ARX-AGENT-TRUST-LOWER",
+            Self::Forked(_) => "ARX-AGENT-TRUST-FORKED",
+            Self::Damaged(_) | Self::Root(_) | Self::Bundle(_) => "ARX-AGENT-TRUST-DAMAGED",
+        }
+    }
+}
+
 /// What an update means to whoever holds something already.
 #[derive(Debug)]
-pub enum Update {
+pub(crate) enum Update {
     /// The very same that is held.
     Held,
     /// To be stored durably, then served.
@@ -50,7 +63,7 @@ pub enum Update {
 ///
 /// # Errors
 /// If it must not be taken.
-pub fn judge(
+pub(crate) fn judge(
     update: &TrustUpdate,
     trust_domain: &TrustDomain,
     held: Option<&TrustBundle>,
@@ -98,7 +111,7 @@ pub fn judge(
 
 /// Whether roots from the cache may be served before the authority has been heard: only
 /// while a cached leaf is valid and chains to them.
-pub fn cached_bundle_is_good<'a>(
+pub(crate) fn cached_bundle_is_good<'a>(
     bundle: &TrustBundle,
     leaves: impl IntoIterator<Item = &'a Svid>,
     now: SystemTime,

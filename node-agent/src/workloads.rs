@@ -25,7 +25,7 @@ use arx_proto::node::v1::RenewalHint;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use workload::Schedule;
+use workload::{Early, Schedule};
 
 /// Everybody who has or wants an identity.
 #[derive(Debug, Default)]
@@ -156,7 +156,9 @@ impl Workloads {
         let account = Key::Account(token.claims().subject.clone());
         if let Some(id) = self.by_key.get(&account).copied()
             && let Some(workload) = self.all.get(&id)
-            && workload.newest().is_some_and(|leaf| has_held(leaf.svid.spiffe_id()))
+            && workload
+                .newest()
+                .is_some_and(|leaf| has_held(leaf.svid.spiffe_id()))
         {
             // Good for the next renewal, but no proof for anybody else.
             self.offer(id, token, now);
@@ -307,7 +309,11 @@ impl Workloads {
                 return applied;
             }
             Outcome::Early { svid, needs, .. } => {
-                workload.early = Some((svid, needs));
+                workload.early = Some(Early {
+                    svid,
+                    needs,
+                    inventories: answer.inventories,
+                });
                 workload.failed(Duration::from_secs(5));
             }
             Outcome::Refused(refusal) => workload.refused(&refusal),
@@ -400,25 +406,40 @@ impl Workloads {
 
     /// Everything up to `generation` is on disk: these have something new to be pushed.
     pub(crate) fn sealed(&mut self, generation: u64) -> Vec<WorkloadId> {
-        let ready = self.all.iter_mut().filter_map(|(id, workload)| {
-            workload.sealed(generation).then_some(*id)
-        });
+        let ready = self
+            .all
+            .iter_mut()
+            .filter_map(|(id, workload)| workload.sealed(generation).then_some(*id));
         ready.collect()
     }
 
     /// The roots have changed: certificates that came before their roots may be good now.
-    pub(crate) fn trust_arrived(&mut self, bundle: &TrustBundle, generation: u64, now: Now) -> bool {
-        let early: Vec<_> = self
-            .all
-            .iter()
-            .filter(|(_, w)| w.early.as_ref().is_some_and(|(_, needs)| *needs <= bundle.sequence()))
-            .map(|(id, _)| *id)
-            .collect();
+    pub(crate) fn trust_arrived(
+        &mut self,
+        bundle: &TrustBundle,
+        generation: u64,
+        inventories: u64,
+        now: Now,
+    ) -> bool {
         let mut changed = false;
-        for id in early {
-            let early = self.all.get_mut(&id).and_then(|w| w.early.take());
-            let Some((svid, _)) = early else { continue };
-            if let Ok(peer) = verify(svid.chain(), bundle, now.wall) {
+        let ids: Vec<_> = self.all.keys().copied().collect();
+        for id in ids {
+            let early = self.all.get_mut(&id).and_then(|workload| {
+                workload
+                    .early
+                    .take_if(|early| early.needs <= bundle.sequence())
+            });
+            let Some(Early {
+                svid,
+                inventories: then,
+                ..
+            }) = early
+            else {
+                continue;
+            };
+            if inventories < then + 2
+                && let Ok(peer) = verify(svid.chain(), bundle, now.wall)
+            {
                 self.issued(id, Verified { svid, peer }, generation, now);
                 changed = true;
             }
@@ -436,7 +457,10 @@ impl Workloads {
         let meant: Vec<_> = self
             .all
             .iter_mut()
-            .filter(|(_, w)| w.newest().is_some_and(|leaf| renewal::is_meant(wish, &leaf.svid)))
+            .filter(|(_, w)| {
+                w.newest()
+                    .is_some_and(|leaf| renewal::is_meant(wish, &leaf.svid))
+            })
             .map(|(id, w)| {
                 w.hint = Some(hint);
                 *id
@@ -527,6 +551,3 @@ impl Workloads {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

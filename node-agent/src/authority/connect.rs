@@ -36,7 +36,10 @@ pub(crate) enum ConnectError {
     #[error("{address}: {error}")]
     Tls { address: String, error: TlsError },
     #[error("{address} does not speak HTTP/2: {error}")]
-    Http { address: String, error: hyper::Error },
+    Http {
+        address: String,
+        error: hyper::Error,
+    },
 }
 
 /// How to reach the authority, and what it must show.

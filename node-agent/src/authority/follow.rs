@@ -1,7 +1,7 @@
 //! The one long-lived stream each way.
 
 use super::node::Renewed;
-use super::{Channel, CallFailure, Event, Running, SessionError, is_welcome};
+use super::{CallFailure, Channel, Event, Running, SessionError, is_welcome};
 use crate::{renewal, wire};
 use arx_identity::VerifiedPeer;
 use arx_proto::node::v1::node_client::NodeClient;
@@ -35,7 +35,9 @@ impl Running {
         let begun = begun.await.map_err(|_| CallFailure::timeout(timeout))?;
         let (first, mut incoming) = begun.map_err(|status| self.refused(status.into()))?;
         let Some(Message::Welcome(welcome)) = first.and_then(|m| m.message) else {
-            return Err(SessionError::Answer("it did not begin with a welcome".to_owned()));
+            return Err(SessionError::Answer(
+                "it did not begin with a welcome".to_owned(),
+            ));
         };
         is_welcome(&welcome, &self.setup.ids.node)?;
 

@@ -4,7 +4,9 @@ use super::join::key_and_csr;
 use super::{CallFailure, Channel, Event, Running, SessionError};
 use crate::renewal::{self, Facts};
 use crate::{seed, wire};
-use arx_identity::{CertChain, IdError, PrivateKey, SpiffeId, Svid, TrustBundle, TrustDomain, crypto, verify};
+use arx_identity::{
+    CertChain, IdError, PrivateKey, SpiffeId, Svid, TrustBundle, TrustDomain, crypto, verify,
+};
 use arx_proto::node::v1::node_client::NodeClient;
 use arx_proto::node::v1::{
     IssueItem, IssueRequest, Issued, NodeRenewal, Urgency, issue_item::Evidence,

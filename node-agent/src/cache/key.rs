@@ -23,7 +23,9 @@ pub enum KeyFileError {
         found: usize,
     },
     /// A new one can't be kept.
-    #[error("{path} cannot be written: {error}; state.cache_key_file must be in a writable directory")]
+    #[error(
+        "{path} cannot be written: {error}; state.cache_key_file must be in a writable directory"
+    )]
     Unwritable {
         /// The file.
         path: String,
@@ -39,16 +41,22 @@ pub enum KeyFileError {
 pub(crate) fn sealing_key(path: &Path) -> Result<SealingKey, KeyFileError> {
     if path.try_exists().unwrap_or(true) {
         let bytes = secret_file(path)?;
-        let key: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| KeyFileError::NotAKey {
-            path: path.display().to_string(),
-            found: bytes.len(),
-        })?;
+        let key: &[u8; 32] = bytes
+            .as_slice()
+            .try_into()
+            .map_err(|_| KeyFileError::NotAKey {
+                path: path.display().to_string(),
+                found: bytes.len(),
+            })?;
         return Ok(SealingKey::from_bytes(key));
     }
     let key = SealingKey::generate();
     let keep = || {
         if let Some(directory) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)?;
         }
         write_atomically(path, key.expose(), 0o600)
     };
@@ -84,7 +92,10 @@ mod tests {
         write_atomically(&path, &[7; 32], 0o644)?;
         assert!(matches!(sealing_key(&path), Err(KeyFileError::Refused(_))));
         write_atomically(&path, &[7; 31], 0o600)?;
-        assert!(matches!(sealing_key(&path), Err(KeyFileError::NotAKey { found: 31, .. })));
+        assert!(matches!(
+            sealing_key(&path),
+            Err(KeyFileError::NotAKey { found: 31, .. })
+        ));
         Ok(())
     }
 }

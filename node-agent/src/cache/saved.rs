@@ -2,9 +2,7 @@
 
 use crate::attest::LocalProcess;
 use crate::attest::token::Subject;
-use arx_identity::{
-    CertChain, KeyId, PrivateKey, Sequence, Svid, TrustBundle, TrustDomain,
-};
+use arx_identity::{CertChain, KeyId, PrivateKey, Sequence, Svid, TrustBundle, TrustDomain};
 use prost::Message;
 use std::sync::Arc;
 use zeroize::{Zeroize, Zeroizing};
@@ -40,7 +38,10 @@ impl State {
     pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut content = Content {
             bundle: self.bundle.as_ref().map(Bundle::from),
-            node: self.node.as_ref().map(|(svid, root)| Identity::new(svid, root)),
+            node: self
+                .node
+                .as_ref()
+                .map(|(svid, root)| Identity::new(svid, root)),
             workloads: self.workloads.iter().map(Workload::from).collect(),
             inventory_ordinal: self.inventory_ordinal,
         };

@@ -59,7 +59,11 @@ fn everything_comes_back_after_a_restart() -> Outcome {
     assert_eq!(loaded.state.inventory_ordinal, 42);
     assert_eq!(loaded.state.bundle, state.bundle);
     let serials = |state: &State| -> Vec<_> {
-        state.workloads.iter().map(|w| w.svid.serial().clone()).collect()
+        state
+            .workloads
+            .iter()
+            .map(|w| w.svid.serial().clone())
+            .collect()
     };
     assert_eq!(serials(&loaded.state), serials(&state));
     assert_eq!(loaded.state.workloads[0].key, state.workloads[0].key);
@@ -86,7 +90,9 @@ fn no_key_lies_open_in_the_directory() -> Outcome {
 fn another_key_or_another_node_begins_another_age() -> Outcome {
     let directory = tempfile::tempdir()?;
     let (cache, _) = open(directory.path(), 1, "/n")?;
-    cache.state_file().write(&full(&Authority::new()).encode())?;
+    cache
+        .state_file()
+        .write(&full(&Authority::new()).encode())?;
     let first = cache.id();
     drop(cache);
     let (cache, loaded) = open(directory.path(), 2, "/n")?;
@@ -103,12 +109,18 @@ fn another_key_or_another_node_begins_another_age() -> Outcome {
 fn without_its_subscribers_a_cache_has_another_age_and_keeps_its_certificates() -> Outcome {
     let directory = tempfile::tempdir()?;
     let (cache, _) = open(directory.path(), 1, "/n")?;
-    cache.state_file().write(&full(&Authority::new()).encode())?;
+    cache
+        .state_file()
+        .write(&full(&Authority::new()).encode())?;
     let first = cache.id();
     fs::remove_file(cache.subscribers_file().path())?;
     drop(cache);
     let (cache, loaded) = open(directory.path(), 1, "/n")?;
-    assert_ne!(cache.id(), first, "who held the leaves is not known any more");
+    assert_ne!(
+        cache.id(),
+        first,
+        "who held the leaves is not known any more"
+    );
     assert_eq!(loaded.state.workloads.len(), 2);
     let second = cache.id();
     drop(cache);
@@ -124,7 +136,10 @@ fn a_second_agent_is_told_who_uses_the_directory() -> Outcome {
     let (_cache, _) = open(directory.path(), 1, "/n")?;
     let refused = open(directory.path(), 1, "/n").map(drop);
     let message = refused.expect_err("it is locked").to_string();
-    assert!(message.contains(&std::process::id().to_string()), "{message}");
+    assert!(
+        message.contains(&std::process::id().to_string()),
+        "{message}"
+    );
     Ok(())
 }
 

@@ -102,7 +102,10 @@ fn a_wish_names_its_certificates_by_serial_and_by_any_issuer_above() {
     assert!(is_meant(&wish(&[], vec![]), &svid));
     assert!(is_meant(&wish(root.as_bytes(), vec![]), &svid));
     assert!(!is_meant(&wish(root.as_bytes(), vec![]), &other));
-    assert!(is_meant(&wish(&[], vec![serial(&other), serial(&svid)]), &svid));
+    assert!(is_meant(
+        &wish(&[], vec![serial(&other), serial(&svid)]),
+        &svid
+    ));
     assert!(!is_meant(&wish(&[], vec![serial(&other)]), &svid));
     assert!(!is_meant(&wish(b"no key id", vec![]), &svid));
 }

@@ -56,6 +56,15 @@ impl Leaf {
     }
 }
 
+/// A certificate that came before its roots.
+#[derive(Debug)]
+pub(super) struct Early {
+    pub(super) svid: Svid,
+    pub(super) needs: Sequence,
+    /// How many inventories had been sent when it was asked for.
+    pub(super) inventories: u64,
+}
+
 /// When the next attempt is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Schedule {
@@ -74,8 +83,8 @@ pub(crate) struct Workload {
     pub(crate) served: Option<Leaf>,
     /// Verified, and served when the sealing of this generation is on disk.
     pub(crate) next: Option<(Leaf, u64)>,
-    /// Verified when the roots of this sequence have come.
-    pub(crate) early: Option<(Svid, Sequence)>,
+    /// Verified when the roots have come that it needs.
+    pub(super) early: Option<Early>,
     /// What its streams see, as long as neither certificate nor roots change.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) streams: HashSet<StreamId>,
@@ -118,7 +127,10 @@ impl Workload {
 
     /// The certificate that was issued last.
     pub(crate) fn newest(&self) -> Option<&Leaf> {
-        self.next.as_ref().map(|(leaf, _)| leaf).or(self.served.as_ref())
+        self.next
+            .as_ref()
+            .map(|(leaf, _)| leaf)
+            .or(self.served.as_ref())
     }
 
     /// From `now` until the next attempt.
@@ -227,16 +239,20 @@ impl Workload {
     pub(super) fn report(&self, outcome: &Outcome) -> Report {
         let (outcome, code, message) = match outcome {
             Outcome::Issued(_) => ("issued", String::new(), String::new()),
-            Outcome::Early { error, .. } => {
-                ("early", "ARX-AGENT-TRUST-BEHIND".to_owned(), error.to_string())
-            }
+            Outcome::Early { error, .. } => (
+                "early",
+                "ARX-AGENT-TRUST-BEHIND".to_owned(),
+                error.to_string(),
+            ),
             Outcome::Refused(refusal) => ("refused", code(&refusal.code), refusal.message.clone()),
             Outcome::Failed(failure, _) => {
                 ("failed", failure.reason().to_owned(), failure.to_string())
             }
-            Outcome::Unusable(reason) => {
-                ("unusable", "ARX-AGENT-ANSWER-UNUSABLE".to_owned(), reason.clone())
-            }
+            Outcome::Unusable(reason) => (
+                "unusable",
+                "ARX-AGENT-ANSWER-UNUSABLE".to_owned(),
+                reason.clone(),
+            ),
         };
         Report {
             renewal: self.newest().is_some(),
