@@ -1,10 +1,16 @@
-//! What unit tests of this crate share: a small authority of their own.
+//! What tests of this crate share: a small authority of their own, a server for it, and
+//! proxies.
+
+pub(crate) mod proxy;
+pub(crate) mod server;
 
 use arx_identity::profile::{self, Issuer, Leaf, Validity};
 use arx_identity::{
     CertChain, Certificate, KeyAlgorithm, PrivateKey, PublicKey, Sequence, SpiffeId, Svid,
     TrustBundle, TrustDomain,
 };
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +39,11 @@ pub(crate) struct Authority {
 
 impl Authority {
     pub(crate) fn new() -> Self {
+        Self::made(noon())
+    }
+
+    /// Good from an hour before `now`.
+    pub(crate) fn made(now: SystemTime) -> Self {
         let day = Duration::from_secs(86_400);
         let generate = || PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
         let (root_key, key) = (generate(), generate());
@@ -40,11 +51,11 @@ impl Authority {
             let signature = key.sign(unsigned.to_be_signed()).expect("signs");
             unsigned.complete(&signature).expect("within the profile")
         };
-        let validity = Validity::authority(noon(), 3650 * day);
+        let validity = Validity::authority(now, 3650 * day);
         let root = profile::root(root_key.public_key(), &trust_domain(), validity);
         let root = sign(root.expect("a root"), &root_key);
         let issuer = Issuer::new(&root).expect("an issuer");
-        let validity = Validity::authority(noon(), 365 * day);
+        let validity = Validity::authority(now, 365 * day);
         let intermediate = profile::intermediate(
             &issuer,
             key.public_key(),
@@ -97,6 +108,19 @@ pub(crate) fn bundle(number: u64, roots: &[&Certificate]) -> TrustBundle {
     let sequence = Sequence { epoch: 1, number };
     let roots = roots.iter().map(|root| (*root).clone()).collect();
     TrustBundle::new(trust_domain(), sequence, roots).expect("a bundle")
+}
+
+/// A token of this account, pod and end, with a signature that nobody would accept or
+/// refuse here.
+pub(crate) fn token(account: &str, pod_uid: &str, expires: u64, signature: &str) -> String {
+    let payload = serde_json::json!({
+        "iss": "https://k8s",
+        "sub": format!("system:serviceaccount:{account}"),
+        "exp": expires,
+        "kubernetes.io": {"pod": {"uid": pod_uid}},
+    });
+    let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    format!("e30.{}.{}", encode(&payload.to_string()), encode(signature))
 }
 
 /// One root for tests that need any.

@@ -551,3 +551,6 @@ impl Workloads {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
