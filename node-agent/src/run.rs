@@ -197,3 +197,6 @@ pub async fn start(
     };
     Ok((running, current))
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,7 +105,7 @@ impl Dial<'_> {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(http)?;
-        let client = NodeClient::with_origin(Channel(send), self.origin());
+        let client = NodeClient::with_origin(Channel::from(send), self.origin());
         Ok(Connection {
             client: client
                 .max_decoding_message_size(LARGEST_MESSAGE)
@@ -139,6 +139,12 @@ impl fmt::Debug for Connection {
 /// connection.
 #[derive(Clone)]
 pub(crate) struct Channel(SendRequest<Body>);
+
+impl From<SendRequest<Body>> for Channel {
+    fn from(send: SendRequest<Body>) -> Self {
+        Self(send)
+    }
+}
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
