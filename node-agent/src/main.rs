@@ -1,1 +1,79 @@
-fn main() {}
+//! `arx-node-agent --config FILE`: runs the agent of this node. `... check` only says
+//! whether the configuration would work.
+
+use arx_daemon::{Clock, exit, log};
+use arx_node_agent::config::Config;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Enough for keys, the cache and name look-ups at once; each has a heap of its own.
+const BLOCKING_THREADS: usize = 4;
+
+/// The node agent of Arx: proves who asks, makes keys, and feeds proxies.
+#[derive(Debug, Parser)]
+#[command(name = "arx-node-agent", version, disable_help_subcommand = true)]
+struct Arguments {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the configuration and the files that it names, without starting.
+    Check,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(exit::CONFIG);
+        }
+    };
+    match arguments.command {
+        Some(Command::Check) => match config.check_host() {
+            Ok(()) => {
+                println!("{}: ok", arguments.config.display());
+                ExitCode::from(exit::OK)
+            }
+            Err(problems) => {
+                eprintln!("{problems}");
+                ExitCode::from(exit::CONFIG)
+            }
+        },
+        None => run(config, arguments.config),
+    }
+}
+
+fn run(config: Config, path: PathBuf) -> ExitCode {
+    let clock = Clock::system();
+    let log = log::init(config.log, &clock).ok();
+    // One thread: the work is small, and every node pays for the memory.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(code = "ARX-FAILED", %error, "no runtime could be started");
+            return ExitCode::from(exit::RUNTIME);
+        }
+    };
+    let code = runtime.block_on(Box::pin(arx_node_agent::run::run(config, path, clock, log)));
+    // A name look-up that hangs must not keep the process.
+    runtime.shutdown_background();
+    match code {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tracing::error!(code = "ARX-FAILED", "the agent cannot start: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

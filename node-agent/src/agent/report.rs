@@ -1,0 +1,250 @@
+//! What goes up on Follow: inventories, confirmations, and how far roots were taken.
+
+use super::Agent;
+use crate::subscribers::{Leaf, Now, Subscribers};
+use crate::wire;
+use arx_identity::TrustBundle;
+use arx_proto::node::v1::{
+    AgentMessage, HeldLeaf, Inventory, SubscriberReport, agent_message::Message,
+};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Changes of what is held are told after this long, together.
+const INVENTORY_SOON: Duration = Duration::from_secs(1);
+/// And even without a change after this long: it takes two inventories to release a leaf.
+const INVENTORY_EVERY: Duration = Duration::from_secs(60);
+/// Leaves of one message.
+const INVENTORY_PART: usize = 1000;
+/// A report that was not acknowledged by then is sent again, as a whole.
+const REPORT_AGAIN: Duration = Duration::from_secs(30);
+
+/// The stream up, and what was said on it.
+#[derive(Debug)]
+pub(super) struct Follow {
+    cache_id: [u8; 16],
+    up: Option<mpsc::UnboundedSender<AgentMessage>>,
+    /// Complete inventories that were sent.
+    inventories: u64,
+    inventory_ordinal: u64,
+    inventory_at: Option<Instant>,
+    report_ordinal: u64,
+    /// The report that was not acknowledged yet.
+    outstanding: Option<(u64, Instant)>,
+    /// The next report must be of everybody.
+    everybody: bool,
+}
+
+impl Follow {
+    pub(super) fn new(cache_id: [u8; 16], inventory_ordinal: u64) -> Self {
+        Self {
+            cache_id,
+            up: None,
+            inventories: 0,
+            inventory_ordinal,
+            inventory_at: None,
+            report_ordinal: 0,
+            outstanding: None,
+            everybody: true,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up.is_some()
+    }
+
+    pub(super) fn began(&mut self, up: mpsc::UnboundedSender<AgentMessage>, now: Instant) {
+        self.up = Some(up);
+        self.everybody = true;
+        self.outstanding = None;
+        self.inventory_at = Some(now);
+    }
+
+    pub(super) fn lost(&mut self) {
+        self.up = None;
+        self.outstanding = None;
+        self.everybody = true;
+    }
+
+    pub(super) fn inventories(&self) -> u64 {
+        self.inventories
+    }
+
+    pub(super) fn inventory_ordinal(&self) -> u64 {
+        self.inventory_ordinal
+    }
+
+    pub(super) fn leaves_changed(&mut self, now: Instant) {
+        let soon = now + INVENTORY_SOON;
+        self.inventory_at = Some(self.inventory_at.map_or(soon, |at| at.min(soon)));
+    }
+
+    pub(super) fn seen(&mut self, ordinal: u64) {
+        if self.outstanding.is_some_and(|(sent, _)| sent <= ordinal) {
+            self.outstanding = None;
+        }
+    }
+
+    pub(super) fn report_was_not_sent(&mut self) {
+        self.everybody = true;
+        self.outstanding = None;
+    }
+
+    pub(super) fn next_report(&self) -> Option<Instant> {
+        self.up.as_ref()?;
+        let again = self.outstanding.map(|(_, sent)| sent + REPORT_AGAIN);
+        [self.inventory_at, again].into_iter().flatten().min()
+    }
+
+    /// The report that is due; from here on it counts as sent.
+    pub(super) fn next(
+        &mut self,
+        subscribers: &mut Subscribers,
+        now: Instant,
+    ) -> Option<SubscriberReport> {
+        self.up.as_ref()?;
+        match self.outstanding {
+            Some((_, sent)) if now < sent + REPORT_AGAIN => return None,
+            Some(_) => self.everybody = true,
+            None => {}
+        }
+        let complete = self.everybody;
+        if !complete && !subscribers.has_changes() {
+            return None;
+        }
+        let states = if complete {
+            subscribers.take_all()
+        } else {
+            subscribers.take_changes()
+        };
+        self.everybody = false;
+        self.report_ordinal += 1;
+        self.outstanding = Some((self.report_ordinal, now));
+        Some(SubscriberReport {
+            ordinal: self.report_ordinal,
+            states,
+            complete,
+        })
+    }
+
+    pub(super) fn send_report(&mut self, report: SubscriberReport) {
+        // Of a connection before this one: the first report of this one is of everybody.
+        if self
+            .outstanding
+            .is_some_and(|(ordinal, _)| ordinal == report.ordinal)
+        {
+            self.send(Message::Subscribers(report));
+        }
+    }
+
+    pub(super) fn stored(&mut self, bundle: &TrustBundle) {
+        let position = wire::position(bundle.sequence(), &bundle.sha256());
+        self.send(Message::Stored(position));
+    }
+
+    fn send(&mut self, message: Message) {
+        let message = AgentMessage {
+            message: Some(message),
+        };
+        if self.up.as_ref().is_some_and(|up| up.send(message).is_err()) {
+            self.lost();
+        }
+    }
+
+    fn send_inventory(&mut self, leaves: Vec<HeldLeaf>, now: Now) {
+        let clock = u64::try_from(wire::unix_ms(now.wall)).unwrap_or(0);
+        // Higher than any of this cache before, also after a restart.
+        self.inventory_ordinal = clock.max(self.inventory_ordinal + 1);
+        self.inventories += 1;
+        self.inventory_at = Some(now.monotonic + INVENTORY_EVERY);
+        let mut parts = leaves.chunks(INVENTORY_PART).peekable();
+        loop {
+            let leaves = parts.next().unwrap_or_default().to_vec();
+            let complete = parts.peek().is_none();
+            self.send(Message::Inventory(Inventory {
+                cache_id: Bytes::copy_from_slice(&self.cache_id),
+                ordinal: self.inventory_ordinal,
+                leaves,
+                complete,
+            }));
+            if complete {
+                return;
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// Tells the authority what is due.
+    pub(super) fn report(&mut self, now: Now) {
+        if !self.follow.is_up() {
+            return;
+        }
+        if self
+            .follow
+            .inventory_at
+            .is_some_and(|at| at <= now.monotonic)
+        {
+            let leaves = self.held();
+            self.follow.send_inventory(leaves, now);
+        }
+        // Never more than what is on disk: else the report goes with the write.
+        if self.sealing.subscribers_are_written()
+            && let Some(report) = self.follow.next(&mut self.subscribers, now.monotonic)
+        {
+            self.follow.send_report(report);
+        }
+    }
+
+    /// Every leaf on this node: in the cache, on its way there, or with a subscriber.
+    fn held(&self) -> Vec<HeldLeaf> {
+        let mut held: BTreeMap<[u8; 32], HeldLeaf> = BTreeMap::new();
+        for (leaf, subscribers) in self.subscribers.leaves_in_use() {
+            held.insert(leaf.sha256, held_leaf(leaf, false, subscribers));
+        }
+        let mut add = |leaf: &Leaf, current: bool| {
+            let held = held
+                .entry(leaf.sha256)
+                .or_insert_with(|| held_leaf(leaf, false, 0));
+            held.current |= current;
+        };
+        for (_, workload) in self.workloads.iter() {
+            if let Some(leaf) = &workload.served {
+                add(&leaf.into(), workload.next.is_none());
+            }
+            if let Some((leaf, _)) = &workload.next {
+                add(&leaf.into(), true);
+            }
+        }
+        if let Some((svid, root)) = &self.node {
+            let leaf = crate::workloads::Leaf::new(svid.clone(), *root);
+            add(&(&leaf).into(), true);
+        }
+        held.into_values().collect()
+    }
+}
+
+impl From<&crate::workloads::Leaf> for Leaf {
+    fn from(leaf: &crate::workloads::Leaf) -> Self {
+        Self {
+            serial: leaf.svid.serial().clone(),
+            sha256: leaf.sha256,
+            spiffe_id: leaf.svid.spiffe_id().clone(),
+            root: leaf.root,
+            not_after: leaf.svid.not_after(),
+        }
+    }
+}
+
+fn held_leaf(leaf: &Leaf, current: bool, subscribers: u32) -> HeldLeaf {
+    HeldLeaf {
+        serial: Bytes::copy_from_slice(leaf.serial.as_bytes()),
+        spiffe_id: leaf.spiffe_id.to_string(),
+        root_key_id: Bytes::copy_from_slice(leaf.root.as_bytes()),
+        not_after_unix_ms: wire::unix_ms(leaf.not_after),
+        current,
+        subscribers,
+    }
+}

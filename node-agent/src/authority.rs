@@ -1,0 +1,338 @@
+//! The agent's side of the authority: it joins, stays connected, keeps the node's own
+//! SVID alive and passes on what Follow says. It never gives up, and never ends because
+//! something has expired.
+
+mod connect;
+mod failure;
+mod follow;
+mod join;
+mod node;
+
+pub(crate) use connect::Channel;
+pub use failure::CallFailure;
+pub(crate) use node::NodeId;
+
+use crate::config::Config;
+use crate::renewal;
+use crate::seed;
+use arx_daemon::Clock;
+use arx_daemon::drain::{Drain, OnPanic, Tasks};
+use arx_daemon::ops::Condition;
+use arx_identity::tls::TlsError;
+use arx_identity::{SpiffeId, Svid, TrustBundle, VerifiedPeer, crypto};
+use arx_proto::node::v1::node_client::NodeClient;
+use arx_proto::node::v1::{AgentMessage, Hello, RenewalHint, TrustUpdate, Welcome};
+use bytes::Bytes;
+use connect::{ConnectError, Connection, Dial};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// The version of `arx.node.v1` that is spoken here.
+const PROTOCOL: u32 = 1;
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// A connection that was to be replaced is, within this.
+const RECONNECT_SPREAD: Duration = Duration::from_secs(2);
+/// Sessions that ended before a Welcome until the node's certificate is suspected: with
+/// TLS 1.3 a refused client certificate looks like a lost connection.
+const SUSPICIOUS: u32 = 3;
+
+/// What comes from the authority, in order.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The node has a new SVID.
+    Node(Svid),
+    /// Trust to be judged.
+    Trust(TrustUpdate),
+    /// A Follow has begun; what is sent into `up` goes to the authority.
+    Following {
+        /// The authority's first words.
+        welcome: Welcome,
+        /// Ends with the connection.
+        up: mpsc::UnboundedSender<AgentMessage>,
+    },
+    /// There is no connection for the time being.
+    Lost,
+    /// Certificates to be renewed early.
+    Renew(RenewalHint),
+    /// The report of this ordinal has arrived.
+    ReportSeen(u64),
+}
+
+/// How others call the authority: the connection as it is now.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    client: watch::Receiver<Option<NodeClient<Channel>>>,
+    rejoin: Arc<Notify>,
+}
+
+impl Link {
+    /// The client of the open connection; none while there is no connection.
+    pub(crate) fn client(&self) -> Option<NodeClient<Channel>> {
+        self.client.borrow().clone()
+    }
+
+    /// A call was refused because of the node's own certificate.
+    pub(crate) fn node_was_refused(&self) {
+        self.rejoin.notify_one();
+    }
+}
+
+/// Why a session ended or never began.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// No roots to verify the authority with.
+    #[error("no roots to trust: {0}; write them in PEM into authority.bundle_file")]
+    NoAnchors(String),
+    /// No token to join with.
+    #[error("the token to join with cannot be read: {0}; look at authority.token_file")]
+    NoToken(String),
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Join was answered with an error.
+    #[error("the authority refuses to let this node join: {0}")]
+    Join(CallFailure),
+    /// Another call was.
+    #[error("{0}")]
+    Call(#[from] CallFailure),
+    /// An answer that makes no sense.
+    #[error("the authority's answer is not usable: {0}")]
+    Answer(String),
+    /// Follow is over.
+    #[error("the connection to the authority was lost: {0}")]
+    Lost(String),
+}
+
+impl SessionError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NoAnchors(_) => "ARX-AGENT-BUNDLE-FILE",
+            Self::NoToken(_) => "ARX-AGENT-TOKEN-FILE",
+            Self::Connect(ConnectError::Tls {
+                error: TlsError::PeerRefused(_) | TlsError::WrongPeer { .. },
+                ..
+            }) => "ARX-AGENT-AUTHORITY-UNTRUSTED",
+            Self::Connect(_) => "ARX-AGENT-UNREACHABLE",
+            Self::Join(_) => "ARX-AGENT-JOIN-REFUSED",
+            Self::Call(_) => "ARX-AGENT-FOLLOW-REFUSED",
+            Self::Answer(_) => "ARX-AGENT-PROTOCOL",
+            Self::Lost(_) => "ARX-AGENT-UNREACHABLE",
+        }
+    }
+
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::Join(failure) | Self::Call(failure) => failure.retry_after,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// What a task for the authority is made from.
+#[derive(Debug)]
+pub(crate) struct Authority {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) drain: Drain,
+    pub(crate) tasks: Tasks,
+    /// Who this node is, and who the authority must be.
+    pub(crate) ids: NodeId,
+    /// As the cache has it; none if it must join.
+    pub(crate) svid: Option<Svid>,
+    /// As old as the cache.
+    pub(crate) cache_id: [u8; 16],
+    /// What is held durably.
+    pub(crate) trust: watch::Receiver<Option<TrustBundle>>,
+    pub(crate) events: mpsc::Sender<Event>,
+    /// Well while Follow is up.
+    pub(crate) condition: Condition,
+}
+
+/// The task at work.
+struct Running {
+    setup: Authority,
+    instance_id: [u8; 16],
+    client: watch::Sender<Option<NodeClient<Channel>>>,
+    rejoin: Arc<Notify>,
+    /// The authority does not believe our certificate: join although it is valid.
+    refused: bool,
+    /// Sessions in a row that ended before a Welcome.
+    unwelcome: u32,
+    renewal: node::Renewal,
+}
+
+impl Authority {
+    /// Starts the task, which ends with the process.
+    pub(crate) fn start(self) -> Link {
+        let (client, receiver) = watch::channel(None);
+        let rejoin = Arc::new(Notify::new());
+        let link = Link {
+            client: receiver,
+            rejoin: Arc::clone(&rejoin),
+        };
+        let (tasks, drain) = (self.tasks.clone(), self.drain.clone());
+        tasks.spawn("authority", OnPanic::End, async move {
+            // The first random number of a process takes tens of milliseconds, in which a
+            // proxy could already be served from the cache: not on the runtime's thread.
+            let instance_id = tokio::task::spawn_blocking(crypto::random::<16>).await;
+            let running = Running {
+                instance_id: instance_id.unwrap_or_default(),
+                setup: self,
+                client,
+                rejoin,
+                refused: false,
+                unwelcome: 0,
+                renewal: node::Renewal::default(),
+            };
+            tokio::select! {
+                () = running.run() => {}
+                () = drain.requested() => {}
+            }
+        });
+        link
+    }
+}
+
+impl Running {
+    async fn run(mut self) {
+        let mut failures = 0u32;
+        loop {
+            let session = Box::pin(self.session()).await;
+            let wait = match session {
+                Ok(()) => {
+                    failures = 0;
+                    RECONNECT_SPREAD.mul_f64(f64::from(self.draw() % 1000) / 1000.0)
+                }
+                Err(error) => {
+                    let was_up = self.client.send_replace(None).is_some();
+                    if was_up {
+                        failures = 0;
+                        let _ = self.setup.events.send(Event::Lost).await;
+                    }
+                    failures = failures.saturating_add(1);
+                    tracing::debug!(code = error.code(), %error, failures, "session failed");
+                    self.setup
+                        .condition
+                        .set_failing(error.code(), error.to_string());
+                    let longest = self.setup.config.authority.longest_retry.get();
+                    let draw = u64::from(self.draw());
+                    renewal::backoff(failures, FIRST_RETRY.min(longest), longest, draw)
+                        .max(error.retry_after())
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// From connecting to the end of Follow; `Ok` if it is to be replaced by another.
+    async fn session(&mut self) -> Result<(), SessionError> {
+        if self.has_expired() || self.refused || self.unwelcome >= SUSPICIOUS {
+            self.join().await?;
+            self.refused = false;
+            self.unwelcome = 0;
+        }
+        let svid = self.setup.svid.clone();
+        let connection = self.connect(svid.as_ref()).await?;
+        let (client, peer) = self.drive(connection);
+        self.unwelcome += 1;
+        self.follow(client, peer).await
+    }
+
+    /// Also if there is none.
+    fn has_expired(&self) -> bool {
+        let now = self.setup.clock.now();
+        let svid = self.setup.svid.as_ref();
+        svid.is_none_or(|svid| svid.not_after() <= now)
+    }
+
+    async fn connect(&self, svid: Option<&Svid>) -> Result<Connection, SessionError> {
+        let anchors = self.anchors()?;
+        let authority = &self.setup.config.authority;
+        let dial = Dial {
+            address: &authority.address,
+            anchors: &anchors,
+            svid,
+            expected: &self.setup.ids.authority,
+            timeout: authority.connect_timeout.get(),
+        };
+        Ok(dial.connect().await?)
+    }
+
+    /// Lets the connection work until nobody uses it any more.
+    fn drive(&self, connection: Connection) -> (NodeClient<Channel>, VerifiedPeer) {
+        let Connection {
+            client,
+            peer,
+            driver,
+        } = connection;
+        let drain = self.setup.drain.clone();
+        let tasks = &self.setup.tasks;
+        tasks.spawn("authority_connection", OnPanic::Continue, async move {
+            tokio::select! {
+                ended = driver => if let Err(error) = ended {
+                    tracing::debug!(%error, "connection to the authority ended");
+                },
+                () = drain.requested() => {}
+            }
+        });
+        (client, peer)
+    }
+
+    /// The bootstrap file as it is now, and what is held durably.
+    fn anchors(&self) -> Result<Vec<TrustBundle>, SessionError> {
+        let mut anchors: Vec<_> = self.setup.trust.borrow().iter().cloned().collect();
+        match self.setup.config.bootstrap_bundle() {
+            Ok(bundle) => anchors.push(bundle),
+            Err(reason) if anchors.is_empty() => return Err(SessionError::NoAnchors(reason)),
+            Err(reason) => tracing::warn!(
+                code = "ARX-AGENT-BUNDLE-FILE",
+                reason,
+                "authority.bundle_file cannot be read: going on with the roots in the cache"
+            ),
+        }
+        Ok(anchors)
+    }
+
+    fn hello(&self) -> Hello {
+        let trust = self.setup.trust.borrow();
+        let position = |b: &TrustBundle| crate::wire::position(b.sequence(), &b.sha256());
+        Hello {
+            min_version: PROTOCOL,
+            max_version: PROTOCOL,
+            features: Vec::new(),
+            instance_id: Bytes::copy_from_slice(&self.instance_id),
+            cache_id: Bytes::copy_from_slice(&self.setup.cache_id),
+            boot_id: crate::attest::peer::boot_id().to_string(),
+            clock_unix_ms: crate::wire::unix_ms(self.setup.clock.now()),
+            trust: trust.iter().map(position).collect(),
+            software: concat!("arx-node-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+
+    fn draw(&self) -> u32 {
+        seed::random() as u32
+    }
+
+    async fn tell(&self, event: Event) {
+        // Nobody listens only while the process ends.
+        let _ = self.setup.events.send(event).await;
+    }
+}
+
+fn is_welcome(welcome: &Welcome, trust_domain: &SpiffeId) -> Result<(), SessionError> {
+    if welcome.version != PROTOCOL {
+        return Err(SessionError::Answer(format!(
+            "it chose version {} of the protocol, which this agent does not speak",
+            welcome.version
+        )));
+    }
+    let ours = trust_domain.trust_domain().as_str();
+    if welcome.trust_domain != ours {
+        let theirs: String = welcome.trust_domain.chars().take(256).collect();
+        return Err(SessionError::Answer(format!(
+            "it is of the trust domain {theirs:?}, not {ours:?}"
+        )));
+    }
+    Ok(())
+}

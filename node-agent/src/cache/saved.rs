@@ -1,0 +1,265 @@
+//! The content of the cache, as bytes.
+
+use crate::attest::LocalProcess;
+use crate::attest::token::Subject;
+use arx_identity::{CertChain, KeyId, PrivateKey, Sequence, Svid, TrustBundle, TrustDomain};
+use prost::Message;
+use std::sync::Arc;
+use zeroize::{Zeroize, Zeroizing};
+
+/// Everything but the subscribers.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) bundle: Option<TrustBundle>,
+    pub(crate) node: Option<(Svid, KeyId)>,
+    pub(crate) workloads: Vec<SavedWorkload>,
+    /// The last one that was sent, or a higher one.
+    pub(crate) inventory_ordinal: u64,
+}
+
+/// One workload that has a certificate.
+#[derive(Debug)]
+pub(crate) struct SavedWorkload {
+    pub(crate) key: SavedKey,
+    /// SHA-256 of the tokens by which the authority has given it.
+    pub(crate) proven: Vec<[u8; 32]>,
+    pub(crate) svid: Svid,
+    pub(crate) root: KeyId,
+}
+
+/// By what a workload is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SavedKey {
+    Local(LocalProcess),
+    Account(Subject),
+}
+
+impl State {
+    pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut content = Content {
+            bundle: self.bundle.as_ref().map(Bundle::from),
+            node: self
+                .node
+                .as_ref()
+                .map(|(svid, root)| Identity::new(svid, root)),
+            workloads: self.workloads.iter().map(Workload::from).collect(),
+            inventory_ordinal: self.inventory_ordinal,
+        };
+        // Room for everything at once: a vector that grows leaves keys behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(content.encoded_len()));
+        content.encode(&mut *bytes).expect("there is room for it");
+        let workloads = content.workloads.iter_mut().map(|w| &mut w.identity);
+        for identity in workloads.chain([&mut content.node]).flatten() {
+            identity.key.zeroize();
+        }
+        bytes
+    }
+
+    /// What [`Self::encode`] wrote; nothing if it is something else.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let content = Content::decode(bytes).ok()?;
+        let bundle = match content.bundle {
+            Some(bundle) => Some(bundle.restore()?),
+            None => None,
+        };
+        let node = match content.node {
+            Some(node) => Some(node.restore()?),
+            None => None,
+        };
+        let workloads = content.workloads.into_iter().map(Workload::restore);
+        Some(Self {
+            bundle,
+            node,
+            workloads: workloads.collect::<Option<_>>()?,
+            inventory_ordinal: content.inventory_ordinal,
+        })
+    }
+}
+
+#[derive(Message)]
+struct Content {
+    #[prost(message, optional, tag = "1")]
+    bundle: Option<Bundle>,
+    #[prost(message, optional, tag = "2")]
+    node: Option<Identity>,
+    #[prost(message, repeated, tag = "3")]
+    workloads: Vec<Workload>,
+    #[prost(uint64, tag = "4")]
+    inventory_ordinal: u64,
+}
+
+#[derive(Message)]
+struct Bundle {
+    #[prost(string, tag = "1")]
+    trust_domain: String,
+    #[prost(uint64, tag = "2")]
+    epoch: u64,
+    #[prost(uint64, tag = "3")]
+    number: u64,
+    #[prost(bytes = "vec", tag = "4")]
+    roots: Vec<u8>,
+}
+
+#[derive(Message)]
+struct Identity {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    chain: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", tag = "2")]
+    key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    root: Vec<u8>,
+}
+
+#[derive(Message)]
+struct Workload {
+    #[prost(message, optional, tag = "1")]
+    local: Option<Local>,
+    #[prost(message, optional, tag = "2")]
+    account: Option<Account>,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    proven: Vec<Vec<u8>>,
+    #[prost(message, optional, tag = "4")]
+    identity: Option<Identity>,
+}
+
+#[derive(Message)]
+struct Local {
+    #[prost(uint32, tag = "1")]
+    uid: u32,
+    #[prost(uint32, tag = "2")]
+    gid: u32,
+    #[prost(string, tag = "3")]
+    executable: String,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    executable_sha256: Option<Vec<u8>>,
+}
+
+#[derive(Message)]
+struct Account {
+    #[prost(string, tag = "1")]
+    issuer: String,
+    #[prost(string, tag = "2")]
+    account: String,
+    #[prost(string, tag = "3")]
+    pod_uid: String,
+}
+
+impl From<&TrustBundle> for Bundle {
+    fn from(bundle: &TrustBundle) -> Self {
+        Self {
+            trust_domain: bundle.trust_domain().to_string(),
+            epoch: bundle.sequence().epoch,
+            number: bundle.sequence().number,
+            roots: bundle.der(),
+        }
+    }
+}
+
+impl Bundle {
+    fn restore(self) -> Option<TrustBundle> {
+        let trust_domain = TrustDomain::parse(&self.trust_domain).ok()?;
+        let sequence = Sequence {
+            epoch: self.epoch,
+            number: self.number,
+        };
+        TrustBundle::from_der(trust_domain, sequence, &self.roots).ok()
+    }
+}
+
+impl Identity {
+    fn new(svid: &Svid, root: &KeyId) -> Self {
+        let chain = svid.chain().certificates().iter();
+        Self {
+            chain: chain.map(|c| c.der().to_vec()).collect(),
+            key: svid.key().pkcs8_der().to_vec(),
+            root: root.as_bytes().to_vec(),
+        }
+    }
+
+    fn restore(self) -> Option<(Svid, KeyId)> {
+        let der = Zeroizing::new(self.key);
+        let key = PrivateKey::from_pkcs8_der(&der).ok()?;
+        let chain = CertChain::from_der_list(self.chain.iter().map(Vec::as_slice)).ok()?;
+        let svid = Svid::new(chain, Arc::new(key)).ok()?;
+        Some((svid, KeyId::from_slice(&self.root)?))
+    }
+}
+
+impl From<&SavedWorkload> for Workload {
+    fn from(workload: &SavedWorkload) -> Self {
+        let (local, account) = match &workload.key {
+            SavedKey::Local(process) => (Some(Local::from(process)), None),
+            SavedKey::Account(subject) => (None, Some(Account::from(subject))),
+        };
+        Self {
+            local,
+            account,
+            proven: workload.proven.iter().map(|d| d.to_vec()).collect(),
+            identity: Some(Identity::new(&workload.svid, &workload.root)),
+        }
+    }
+}
+
+impl Workload {
+    fn restore(self) -> Option<SavedWorkload> {
+        let key = match (self.local, self.account) {
+            (Some(local), None) => SavedKey::Local(local.restore()?),
+            (None, Some(account)) => SavedKey::Account(account.into()),
+            _ => return None,
+        };
+        let (svid, root) = self.identity?.restore()?;
+        let proven = self.proven.into_iter().map(|digest| digest.try_into().ok());
+        Some(SavedWorkload {
+            key,
+            proven: proven.collect::<Option<_>>()?,
+            svid,
+            root,
+        })
+    }
+}
+
+impl From<&LocalProcess> for Local {
+    fn from(process: &LocalProcess) -> Self {
+        Self {
+            uid: process.uid,
+            gid: process.gid,
+            executable: process.executable.clone(),
+            executable_sha256: process.executable_sha256.map(|hash| hash.to_vec()),
+        }
+    }
+}
+
+impl Local {
+    fn restore(self) -> Option<LocalProcess> {
+        let executable_sha256 = match self.executable_sha256 {
+            Some(hash) => Some(hash.try_into().ok()?),
+            None => None,
+        };
+        Some(LocalProcess {
+            uid: self.uid,
+            gid: self.gid,
+            executable: self.executable,
+            executable_sha256,
+        })
+    }
+}
+
+impl From<&Subject> for Account {
+    fn from(subject: &Subject) -> Self {
+        Self {
+            issuer: subject.issuer.clone(),
+            account: subject.account.clone(),
+            pod_uid: subject.pod_uid.clone(),
+        }
+    }
+}
+
+impl From<Account> for Subject {
+    fn from(account: Account) -> Self {
+        Self {
+            issuer: account.issuer,
+            account: account.account,
+            pod_uid: account.pod_uid,
+        }
+    }
+}

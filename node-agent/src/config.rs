@@ -1,0 +1,440 @@
+//! The agent's configuration: one TOML file, refused as a whole if anything in it can't
+//! work.
+
+use crate::attest::ServiceAccountToken;
+use arx_daemon::config::{ConfigError, File, Problems, Span, secret_file};
+use arx_daemon::files::LONGEST_SOCKET_PATH;
+use arx_daemon::log;
+use arx_identity::{KeyAlgorithm, Sequence, SpiffeId, TrustBundle, TrustDomain};
+use serde::{Deserialize, Deserializer, de};
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Shorter certificates would be renewed without a pause.
+const SHORTEST_TTL: Duration = Duration::from_secs(5);
+
+/// Everything that an agent is told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The trust domain of this node and its workloads, such as `example.org`.
+    #[serde(deserialize_with = "from_text")]
+    pub trust_domain: TrustDomain,
+    /// Which cluster the node belongs to, as the authority calls it.
+    pub cluster: String,
+    /// The node's name in the cluster.
+    pub node: String,
+    /// How to reach and to trust the authority.
+    pub authority: Authority,
+    /// Where proxies connect.
+    pub socket: Socket,
+    /// The names of the secrets.
+    #[serde(default)]
+    pub names: Names,
+    /// Who may ask, and how that is found out.
+    #[serde(default)]
+    pub attestation: Attestation,
+    /// What is asked of the authority.
+    #[serde(default)]
+    pub certificates: Certificates,
+    /// What survives a restart.
+    pub state: State,
+    /// The operator's port.
+    #[serde(default)]
+    pub ops: Ops,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: log::Options,
+}
+
+/// `[authority]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authority {
+    /// `host:port`. The name is only looked up: who answers is proved by its SPIFFE id.
+    pub address: String,
+    /// PEM roots that are trusted from the start; read again at each connect.
+    pub bundle_file: PathBuf,
+    /// The agent's own service-account token, to join with; read again at each join.
+    pub token_file: PathBuf,
+    /// How long connecting may take.
+    #[serde(default = "five_seconds")]
+    pub connect_timeout: Span,
+    /// How long the authority may take to answer a call.
+    #[serde(default = "twenty_seconds")]
+    pub call_timeout: Span,
+    /// Upper end of the waits between attempts to connect.
+    #[serde(default = "thirty_seconds")]
+    pub longest_retry: Span,
+}
+
+/// `[socket]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Socket {
+    /// Path of the Unix socket, at most 107 bytes.
+    pub path: PathBuf,
+    /// Its permissions, octal. Everyone may connect by default: what a peer gets is
+    /// decided by who it is.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Connections at a time; further ones wait.
+    #[serde(default = "many_connections")]
+    pub max_connections: usize,
+}
+
+/// Permissions of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+/// `[names]`: what the secrets are called, beside the SPIFFE id (the caller's own
+/// certificate) and the trust domain's id (its roots), which are always there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Names {
+    /// The caller's own certificate and key.
+    pub certificate: String,
+    /// The roots of the trust domain.
+    pub trust: String,
+    /// The roots of every known trust domain, for the SPIFFE validator.
+    pub all: String,
+}
+
+/// `[attestation]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attestation {
+    /// In order of precedence; a stream without what an attestor needs goes to the next.
+    pub attestors: Vec<Attestor>,
+    /// Whether `local` also takes the SHA-256 of the executable.
+    pub hash_executables: bool,
+    /// For how long an identity is kept alive after its last stream has closed.
+    pub linger: Span,
+}
+
+/// One way to find out who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attestor {
+    /// A service-account token in the stream's metadata.
+    Token,
+    /// User, group and executable of the process.
+    Local,
+}
+
+/// `[certificates]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Certificates {
+    /// Kind of the workloads' keys.
+    #[serde(deserialize_with = "from_text")]
+    pub key: KeyAlgorithm,
+    /// Lifetime to ask for; the authority's default if absent.
+    pub ttl: Option<Span>,
+}
+
+/// `[state]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Where the sealed cache is kept. One agent per directory.
+    pub directory: PathBuf,
+    /// Key of the sealed cache. On a tmpfs (the default) the cache ends with the boot; on
+    /// a disk a rebooted node serves without the authority.
+    #[serde(default = "cache_key")]
+    pub cache_key_file: PathBuf,
+}
+
+/// `[ops]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ops {
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub address: SocketAddr,
+}
+
+impl Config {
+    /// Reads the file and checks it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, with lines and remedies.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::read(&File::read(path)?)
+    }
+
+    fn read(file: &File) -> Result<Self, ConfigError> {
+        let config: Self = file.parse()?;
+        let mut problems = file.problems();
+        config.check_names(&mut problems);
+        config.check_authority(&mut problems);
+        config.check_paths(&mut problems);
+        config.check_values(&mut problems);
+        problems.finish()?;
+        Ok(config)
+    }
+
+    /// What only this machine can answer: whether its directories could be used.
+    ///
+    /// # Errors
+    /// Everything that is wrong, for people.
+    pub fn check_host(&self) -> Result<(), String> {
+        let mut problems = Vec::new();
+        for (key, path) in [
+            ("socket.path", self.socket.path.parent()),
+            ("state.directory", Some(self.state.directory.as_path())),
+            ("state.cache_key_file", self.state.cache_key_file.parent()),
+        ] {
+            // It is made with its parents at the start.
+            let existing = path
+                .into_iter()
+                .flat_map(Path::ancestors)
+                .find(|p| p.exists());
+            let writable = existing.map(|p| rustix::fs::access(p, rustix::fs::Access::WRITE_OK));
+            if let (Some(existing), Some(Err(error))) = (existing, writable) {
+                problems.push(format!(
+                    "{key}: {}: {error}; let this process's user write there",
+                    existing.display()
+                ));
+            }
+        }
+        let key_file = &self.state.cache_key_file;
+        if key_file.exists()
+            && let Err(error) = secret_file(key_file)
+        {
+            problems.push(format!("state.cache_key_file: {error}"));
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems.join("\n"))
+        }
+    }
+
+    fn check_names(&self, problems: &mut Problems<'_>) {
+        for (key, name) in [("cluster", &self.cluster), ("node", &self.node)] {
+            let fits = !name.contains('/')
+                && SpiffeId::new(&self.trust_domain, &format!("/arx/node/{name}")).is_ok();
+            if !fits {
+                problems.add(
+                    key,
+                    format!("{name:?} cannot be a part of a SPIFFE id"),
+                    "use letters, digits, dots, dashes and underscores",
+                );
+            }
+        }
+        let names = [
+            ("names.certificate", &self.names.certificate),
+            ("names.trust", &self.names.trust),
+            ("names.all", &self.names.all),
+        ];
+        for (n, (key, name)) in names.iter().enumerate() {
+            if name.is_empty() || name.starts_with("spiffe://") {
+                problems.add(key, "empty, or a SPIFFE id", "choose a plain name");
+            } else if names[..n].iter().any(|(_, other)| other == name) {
+                problems.add(key, "used for another secret", "choose a name of its own");
+            }
+        }
+    }
+
+    fn check_authority(&self, problems: &mut Problems<'_>) {
+        let port = self.authority.address.rsplit_once(':');
+        if port.is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            problems.add(
+                "authority.address",
+                "not host:port",
+                "write it as ca.arx.svc:8443",
+            );
+        }
+        if let Err(reason) = self.bootstrap_bundle() {
+            problems.add(
+                "authority.bundle_file",
+                format!("{}: {reason}", self.authority.bundle_file.display()),
+                "write the trust domain's roots in PEM into it",
+            );
+        }
+        if let Err(reason) = self.join_token() {
+            problems.add(
+                "authority.token_file",
+                format!("{}: {reason}", self.authority.token_file.display()),
+                "project a service-account token with the authority's join audience",
+            );
+        }
+    }
+
+    fn check_paths(&self, problems: &mut Problems<'_>) {
+        let length = self.socket.path.as_os_str().as_bytes().len();
+        if length > LONGEST_SOCKET_PATH {
+            problems.add(
+                "socket.path",
+                format!("{length} bytes long, {LONGEST_SOCKET_PATH} are possible"),
+                "choose a shorter path",
+            );
+        }
+        for (key, path) in [
+            ("socket.path", &self.socket.path),
+            ("state.directory", &self.state.directory),
+            ("state.cache_key_file", &self.state.cache_key_file),
+        ] {
+            if !path.is_absolute() || path.file_name().is_none() {
+                problems.add(key, "not an absolute path", "begin it with a slash");
+            }
+        }
+    }
+
+    fn check_values(&self, problems: &mut Problems<'_>) {
+        if self.attestation.attestors.is_empty() {
+            let remedy = "name at least one of \"token\" and \"local\"";
+            problems.add(
+                "attestation.attestors",
+                "nobody could ever be served",
+                remedy,
+            );
+        }
+        if self
+            .certificates
+            .ttl
+            .is_some_and(|ttl| ttl.get() < SHORTEST_TTL)
+        {
+            problems.add(
+                "certificates.ttl",
+                "would be renewed without a pause",
+                "give at least 5s, or leave it out",
+            );
+        }
+        if self.socket.max_connections == 0 {
+            problems.add(
+                "socket.max_connections",
+                "nobody could connect",
+                "give at least 1",
+            );
+        }
+        for (key, span) in [
+            ("authority.connect_timeout", self.authority.connect_timeout),
+            ("authority.call_timeout", self.authority.call_timeout),
+            ("authority.longest_retry", self.authority.longest_retry),
+        ] {
+            if span.is_zero() {
+                problems.add(key, "no time at all", "give at least 1s");
+            }
+        }
+    }
+
+    /// The roots to begin with, as the file has them now.
+    ///
+    /// # Errors
+    /// Why they can't be had, for people.
+    pub fn bootstrap_bundle(&self) -> Result<TrustBundle, String> {
+        let path = &self.authority.bundle_file;
+        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+        // Older than whatever the authority publishes.
+        let sequence = Sequence {
+            epoch: 0,
+            number: 0,
+        };
+        TrustBundle::from_pem(self.trust_domain.clone(), sequence, &text)
+            .map_err(|error| error.to_string())
+    }
+
+    /// The agent's own token, as the file has it now.
+    ///
+    /// # Errors
+    /// Why it can't be had, for people; the token is not in it.
+    pub fn join_token(&self) -> Result<ServiceAccountToken, String> {
+        let path = &self.authority.token_file;
+        let text = std::fs::read(path).map(zeroize::Zeroizing::new);
+        let text = text.map_err(|error| error.to_string())?;
+        let text = std::str::from_utf8(&text).map_err(|_| "not text".to_owned())?;
+        ServiceAccountToken::new(text).map_err(|error| error.to_string())
+    }
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            certificate: "default".into(),
+            trust: "ROOTCA".into(),
+            all: "ALL".into(),
+        }
+    }
+}
+
+impl Default for Attestation {
+    fn default() -> Self {
+        Self {
+            attestors: vec![Attestor::Token, Attestor::Local],
+            hash_executables: false,
+            linger: Span::from_secs(600),
+        }
+    }
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self {
+            key: KeyAlgorithm::EcdsaP256,
+            ttl: None,
+        }
+    }
+}
+
+impl Default for Ops {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 9_902)),
+        }
+    }
+}
+
+impl Default for Mode {
+    fn default() -> Self {
+        Self(0o666)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o777 && mode & 0o200 != 0 => Ok(Self(mode)),
+            _ => Err(de::Error::custom(
+                "not permissions that let anybody connect; write them in octal, such as \"0660\"",
+            )),
+        }
+    }
+}
+
+fn five_seconds() -> Span {
+    Span::from_secs(5)
+}
+
+fn twenty_seconds() -> Span {
+    Span::from_secs(20)
+}
+
+fn thirty_seconds() -> Span {
+    Span::from_secs(30)
+}
+
+fn many_connections() -> usize {
+    4096
+}
+
+fn cache_key() -> PathBuf {
+    "/run/arx/agent/cache.key".into()
+}
+
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(de::Error::custom)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

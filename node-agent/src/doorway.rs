@@ -1,0 +1,165 @@
+//! Where a stream comes in: who asks is found out here, what it gets is decided by the
+//! owner of all identities.
+
+use crate::attest::local::Digests;
+use crate::attest::{LocalProcess, Peer, ServiceAccountToken, peer::ProcessWatch};
+use crate::config::{Attestor, Config};
+use crate::issue::Evidence;
+use crate::metrics::Metrics;
+use crate::subscribers::Holder;
+use arx_sds::{EventKind, Node, Session, Source};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::Status;
+
+/// A peer in a pid namespace that the agent does not see, and that has shown no token of
+/// a pod: all of these are one holder, which confirms nothing that not all have.
+const UNSEEN: &str = "unseen";
+
+/// A stream that wants an identity.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) evidence: Evidence,
+    pub(crate) holder: Holder,
+    /// Proves the holder's death.
+    pub(crate) watch: Option<ProcessWatch>,
+    /// What the proxy calls itself, for the log.
+    pub(crate) node: String,
+    /// Where its events go.
+    pub(crate) events: mpsc::UnboundedSender<arx_sds::Event>,
+    pub(crate) reply: oneshot::Sender<Opened>,
+}
+
+/// What it gets. A client that gives up meanwhile drops it, and the stream is over then.
+#[derive(Debug)]
+pub(crate) struct Opened(Option<Session>);
+
+impl Opened {
+    pub(crate) fn new(session: Session) -> Self {
+        Self(Some(session))
+    }
+
+    fn session(mut self) -> Option<Session> {
+        self.0.take()
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(Session { stream, events, .. }) = self.0.take() {
+            let kind = EventKind::Closed;
+            let _ = events.send(arx_sds::Event { stream, kind });
+        }
+    }
+}
+
+/// The agent's side of [`arx_sds::SdsService`].
+#[derive(Clone, Debug)]
+pub(crate) struct Doorway {
+    pub(crate) config: watch::Receiver<Arc<Config>>,
+    pub(crate) digests: Arc<Digests>,
+    pub(crate) metrics: Metrics,
+    pub(crate) opens: mpsc::Sender<Open>,
+    pub(crate) events: mpsc::UnboundedSender<arx_sds::Event>,
+}
+
+impl Source for Doorway {
+    async fn open(
+        &self,
+        parts: &http::request::Parts,
+        node: Option<Node>,
+    ) -> Result<Session, Status> {
+        let peer = parts.extensions.get::<Arc<Peer>>();
+        let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;
+        let evidence = match self.evidence(&parts.headers, peer).await {
+            Ok(evidence) => evidence,
+            Err((reason, status)) => {
+                self.metrics.rejected(reason);
+                tracing::info!(
+                    code = "ARX-AGENT-NO-EVIDENCE",
+                    uid = peer.uid(),
+                    pid = peer.process().map(|p| p.pid),
+                    reason = status.message(),
+                    "a stream is not served"
+                );
+                return Err(status);
+            }
+        };
+        let (reply, opened) = oneshot::channel();
+        let open = Open {
+            holder: holder(peer, &evidence),
+            watch: peer.process().is_some().then(|| peer.watch()),
+            node: node.map(|n| n.id).unwrap_or_default(),
+            evidence,
+            events: self.events.clone(),
+            reply,
+        };
+        let ending = || Status::unavailable("the agent is ending");
+        self.opens.send(open).await.map_err(|_| ending())?;
+        let opened = opened.await.map_err(|_| ending())?;
+        opened.session().ok_or_else(ending)
+    }
+}
+
+impl Doorway {
+    async fn evidence(
+        &self,
+        metadata: &http::HeaderMap,
+        peer: &Arc<Peer>,
+    ) -> Result<Evidence, (&'static str, Status)> {
+        let attestation = self.config.borrow().attestation.clone();
+        for attestor in &attestation.attestors {
+            match attestor {
+                Attestor::Token => match ServiceAccountToken::from_metadata(metadata) {
+                    Ok(Some(token)) => return Ok(Evidence::Token(Arc::new(token))),
+                    Ok(None) => {}
+                    Err(error) => {
+                        return Err(("token", Status::unauthenticated(error.to_string())));
+                    }
+                },
+                Attestor::Local => {
+                    let digests = attestation
+                        .hash_executables
+                        .then(|| Arc::clone(&self.digests));
+                    return local(Arc::clone(peer), digests).await;
+                }
+            }
+        }
+        Err((
+            "no_token",
+            Status::unauthenticated(
+                "send a service-account token as `authorization: Bearer <token>`",
+            ),
+        ))
+    }
+}
+
+async fn local(
+    peer: Arc<Peer>,
+    digests: Option<Arc<Digests>>,
+) -> Result<Evidence, (&'static str, Status)> {
+    let seen = match digests {
+        None => LocalProcess::observe(&peer, None),
+        Some(digests) => {
+            let look = move || LocalProcess::observe(&peer, Some(&digests));
+            match tokio::task::spawn_blocking(look).await {
+                Ok(seen) => seen,
+                Err(error) => return Err(("local", Status::internal(error.to_string()))),
+            }
+        }
+    };
+    match seen {
+        Ok(process) => Ok(Evidence::Local(process)),
+        Err(error) => Err(("local", Status::unauthenticated(error.to_string()))),
+    }
+}
+
+fn holder(peer: &Peer, evidence: &Evidence) -> Holder {
+    match (peer.process(), evidence) {
+        (Some(process), _) => Holder::Process(process.clone()),
+        (None, Evidence::Token(token)) if !token.claims().subject.pod_uid.is_empty() => {
+            Holder::Pod(token.claims().subject.pod_uid.clone())
+        }
+        (None, _) => Holder::Pod(UNSEEN.to_owned()),
+    }
+}

@@ -1,0 +1,156 @@
+//! The connections of proxies: HTTP/2 with small windows, each with the process at its
+//! other end known before anything of it is read.
+
+use crate::attest::Peer;
+use crate::metrics::Metrics;
+use crate::sys;
+use arx_daemon::drain::{Drain, OnPanic, Tasks};
+use http_body::Body;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, Semaphore};
+use tower_service::Service;
+
+/// Smaller windows save nothing, and hang where two streams begin with 61 KB each.
+const STREAM_WINDOW: u32 = 16 * 1024;
+const CONNECTION_WINDOW: u32 = 64 * 1024;
+const SEND_BUFFER: usize = 8 * 1024;
+/// A gateway has hundreds of names, each on a stream of its own.
+const MOST_STREAMS: u32 = 2048;
+/// Room for a token of 16 KiB in base64.
+const HEADERS: u32 = 64 * 1024;
+/// Pause after a failed accept: most likely file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Memory goes back to the kernel this long after something was closed.
+const TRIM_AFTER: Duration = Duration::from_millis(500);
+/// How long a connection may take to end when the process does.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What the connections of one socket share.
+#[derive(Clone, Debug)]
+pub(crate) struct Connections {
+    pub(crate) max: usize,
+    pub(crate) drain: Drain,
+    pub(crate) tasks: Tasks,
+    pub(crate) metrics: Metrics,
+    pub(crate) closed: Arc<Notify>,
+}
+
+impl Connections {
+    /// Accepts until the process ends. Each request carries the [`Peer`] of its connection
+    /// among its extensions.
+    pub(crate) fn serve<S, B>(self, listener: UnixListener, service: S)
+    where
+        S: Service<
+                http::Request<hyper::body::Incoming>,
+                Response = http::Response<B>,
+                Error = Infallible,
+            > + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (tasks, trimming) = (self.tasks.clone(), self.clone());
+        tasks.spawn("trim", OnPanic::Continue, trimming.trim());
+        tasks.spawn("socket", OnPanic::End, async move {
+            let places = Arc::new(Semaphore::new(self.max));
+            loop {
+                let place = tokio::select! {
+                    place = Arc::clone(&places).acquire_owned() => place,
+                    () = self.drain.requested() => return,
+                };
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = self.drain.requested() => return,
+                };
+                let stream = match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(
+                            code = "ARX-AGENT-ACCEPT",
+                            %error,
+                            "a connection was not accepted; raise the limit of open files if this goes on"
+                        );
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
+                let (shared, service) = (self.clone(), service.clone());
+                self.tasks.spawn("connection", OnPanic::Continue, async move {
+                    shared.connection(stream, service).await;
+                    drop(place);
+                });
+            }
+        });
+    }
+
+    async fn connection<S, B>(self, stream: UnixStream, service: S)
+    where
+        S: Service<
+                http::Request<hyper::body::Incoming>,
+                Response = http::Response<B>,
+                Error = Infallible,
+            > + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let peer = match Peer::of(&stream) {
+            Ok(peer) => Arc::new(peer),
+            Err(error) => {
+                self.metrics.rejected("peer");
+                tracing::debug!(code = "ARX-AGENT-PEER", %error, "connection refused");
+                return;
+            }
+        };
+        self.metrics.connections.inc();
+        let answer = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&peer));
+            service.clone().call(request)
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_concurrent_streams(MOST_STREAMS)
+            .max_header_list_size(HEADERS)
+            .serve_connection(TokioIo::new(stream), answer);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.drain.requested() => {
+                // The streams end by themselves, each with a status.
+                connection.as_mut().graceful_shutdown();
+                tokio::time::timeout(LINGER, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection of a proxy ended");
+        }
+        self.metrics.connections.dec();
+        self.closed.notify_one();
+    }
+
+    async fn trim(self) {
+        loop {
+            tokio::select! {
+                () = self.closed.notified() => {}
+                () = self.drain.requested() => return,
+            }
+            tokio::time::sleep(TRIM_AFTER).await;
+            // Whatever closed meanwhile is covered.
+            let _ = tokio::task::spawn_blocking(sys::trim_heap).await;
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Small pieces that every message of `arx.node.v1` is made of.
+
+use arx_identity::Sequence;
+use arx_proto::node::v1 as proto;
+use bytes::Bytes;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Unix time in milliseconds; negative before 1970.
+pub(crate) fn unix_ms(time: SystemTime) -> i64 {
+    let clamp = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => clamp(after),
+        Err(before) => -clamp(before.duration()),
+    }
+}
+
+/// The inverse of [`unix_ms`]; what no clock can show becomes 1970.
+pub(crate) fn time(unix_ms: i64) -> SystemTime {
+    let distance = Duration::from_millis(unix_ms.unsigned_abs());
+    let time = if unix_ms >= 0 {
+        UNIX_EPOCH.checked_add(distance)
+    } else {
+        UNIX_EPOCH.checked_sub(distance)
+    };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
+/// A position in the history of X.509 roots.
+pub(crate) fn position(sequence: Sequence, sha256: &[u8; 32]) -> proto::TrustPosition {
+    proto::TrustPosition {
+        kind: proto::TrustKind::X509Roots.into(),
+        sequence: Some(proto::Sequence {
+            epoch: sequence.epoch,
+            number: sequence.number,
+        }),
+        sha256: Bytes::copy_from_slice(sha256),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn times_survive_the_wire(ms in -(1i64 << 42)..1 << 42) {
+            prop_assert_eq!(unix_ms(time(ms)), ms);
+        }
+
+        #[test]
+        fn no_time_on_the_wire_makes_it_panic(ms: i64) {
+            let _ = time(ms);
+        }
+    }
+}

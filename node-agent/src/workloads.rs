@@ -1,0 +1,556 @@
+//! The identities of this node: who has proved which one, what is served for it, and
+//! what is due. A state machine without I/O; whoever owns it seals, calls and pushes.
+//!
+//! An identity belongs to evidence. Local processes of which the kernel says the same
+//! share one. Tokens can't be verified here, so what a token claims gives nobody
+//! anything: a stream is served
+//! - when the authority has issued for the very token that it presents, or
+//! - when its process, held by a pidfd, was given this identity before and presents a
+//!   token of the same account and pod, as after the token was refreshed.
+//!
+//! Any other token is shown to the authority first, and until it has answered the stream
+//! is one of its own.
+
+mod workload;
+
+pub(crate) use workload::{Key, Leaf, Workload};
+
+use crate::attest::ServiceAccountToken;
+use crate::cache::{SavedKey, SavedWorkload};
+use crate::issue::{Answer, Evidence, Outcome, Verified, Wanted, WorkloadId};
+use crate::renewal;
+use crate::subscribers::{Now, StreamId};
+use arx_identity::{SpiffeId, TrustBundle, verify};
+use arx_proto::node::v1::RenewalHint;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use workload::{Early, Schedule};
+
+/// Everybody who has or wants an identity.
+#[derive(Debug, Default)]
+pub(crate) struct Workloads {
+    last_id: u64,
+    all: HashMap<WorkloadId, Workload>,
+    by_key: HashMap<Key, WorkloadId>,
+    /// The tokens that the authority has issued for, and those that it is being shown.
+    by_token: HashMap<[u8; 32], WorkloadId>,
+    due: BTreeSet<(Instant, WorkloadId)>,
+    unused: BTreeSet<(Instant, WorkloadId)>,
+    linger: Duration,
+}
+
+/// What an answer has changed.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// Something is to be sealed.
+    pub(crate) changed: bool,
+    /// These streams belong to another workload now, because a token was proved.
+    pub(crate) moved: Vec<(StreamId, WorkloadId)>,
+    /// For the log and the metrics.
+    pub(crate) report: Option<Report>,
+}
+
+/// How an attempt ended, for people.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) renewal: bool,
+    pub(crate) outcome: &'static str,
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) failures: u32,
+    pub(crate) spiffe_id: Option<SpiffeId>,
+    /// What it is known by, for the log.
+    pub(crate) evidence: String,
+}
+
+/// What is to be done now.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    pub(crate) wanted: Vec<Wanted>,
+    /// All tokens of these have ended: their streams must come again with fresh ones.
+    pub(crate) starved: Vec<WorkloadId>,
+}
+
+impl Workloads {
+    pub(crate) fn new(linger: Duration) -> Self {
+        Self {
+            linger,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn set_linger(&mut self, linger: Duration) {
+        self.linger = linger;
+    }
+
+    /// Takes over what was sealed. Nobody is connected yet.
+    pub(crate) fn restore(&mut self, saved: Vec<SavedWorkload>, now: Now) {
+        for saved in saved {
+            let key = match saved.key {
+                SavedKey::Local(process) => Key::Local(process),
+                SavedKey::Account(subject) => Key::Account(subject),
+            };
+            let mut workload = Workload::new(key);
+            workload.proven = saved.proven;
+            workload.served = Some(Leaf::new(saved.svid, saved.root));
+            let id = self.insert(workload);
+            self.schedule(id, now);
+            self.note_use(id, now);
+        }
+    }
+
+    /// What is to be sealed: the newest certificate of each.
+    pub(crate) fn save(&self) -> Vec<SavedWorkload> {
+        let saved = self.all.values().filter_map(|workload| {
+            let leaf = workload.newest()?;
+            let key = match &workload.key {
+                Key::Local(process) => SavedKey::Local(process.clone()),
+                Key::Account(subject) => SavedKey::Account(subject.clone()),
+                Key::Unproven(_) => return None,
+            };
+            Some(SavedWorkload {
+                key,
+                proven: workload.proven.clone(),
+                svid: leaf.svid.clone(),
+                root: leaf.root,
+            })
+        });
+        saved.collect()
+    }
+
+    /// A stream asks, with its evidence. `has_held` says whether its process was given an
+    /// identity before.
+    pub(crate) fn attach(
+        &mut self,
+        stream: StreamId,
+        evidence: Evidence,
+        has_held: impl Fn(&SpiffeId) -> bool,
+        now: Now,
+    ) -> WorkloadId {
+        let id = match evidence {
+            Evidence::Local(process) => self.of_key(Key::Local(process)),
+            Evidence::Token(token) => self.of_token(token, has_held, now),
+        };
+        if let Some(workload) = self.all.get_mut(&id) {
+            workload.streams.insert(stream);
+            if workload.schedule == Schedule::Never {
+                self.schedule(id, now);
+            }
+        }
+        self.note_use(id, now);
+        id
+    }
+
+    fn of_token(
+        &mut self,
+        token: Arc<ServiceAccountToken>,
+        has_held: impl Fn(&SpiffeId) -> bool,
+        now: Now,
+    ) -> WorkloadId {
+        let digest = *token.digest();
+        if let Some(id) = self.by_token.get(&digest).copied() {
+            self.offer(id, token, now);
+            return id;
+        }
+        let account = Key::Account(token.claims().subject.clone());
+        if let Some(id) = self.by_key.get(&account).copied()
+            && let Some(workload) = self.all.get(&id)
+            && workload
+                .newest()
+                .is_some_and(|leaf| has_held(leaf.svid.spiffe_id()))
+        {
+            // Good for the next renewal, but no proof for anybody else.
+            self.offer(id, token, now);
+            return id;
+        }
+        let id = self.of_key(Key::Unproven(digest));
+        self.by_token.insert(digest, id);
+        self.offer(id, token, now);
+        id
+    }
+
+    fn offer(&mut self, id: WorkloadId, token: Arc<ServiceAccountToken>, now: Now) {
+        let Some(workload) = self.all.get_mut(&id) else {
+            return;
+        };
+        workload.offer(token);
+        if workload.starved {
+            workload.starved = false;
+            self.schedule(id, now);
+        }
+    }
+
+    fn of_key(&mut self, key: Key) -> WorkloadId {
+        match self.by_key.get(&key) {
+            Some(id) => *id,
+            None => self.insert(Workload::new(key)),
+        }
+    }
+
+    fn insert(&mut self, workload: Workload) -> WorkloadId {
+        self.last_id += 1;
+        let id = WorkloadId(self.last_id);
+        self.by_key.insert(workload.key.clone(), id);
+        for digest in &workload.proven {
+            self.by_token.insert(*digest, id);
+        }
+        self.all.insert(id, workload);
+        id
+    }
+
+    /// A stream is over.
+    pub(crate) fn detach(&mut self, stream: StreamId, id: WorkloadId, now: Now) {
+        if let Some(workload) = self.all.get_mut(&id) {
+            workload.streams.remove(&stream);
+            self.note_use(id, now);
+        }
+    }
+
+    pub(crate) fn get(&self, id: WorkloadId) -> Option<&Workload> {
+        self.all.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: WorkloadId) -> Option<&mut Workload> {
+        self.all.get_mut(&id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkloadId, &Workload)> {
+        self.all.iter().map(|(id, workload)| (*id, workload))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (WorkloadId, &mut Workload)> {
+        self.all.iter_mut().map(|(id, workload)| (*id, workload))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// When something is due next: an attempt, or the end of an unused identity.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn next_unused(&self) -> Option<Instant> {
+        self.unused.first().map(|(at, _)| *at)
+    }
+
+    /// At most `limit` certificates that are wanted by now: those that somebody waits for
+    /// first, then the one that ends first.
+    pub(crate) fn take_due(&mut self, limit: usize, now: Now) -> Due {
+        let mut ready: Vec<_> = self
+            .due
+            .iter()
+            .take_while(|(at, _)| *at <= now.monotonic)
+            .filter_map(|(at, id)| {
+                let workload = self.all.get(id)?;
+                let end = workload.newest().map(|leaf| leaf.svid.not_after());
+                Some((end, *at, *id))
+            })
+            .collect();
+        ready.sort_unstable();
+        ready.truncate(limit);
+        let mut due = Due::default();
+        for (_, at, id) in ready {
+            self.due.remove(&(at, id));
+            let Some(workload) = self.all.get_mut(&id) else {
+                continue;
+            };
+            workload.schedule = Schedule::Never;
+            let Some(evidence) = workload.evidence(now.wall) else {
+                workload.starved = true;
+                workload.failures = workload.failures.saturating_add(1);
+                due.starved.push(id);
+                self.schedule(id, now);
+                continue;
+            };
+            workload.schedule = Schedule::Asked;
+            due.wanted.push(Wanted {
+                workload: id,
+                evidence,
+                replaces: workload
+                    .newest()
+                    .map(|leaf| (leaf.svid.serial().clone(), leaf.svid.not_after())),
+                prepared: workload.prepared.take(),
+            });
+        }
+        due
+    }
+
+    /// Takes in an answer. `generation` is what the next sealing will carry, `inventories`
+    /// how many were sent by now.
+    pub(crate) fn apply(
+        &mut self,
+        answer: Answer,
+        generation: u64,
+        inventories: u64,
+        now: Now,
+    ) -> Applied {
+        let id = answer.workload;
+        let Some(workload) = self.all.get_mut(&id) else {
+            return Applied::default();
+        };
+        workload.schedule = Schedule::Never;
+        let mut applied = Applied {
+            report: Some(workload.report(&answer.outcome)),
+            ..Applied::default()
+        };
+        match answer.outcome {
+            Outcome::Issued(_) | Outcome::Early { .. } if inventories >= answer.inventories + 2 => {
+                // Two inventories have said that this leaf is not here; the authority may
+                // have believed it.
+                workload.retry_now();
+                applied.report = None;
+            }
+            Outcome::Issued(verified) => {
+                applied.changed = true;
+                applied.moved = self.issued(id, verified, generation, now);
+                return applied;
+            }
+            Outcome::Early { svid, needs, .. } => {
+                workload.early = Some(Early {
+                    svid,
+                    needs,
+                    inventories: answer.inventories,
+                });
+                workload.failed(Duration::from_secs(5));
+            }
+            Outcome::Refused(refusal) => workload.refused(&refusal),
+            Outcome::Failed(failure, prepared) => {
+                workload.prepared = prepared;
+                workload.failed(failure.retry_after);
+            }
+            Outcome::Unusable(_) => workload.failed(Duration::ZERO),
+        }
+        self.schedule(id, now);
+        self.note_use(id, now);
+        applied
+    }
+
+    /// The connection is back: whoever failed for want of it need not wait any longer, and
+    /// whoever became overdue meanwhile is spread.
+    pub(crate) fn connected(&mut self, now: Now) {
+        let mut waiting = Vec::new();
+        for (id, workload) in &mut self.all {
+            let overdue = matches!(workload.schedule, Schedule::At(at) if at <= now.monotonic);
+            let for_want_of_it = workload.failures > 0 && workload.retry_after.is_zero();
+            if overdue || for_want_of_it {
+                workload.failures = 0;
+                waiting.push(*id);
+            }
+        }
+        for id in waiting {
+            self.schedule(id, now);
+        }
+    }
+
+    fn issued(
+        &mut self,
+        id: WorkloadId,
+        verified: Verified,
+        generation: u64,
+        now: Now,
+    ) -> Vec<(StreamId, WorkloadId)> {
+        let root = verified.peer.issuers.last().copied();
+        let (id, moved) = self.proved(id, now);
+        if let Some(workload) = self.all.get_mut(&id)
+            && let Some(root) = root
+        {
+            workload.succeeded(Leaf::new(verified.svid, root), generation);
+            self.schedule(id, now);
+            self.note_use(id, now);
+        }
+        moved
+    }
+
+    /// The authority has issued for the token of `id`: what it claims is true.
+    fn proved(&mut self, id: WorkloadId, now: Now) -> (WorkloadId, Vec<(StreamId, WorkloadId)>) {
+        let Some(workload) = self.all.get_mut(&id) else {
+            return (id, Vec::new());
+        };
+        let Some(token) = workload.asked_with.take() else {
+            return (id, Vec::new());
+        };
+        workload.prove(*token.digest());
+        self.by_token.insert(*token.digest(), id);
+        if !matches!(workload.key, Key::Unproven(_)) {
+            return (id, Vec::new());
+        }
+        let account = Key::Account(token.claims().subject.clone());
+        self.by_key.remove(&workload.key);
+        let Some(known) = self.by_key.get(&account).copied() else {
+            workload.key = account.clone();
+            self.by_key.insert(account, id);
+            return (id, Vec::new());
+        };
+        // Another token of somebody who is here already: they are one from here on.
+        let Some(joining) = self.remove(id) else {
+            return (known, Vec::new());
+        };
+        self.by_token.insert(*token.digest(), known);
+        let moved = joining.streams.iter().map(|s| (*s, known)).collect();
+        if let Some(workload) = self.all.get_mut(&known) {
+            workload.streams.extend(joining.streams);
+            workload.prove(*token.digest());
+            workload.offer(token);
+            if workload.schedule == Schedule::Asked {
+                // Its own answer is still to come, and will be newer or older; either is
+                // good for both.
+                tracing::debug!("two tokens of one account were asked for at once");
+            }
+        }
+        self.note_use(known, now);
+        (known, moved)
+    }
+
+    /// Everything up to `generation` is on disk: these have something new to be pushed.
+    pub(crate) fn sealed(&mut self, generation: u64) -> Vec<WorkloadId> {
+        let ready = self
+            .all
+            .iter_mut()
+            .filter_map(|(id, workload)| workload.sealed(generation).then_some(*id));
+        ready.collect()
+    }
+
+    /// The roots have changed: certificates that came before their roots may be good now.
+    pub(crate) fn trust_arrived(
+        &mut self,
+        bundle: &TrustBundle,
+        generation: u64,
+        inventories: u64,
+        now: Now,
+    ) -> bool {
+        let mut changed = false;
+        let ids: Vec<_> = self.all.keys().copied().collect();
+        for id in ids {
+            let early = self.all.get_mut(&id).and_then(|workload| {
+                workload
+                    .early
+                    .take_if(|early| early.needs <= bundle.sequence())
+            });
+            let Some(Early {
+                svid,
+                inventories: then,
+                ..
+            }) = early
+            else {
+                continue;
+            };
+            if inventories < then + 2
+                && let Ok(peer) = verify(svid.chain(), bundle, now.wall)
+            {
+                self.issued(id, Verified { svid, peer }, generation, now);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// The authority wants some of them earlier; how many.
+    pub(crate) fn hint(&mut self, wish: &RenewalHint, now: Now) -> usize {
+        let renew_by = crate::wire::time(wish.renew_by_unix_ms);
+        let hint = renewal::Hint {
+            received: now.wall,
+            renew_by,
+        };
+        let meant: Vec<_> = self
+            .all
+            .iter_mut()
+            .filter(|(_, w)| {
+                w.newest()
+                    .is_some_and(|leaf| renewal::is_meant(wish, &leaf.svid))
+            })
+            .map(|(id, w)| {
+                w.hint = Some(hint);
+                *id
+            })
+            .collect();
+        for id in &meant {
+            self.schedule(*id, now);
+        }
+        meant.len()
+    }
+
+    /// The wall clock has jumped: everything is thought over.
+    pub(crate) fn reschedule(&mut self, now: Now) {
+        let ids: Vec<_> = self.all.keys().copied().collect();
+        for id in ids {
+            self.schedule(id, now);
+        }
+    }
+
+    /// Ends identities that nobody has used for long enough.
+    pub(crate) fn forget_unused(&mut self, now: Now) -> Vec<Workload> {
+        let mut forgotten = Vec::new();
+        while let Some((at, id)) = self.unused.first().copied() {
+            if at > now.monotonic {
+                break;
+            }
+            self.unused.remove(&(at, id));
+            forgotten.extend(self.remove(id));
+        }
+        forgotten
+    }
+
+    fn remove(&mut self, id: WorkloadId) -> Option<Workload> {
+        let workload = self.all.remove(&id)?;
+        if let Schedule::At(at) = workload.schedule {
+            self.due.remove(&(at, id));
+        }
+        if let Some(at) = workload.unused_until {
+            self.unused.remove(&(at, id));
+        }
+        if self.by_key.get(&workload.key) == Some(&id) {
+            self.by_key.remove(&workload.key);
+        }
+        self.by_token.retain(|_, of| *of != id);
+        Some(workload)
+    }
+
+    /// Decides anew when this one is due, unless its answer is awaited.
+    fn schedule(&mut self, id: WorkloadId, now: Now) {
+        let Some(workload) = self.all.get_mut(&id) else {
+            return;
+        };
+        match workload.schedule {
+            Schedule::Asked => return,
+            Schedule::At(at) => {
+                self.due.remove(&(at, id));
+            }
+            Schedule::Never => {}
+        }
+        let at = now.monotonic + workload.wait(now.wall);
+        workload.schedule = Schedule::At(at);
+        self.due.insert((at, id));
+    }
+
+    /// Starts or stops the time after which an identity without streams is forgotten.
+    fn note_use(&mut self, id: WorkloadId, now: Now) {
+        let Some(workload) = self.all.get_mut(&id) else {
+            return;
+        };
+        let in_use = !workload.streams.is_empty() || workload.schedule == Schedule::Asked;
+        match (in_use, workload.unused_until) {
+            (true, Some(at)) => {
+                self.unused.remove(&(at, id));
+                workload.unused_until = None;
+            }
+            (false, None) => {
+                let linger = if workload.newest().is_some() {
+                    self.linger
+                } else {
+                    // Nothing would be kept alive.
+                    Duration::ZERO
+                };
+                let at = now.monotonic + linger;
+                workload.unused_until = Some(at);
+                self.unused.insert((at, id));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
