@@ -1,1 +1,14 @@
-//! placeholder
+//! What end-to-end tests, the demo and the benchmarks are made of: the real programs as
+//! processes, real Envoys, and a small issuer of service-account tokens in the place of a
+//! cluster's API server. Everything stays on loopback and in one folder.
+
+pub mod admin;
+pub mod app;
+
+pub mod envoy;
+pub mod http;
+pub mod load;
+pub mod mesh;
+pub mod process;
+
+pub mod token_issuer;

@@ -1,0 +1,344 @@
+//! A small mesh in one folder: an authority, agents, and the issuer whose tokens they know.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use arx_daemon::files::write_atomically;
+use arx_identity::KeyAlgorithm;
+use arx_proto::admin::v1::admin_client::AdminClient;
+use arx_proto::admin::v1::{GetBundleRequest, StatusRequest, StatusResponse};
+use base64::Engine as _;
+use http::StatusCode;
+use tonic::transport::Channel;
+
+use crate::process::{Process, binary, free_port, until};
+use crate::token_issuer::{Claims, TokenIssuer};
+use crate::{admin, http as web};
+
+/// The trust domain of every mesh here.
+pub const TRUST_DOMAIN: &str = "example.org";
+/// Its one cluster.
+pub const CLUSTER: &str = "c1";
+/// Audience of workload tokens; those for joining have `/join` after it.
+pub const AUDIENCE: &str = "arx";
+
+/// What differs between meshes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Lifetime of workload certificates.
+    pub ttl: String,
+    /// Lifetime of the agents' own certificates.
+    pub node_ttl: String,
+    /// Tables that are added to the authority's configuration.
+    pub authority: String,
+    /// Tables that are added to each agent's configuration.
+    pub agent: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { ttl: "1h".to_owned(), node_ttl: "1h".to_owned(), authority: String::new(), agent: String::new() }
+    }
+}
+
+/// A mesh; its processes end with it.
+pub struct Mesh {
+    /// Where everything lies.
+    pub directory: PathBuf,
+    /// Signs the tokens.
+    pub issuer: TokenIssuer,
+    /// The authority, while it runs.
+    pub authority: Option<Process>,
+    /// Port of the node API.
+    pub node_port: u16,
+    /// Port of the authority's operator.
+    pub ops_port: u16,
+    options: Options,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+/// An agent.
+pub struct Agent {
+    /// Its node.
+    pub node: String,
+    /// The process, while it runs.
+    pub process: Option<Process>,
+    /// Port of its operator.
+    pub ops_port: u16,
+    /// Where proxies connect.
+    pub socket: PathBuf,
+    /// Its configuration.
+    pub config: PathBuf,
+    /// Its state.
+    pub state: PathBuf,
+}
+
+impl Mesh {
+    /// A mesh in a temporary folder, with its authority running.
+    ///
+    /// # Errors
+    /// If anything of it does not start.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let mut mesh = Self::prepare(options)?;
+        mesh.start_authority().await?;
+        Ok(mesh)
+    }
+
+    /// The same before anything runs.
+    ///
+    /// # Errors
+    /// If its files can't be written.
+    pub fn prepare(options: Options) -> anyhow::Result<Self> {
+        // Short, because the path of a socket is.
+        let temporary = tempfile::Builder::new().prefix("arx-").tempdir_in("/tmp")?;
+        let mut mesh = Self::at(temporary.path(), options)?;
+        mesh._temporary = Some(temporary);
+        Ok(mesh)
+    }
+
+    /// A mesh in this folder.
+    ///
+    /// # Errors
+    /// If its files can't be written.
+    pub fn at(directory: &Path, options: Options) -> anyhow::Result<Self> {
+        let issuer = TokenIssuer::new("https://issuer.example.org", KeyAlgorithm::EcdsaP256)?;
+        let mesh = Self {
+            directory: directory.to_owned(),
+            issuer,
+            authority: None,
+            node_port: free_port()?,
+            ops_port: free_port()?,
+            options,
+            _temporary: None,
+        };
+        write_atomically(directory.join("jwks.json"), mesh.issuer.jwks().as_bytes(), 0o644)?;
+        write_atomically(mesh.authority_config(), mesh.authority_text().as_bytes(), 0o644)?;
+        Ok(mesh)
+    }
+
+    /// The authority's configuration.
+    #[must_use]
+    pub fn authority_config(&self) -> PathBuf {
+        self.directory.join("arx-ca.toml")
+    }
+
+    /// The authority's admin socket.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.directory.join("admin.sock")
+    }
+
+    /// The roots that agents begin with.
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.directory.join("bundle.pem")
+    }
+
+    fn authority_text(&self) -> String {
+        let directory = self.directory.display();
+        let Options { ttl, node_ttl, authority, .. } = &self.options;
+        let (node_port, ops_port) = (self.node_port, self.ops_port);
+        format!(
+            r#"trust_domain = "{TRUST_DOMAIN}"
+[node_api]
+address = "127.0.0.1:{node_port}"
+drain = "5s"
+[ops]
+address = "127.0.0.1:{ops_port}"
+[admin]
+socket = "{directory}/admin.sock"
+[state]
+directory = "{directory}/authority"
+seal_key_file = "{directory}/seal.key"
+[policy]
+ttl = "{ttl}"
+max_ttl = "24h"
+node_ttl = "{node_ttl}"
+[[cluster]]
+name = "{CLUSTER}"
+issuer = "https://issuer.example.org"
+audiences = ["{AUDIENCE}"]
+agents = ["arx-system/arx-node-agent"]
+jwks_file = "{directory}/jwks.json"
+{authority}
+"#
+        )
+    }
+
+    /// Starts the authority, waits until it is ready, and writes its roots to the bundle
+    /// file.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn start_authority(&mut self) -> anyhow::Result<()> {
+        self.spawn_authority()?;
+        self.authority_is_ready().await?;
+        let bundle = self.admin().await?.get_bundle(GetBundleRequest {}).await?.into_inner();
+        let pem: String = bundle.roots.iter().map(|root| pem("CERTIFICATE", root)).collect();
+        write_atomically(self.bundle(), pem.as_bytes(), 0o644)?;
+        Ok(())
+    }
+
+    /// Starts the authority's process.
+    ///
+    /// # Errors
+    /// If there is none to start.
+    pub fn spawn_authority(&mut self) -> anyhow::Result<()> {
+        let config = self.authority_config();
+        let config = config.to_str().context("the folder's name is text")?;
+        self.authority = Some(Process::start("arx-ca", &binary("arx-ca")?, &["--config", config])?);
+        Ok(())
+    }
+
+    /// Waits until the authority is ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn authority_is_ready(&mut self) -> anyhow::Result<()> {
+        let ready = ready(self.ops_port).await;
+        ready.with_context(|| format!("the authority says:\n{}", tail(self.authority.as_ref())))
+    }
+
+    /// Ends the authority in the middle of whatever it does.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn kill_authority(&mut self) -> anyhow::Result<()> {
+        self.authority.take().context("the authority does not run")?.kill().await?;
+        Ok(())
+    }
+
+    /// A connection to the admin API.
+    ///
+    /// # Errors
+    /// If the authority does not run.
+    pub async fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
+        admin::connect(&self.admin_socket()).await
+    }
+
+    /// What the authority says of itself.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn status(&self) -> anyhow::Result<StatusResponse> {
+        Ok(self.admin().await?.status(StatusRequest {}).await?.into_inner())
+    }
+
+    /// An agent of this node, running and joined.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn agent(&self, node: &str) -> anyhow::Result<Agent> {
+        let mut agent = self.prepare_agent(node)?;
+        agent.start().await?;
+        Ok(agent)
+    }
+
+    /// The same before it runs.
+    ///
+    /// # Errors
+    /// If its files can't be written.
+    pub fn prepare_agent(&self, node: &str) -> anyhow::Result<Agent> {
+        let directory = self.directory.join(node);
+        std::fs::create_dir_all(&directory)?;
+        let claims = Claims::new(&format!("{AUDIENCE}/join"), "arx-system", "arx-node-agent", node);
+        write_atomically(directory.join("token"), self.issuer.mint(&claims).as_bytes(), 0o600)?;
+        let agent = Agent {
+            node: node.to_owned(),
+            process: None,
+            ops_port: free_port()?,
+            socket: directory.join("sds.sock"),
+            config: directory.join("arx-node-agent.toml"),
+            state: directory.join("state"),
+        };
+        let (ops_port, node_port) = (agent.ops_port, self.node_port);
+        let (folder, bundle, more) = (directory.display(), self.bundle(), &self.options.agent);
+        let mut text = String::new();
+        write!(
+            text,
+            r#"trust_domain = "{TRUST_DOMAIN}"
+cluster = "{CLUSTER}"
+node = "{node}"
+[authority]
+address = "127.0.0.1:{node_port}"
+bundle_file = "{}"
+token_file = "{folder}/token"
+longest_retry = "1s"
+[socket]
+path = "{folder}/sds.sock"
+[state]
+directory = "{folder}/state"
+cache_key_file = "{folder}/cache.key"
+[ops]
+address = "127.0.0.1:{ops_port}"
+{more}
+"#,
+            bundle.display()
+        )?;
+        write_atomically(&agent.config, text.as_bytes(), 0o644)?;
+        Ok(agent)
+    }
+
+    /// A token of a workload on a node.
+    #[must_use]
+    pub fn token(&self, namespace: &str, account: &str, node: &str) -> String {
+        self.issuer.mint(&Claims::new(AUDIENCE, namespace, account, node))
+    }
+}
+
+impl Agent {
+    /// Starts it, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        self.spawn()?;
+        let ready = ready(self.ops_port).await;
+        ready.with_context(|| format!("the agent says:\n{}", tail(self.process.as_ref())))
+    }
+
+    /// Starts its process.
+    ///
+    /// # Errors
+    /// If there is none to start.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        let config = self.config.to_str().context("the folder's name is text")?;
+        self.process = Some(Process::start("arx-node-agent", &binary("arx-node-agent")?, &["--config", config])?);
+        Ok(())
+    }
+
+    /// Ends it in the middle of whatever it does.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.take().context("the agent does not run")?.kill().await?;
+        Ok(())
+    }
+
+    /// Asks it to end.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.process.take().context("the agent does not run")?.stop().await?;
+        Ok(())
+    }
+}
+
+async fn ready(port: u16) -> anyhow::Result<()> {
+    until("readiness", || async move { Ok(web::get(port, "/readyz").await?.0 == StatusCode::OK) }).await
+}
+
+fn tail(process: Option<&Process>) -> String {
+    process.map(|process| process.log().tail()).unwrap_or_default()
+}
+
+/// DER as PEM (RFC 7468).
+#[must_use]
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let encoded = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<_> = encoded.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
