@@ -20,6 +20,8 @@ mod service;
 mod session;
 mod snapshot;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod wire;
 
 pub use request::Node;
