@@ -8,7 +8,7 @@
 //! What must never happen: an answer to an ACK, the same bytes after a NACK, a secret
 //! nobody asked for or one that is not ready, two versions on the way to one consumer,
 //! or one stream that another one notices.
-#![doc = ""]
+//!
 #![doc = include_str!("../ENVOY.md")]
 #![deny(missing_docs)]
 
@@ -20,6 +20,8 @@ mod service;
 mod session;
 mod snapshot;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod wire;
 
 pub use request::Node;

@@ -16,13 +16,14 @@ pub(crate) const NAME: u32 = 2048;
 /// so a clipped one can match nothing.
 pub(crate) const TEXT: u32 = 1024;
 
-/// Responses of one stream whose answers are still awaited. Beyond it the oldest is
-/// forgotten: it counts as neither accepted nor rejected.
+/// Responses of one stream whose answers are still awaited; with as many of them even a
+/// name that is newly asked for waits. Of a client that never answers, the oldest is
+/// forgotten: it counts as neither accepted nor refused.
 pub(crate) const UNANSWERED: usize = 8;
 
-/// How long a new version waits for the answer to the one before it. Without a wait a
-/// client that stopped reading would later work through versions that are long gone;
-/// without an end of it a client that never answers would get no renewal.
+/// How long a new version waits for the answer to the one before it, on a stream that has
+/// never answered anything: its client may not answer at all, and needs renewals too.
+/// Where there was an answer once, the next one is waited for without end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a fetch waits for secrets that are not ready.

@@ -2,6 +2,8 @@
 //! processes, real Envoys, and a small issuer of service-account tokens in the place of a
 //! cluster's API server. Everything stays on loopback and in one folder.
 
+#![allow(missing_debug_implementations, reason = "tests hold processes and connections")]
+
 pub mod admin;
 pub mod app;
 

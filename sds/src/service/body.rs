@@ -86,7 +86,9 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Body<B> {
                     first,
                 } => {
                     let opened = ready!(opening.as_mut().poll(cx));
-                    opened.and_then(|session| opened_phase(*call, session, std::mem::take(first)))
+                    opened.and_then(|session| {
+                        opened_phase(*call, session, std::mem::take(&mut **first))
+                    })
                 }
                 Phase::Streaming(streaming) => return streaming.poll(input, cx),
                 Phase::Fetching(fetching) => return fetching.poll(input, cx),
@@ -138,10 +140,10 @@ where
     }))
 }
 
-fn opened_phase(call: Call, session: Session, first: Box<Request>) -> Result<Phase, Status> {
+fn opened_phase(call: Call, session: Session, first: Request) -> Result<Phase, Status> {
     Ok(match call {
-        Call::Stream(shape) => Phase::Streaming(Box::new(Streaming::new(shape, session, *first)?)),
-        Call::Fetch => Phase::Fetching(Box::new(Fetching::new(session, *first)?)),
+        Call::Stream(shape) => Phase::Streaming(Box::new(Streaming::new(shape, session, first)?)),
+        Call::Fetch => Phase::Fetching(Box::new(Fetching::new(session, first)?)),
     })
 }
 
