@@ -19,7 +19,7 @@ use tower_service::Service;
 
 /// Smaller windows save nothing, and hang where two streams begin with 61 KB each.
 const STREAM_WINDOW: u32 = 16 * 1024;
-const CONNECTION_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 8 * 1024;
 /// A gateway has hundreds of names, each on a stream of its own.
 const MOST_STREAMS: u32 = 2048;
