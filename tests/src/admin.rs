@@ -17,7 +17,9 @@ use tonic::transport::{Channel, Endpoint};
 /// If nobody listens there.
 pub async fn connect(path: &Path) -> anyhow::Result<AdminClient<Channel>> {
     let endpoint = Endpoint::from_static("http://localhost");
-    let channel = endpoint.connect_with_connector(Socket(path.to_owned())).await?;
+    let channel = endpoint
+        .connect_with_connector(Socket(path.to_owned()))
+        .await?;
     Ok(AdminClient::new(channel))
 }
 

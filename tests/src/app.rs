@@ -42,12 +42,18 @@ impl App {
                 }
             }
         });
-        Ok(Self { port, _tasks: tasks })
+        Ok(Self {
+            port,
+            _tasks: tasks,
+        })
     }
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let caller = request.headers().get("x-forwarded-client-cert").and_then(|value| value.to_str().ok());
+    let caller = request
+        .headers()
+        .get("x-forwarded-client-cert")
+        .and_then(|value| value.to_str().ok());
     let text = format!("caller: {}\n", caller.unwrap_or("nobody"));
     Ok(Response::new(Full::new(text.into())))
 }

@@ -80,9 +80,19 @@ impl Envoy {
     pub fn start(folder: &Path, options: Options) -> anyhow::Result<Self> {
         let (admin, inbound, outbound) = (free_port()?, free_port()?, free_port()?);
         let config = folder.join(format!("{}.json", options.id));
-        std::fs::write(&config, bootstrap(&options, admin, inbound, outbound).to_string())?;
+        std::fs::write(
+            &config,
+            bootstrap(&options, admin, inbound, outbound).to_string(),
+        )?;
         let process = run(&config)?;
-        Ok(Self { process, admin, inbound, outbound, options, config })
+        Ok(Self {
+            process,
+            admin,
+            inbound,
+            outbound,
+            options,
+            config,
+        })
     }
 
     /// Starts it and waits until both sides are open: the secrets have come.
@@ -100,8 +110,13 @@ impl Envoy {
     /// # Errors
     /// If they can't.
     pub async fn is_warm(&self) -> anyhow::Result<()> {
-        let warm = until("warming", || async { Ok(tokio::net::TcpStream::connect(("127.0.0.1", self.inbound)).await.is_ok()) });
-        warm.await.with_context(|| format!("{} says:\n{}", self.options.id, self.process.log().tail()))
+        let warm = until("warming", || async {
+            Ok(tokio::net::TcpStream::connect(("127.0.0.1", self.inbound))
+                .await
+                .is_ok())
+        });
+        warm.await
+            .with_context(|| format!("{} says:\n{}", self.options.id, self.process.log().tail()))
     }
 
     /// Points it at another peer: writes the configuration anew and starts it again on the
@@ -110,12 +125,29 @@ impl Envoy {
     /// # Errors
     /// If it can't be started.
     pub async fn restart(self, change: impl FnOnce(&mut Options)) -> anyhow::Result<Self> {
-        let Self { process, admin, inbound, outbound, mut options, config } = self;
+        let Self {
+            process,
+            admin,
+            inbound,
+            outbound,
+            mut options,
+            config,
+        } = self;
         process.kill().await?;
         change(&mut options);
-        std::fs::write(&config, bootstrap(&options, admin, inbound, outbound).to_string())?;
+        std::fs::write(
+            &config,
+            bootstrap(&options, admin, inbound, outbound).to_string(),
+        )?;
         let process = run(&config)?;
-        Ok(Self { process, admin, inbound, outbound, options, config })
+        Ok(Self {
+            process,
+            admin,
+            inbound,
+            outbound,
+            options,
+            config,
+        })
     }
 
     /// A counter or gauge of its statistics; 0 if there is none of this name.
@@ -123,8 +155,14 @@ impl Envoy {
     /// # Errors
     /// If it does not answer.
     pub async fn stat(&self, name: &str) -> anyhow::Result<u64> {
-        let (_, text) = web::get(self.admin, &format!("/stats?filter=^{}$", name.replace('.', "\\."))).await?;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let (_, text) = web::get(
+            self.admin,
+            &format!("/stats?filter=^{}$", name.replace('.', "\\.")),
+        )
+        .await?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         Ok(value.map(str::parse).transpose()?.unwrap_or(0))
     }
 
@@ -136,8 +174,16 @@ impl Envoy {
         let (_, text) = web::get(self.admin, "/certs").await?;
         let certs: Value = serde_json::from_str(&text)?;
         let chains = certs["certificates"].as_array().context("certificates")?;
-        let leaf = chains.iter().find_map(|entry| entry["cert_chain"].as_array()?.first()).context("it serves no certificate")?;
-        let text = |key: &str| leaf[key].as_str().map(str::to_owned).context("a field of /certs");
+        let leaf = chains
+            .iter()
+            .find_map(|entry| entry["cert_chain"].as_array()?.first())
+            .context("it serves no certificate")?;
+        let text = |key: &str| {
+            leaf[key]
+                .as_str()
+                .map(str::to_owned)
+                .context("a field of /certs")
+        };
         Ok((text("serial_number")?, text("expiration_time")?))
     }
 
@@ -149,8 +195,14 @@ impl Envoy {
         let (_, text) = web::get(self.admin, "/certs").await?;
         let certs: Value = serde_json::from_str(&text)?;
         let chains = certs["certificates"].as_array().context("certificates")?;
-        let leaf = chains.iter().find_map(|entry| entry["cert_chain"].as_array()?.first()).context("it serves no certificate")?;
-        leaf["subject_alt_names"][0]["uri"].as_str().map(str::to_owned).context("a URI")
+        let leaf = chains
+            .iter()
+            .find_map(|entry| entry["cert_chain"].as_array()?.first())
+            .context("it serves no certificate")?;
+        leaf["subject_alt_names"][0]["uri"]
+            .as_str()
+            .map(str::to_owned)
+            .context("a URI")
     }
 
     /// How often it has taken a certificate.
@@ -158,20 +210,35 @@ impl Envoy {
     /// # Errors
     /// If it does not answer.
     pub async fn pushes(&self) -> anyhow::Result<u64> {
-        self.stat(&format!("sds.{}.update_success", self.options.certificate)).await
+        self.stat(&format!("sds.{}.update_success", self.options.certificate))
+            .await
     }
 }
 
 fn run(config: &Path) -> anyhow::Result<Process> {
-    let (id, config) = (base_id(), config.to_str().context("the folder's name is text")?);
-    let arguments = ["-c", config, "--concurrency", "1", "--base-id", &id, "--disable-hot-restart", "-l", "warn"];
+    let (id, config) = (
+        base_id(),
+        config.to_str().context("the folder's name is text")?,
+    );
+    let arguments = [
+        "-c",
+        config,
+        "--concurrency",
+        "1",
+        "--base-id",
+        &id,
+        "--disable-hot-restart",
+        "-l",
+        "warn",
+    ];
     Process::start("envoy", &tool("envoy")?, &arguments)
 }
 
 /// The bootstrap of an Envoy that takes its certificate and roots from an agent's socket.
 #[must_use]
 pub fn bootstrap(options: &Options, admin: u16, inbound: u16, outbound: u16) -> Value {
-    let socket_address = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
+    let socket_address =
+        |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
     let server = tls(options, &options.accept, "DownstreamTlsContext");
     let mut listeners = vec![json!({
         "name": "inbound",
@@ -185,7 +252,11 @@ pub fn bootstrap(options: &Options, admin: u16, inbound: u16, outbound: u16) -> 
             "address": socket_address(outbound),
             "filter_chains": [{"filters": [http("outbound", "peer")]}],
         }));
-        clusters.push(cluster("peer", *port, Some(tls(options, who, "UpstreamTlsContext"))));
+        clusters.push(cluster(
+            "peer",
+            *port,
+            Some(tls(options, who, "UpstreamTlsContext")),
+        ));
     }
     json!({
         "node": {"id": options.id, "cluster": "test", "metadata": {"padding": "x".repeat(options.padding)}},
@@ -216,7 +287,8 @@ fn config_source(options: &Options) -> Value {
         "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}},
     }});
     if let Some(token) = &options.token {
-        service["initial_metadata"] = json!([{"key": "authorization", "value": format!("Bearer {token}")}]);
+        service["initial_metadata"] =
+            json!([{"key": "authorization", "value": format!("Bearer {token}")}]);
     }
     json!({
         "resource_api_version": "V3",
@@ -231,7 +303,11 @@ fn config_source(options: &Options) -> Value {
 }
 
 fn tls(options: &Options, accept: &str, context: &str) -> Value {
-    let matcher = if accept.ends_with('/') { json!({"prefix": accept}) } else { json!({"exact": accept}) };
+    let matcher = if accept.ends_with('/') {
+        json!({"prefix": accept})
+    } else {
+        json!({"exact": accept})
+    };
     let mut typed = json!({
         "@type": format!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{context}"),
         "common_tls_context": {

@@ -31,7 +31,10 @@ impl Connection {
         driver.spawn(async move {
             let _ended = connection.await;
         });
-        Ok(Self { sender, _driver: driver })
+        Ok(Self {
+            sender,
+            _driver: driver,
+        })
     }
 
     /// Sends a GET and reads the whole answer.
@@ -39,7 +42,9 @@ impl Connection {
     /// # Errors
     /// If there is none within five seconds.
     pub async fn get(&mut self, path: &str) -> anyhow::Result<(StatusCode, String)> {
-        let request = Request::get(path).header("host", "localhost").body(Empty::new())?;
+        let request = Request::get(path)
+            .header("host", "localhost")
+            .body(Empty::new())?;
         let answer = async {
             self.sender.ready().await?;
             let response = self.sender.send_request(request).await?;
@@ -47,7 +52,9 @@ impl Connection {
             let body = response.into_body().collect().await?.to_bytes();
             anyhow::Ok((status, String::from_utf8_lossy(&body).into_owned()))
         };
-        timeout(PATIENCE, answer).await.with_context(|| format!("no answer to GET {path}"))?
+        timeout(PATIENCE, answer)
+            .await
+            .with_context(|| format!("no answer to GET {path}"))?
     }
 }
 
@@ -65,6 +72,8 @@ pub async fn get(port: u16, path: &str) -> anyhow::Result<(StatusCode, String)> 
 /// If nobody answers.
 pub async fn metric(port: u16, name: &str) -> anyhow::Result<Option<f64>> {
     let (_, text) = get(port, "/metrics").await?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     Ok(line.and_then(|value| value.split(' ').next()?.parse().ok()))
 }

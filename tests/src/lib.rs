@@ -2,15 +2,20 @@
 //! processes, real Envoys, and a small issuer of service-account tokens in the place of a
 //! cluster's API server. Everything stays on loopback and in one folder.
 
-#![allow(missing_debug_implementations, reason = "tests hold processes and connections")]
+#![allow(
+    missing_debug_implementations,
+    reason = "tests hold processes and connections"
+)]
 
 pub mod admin;
 pub mod app;
 
+pub mod demo;
 pub mod envoy;
 pub mod http;
 pub mod load;
 pub mod mesh;
 pub mod process;
 
+pub mod stack;
 pub mod token_issuer;

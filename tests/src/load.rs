@@ -54,7 +54,10 @@ impl Load {
                 }
             });
         }
-        Self { shared, callers: tasks }
+        Self {
+            shared,
+            callers: tasks,
+        }
     }
 
     /// Up to now.
@@ -63,7 +66,12 @@ impl Load {
         Outcome {
             good: self.shared.good.load(Ordering::Relaxed),
             failed: self.shared.failed.load(Ordering::Relaxed),
-            reasons: self.shared.reasons.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            reasons: self
+                .shared
+                .reasons
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         }
     }
 

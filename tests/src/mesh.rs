@@ -38,7 +38,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ttl: "1h".to_owned(), node_ttl: "1h".to_owned(), authority: String::new(), agent: String::new() }
+        Self {
+            ttl: "1h".to_owned(),
+            node_ttl: "1h".to_owned(),
+            authority: String::new(),
+            agent: String::new(),
+        }
     }
 }
 
@@ -112,8 +117,16 @@ impl Mesh {
             options,
             _temporary: None,
         };
-        write_atomically(directory.join("jwks.json"), mesh.issuer.jwks().as_bytes(), 0o644)?;
-        write_atomically(mesh.authority_config(), mesh.authority_text().as_bytes(), 0o644)?;
+        write_atomically(
+            directory.join("jwks.json"),
+            mesh.issuer.jwks().as_bytes(),
+            0o644,
+        )?;
+        write_atomically(
+            mesh.authority_config(),
+            mesh.authority_text().as_bytes(),
+            0o644,
+        )?;
         Ok(mesh)
     }
 
@@ -137,7 +150,12 @@ impl Mesh {
 
     fn authority_text(&self) -> String {
         let directory = self.directory.display();
-        let Options { ttl, node_ttl, authority, .. } = &self.options;
+        let Options {
+            ttl,
+            node_ttl,
+            authority,
+            ..
+        } = &self.options;
         let (node_port, ops_port) = (self.node_port, self.ops_port);
         format!(
             r#"trust_domain = "{TRUST_DOMAIN}"
@@ -174,8 +192,17 @@ jwks_file = "{directory}/jwks.json"
     pub async fn start_authority(&mut self) -> anyhow::Result<()> {
         self.spawn_authority()?;
         self.authority_is_ready().await?;
-        let bundle = self.admin().await?.get_bundle(GetBundleRequest {}).await?.into_inner();
-        let pem: String = bundle.roots.iter().map(|root| pem("CERTIFICATE", root)).collect();
+        let bundle = self
+            .admin()
+            .await?
+            .get_bundle(GetBundleRequest {})
+            .await?
+            .into_inner();
+        let pem: String = bundle
+            .roots
+            .iter()
+            .map(|root| pem("CERTIFICATE", root))
+            .collect();
         write_atomically(self.bundle(), pem.as_bytes(), 0o644)?;
         Ok(())
     }
@@ -187,7 +214,11 @@ jwks_file = "{directory}/jwks.json"
     pub fn spawn_authority(&mut self) -> anyhow::Result<()> {
         let config = self.authority_config();
         let config = config.to_str().context("the folder's name is text")?;
-        self.authority = Some(Process::start("arx-ca", &binary("arx-ca")?, &["--config", config])?);
+        self.authority = Some(Process::start(
+            "arx-ca",
+            &binary("arx-ca")?,
+            &["--config", config],
+        )?);
         Ok(())
     }
 
@@ -205,7 +236,11 @@ jwks_file = "{directory}/jwks.json"
     /// # Errors
     /// If it does not run.
     pub async fn kill_authority(&mut self) -> anyhow::Result<()> {
-        self.authority.take().context("the authority does not run")?.kill().await?;
+        self.authority
+            .take()
+            .context("the authority does not run")?
+            .kill()
+            .await?;
         Ok(())
     }
 
@@ -222,7 +257,12 @@ jwks_file = "{directory}/jwks.json"
     /// # Errors
     /// If it does not answer.
     pub async fn status(&self) -> anyhow::Result<StatusResponse> {
-        Ok(self.admin().await?.status(StatusRequest {}).await?.into_inner())
+        Ok(self
+            .admin()
+            .await?
+            .status(StatusRequest {})
+            .await?
+            .into_inner())
     }
 
     /// An agent of this node, running and joined.
@@ -242,8 +282,17 @@ jwks_file = "{directory}/jwks.json"
     pub fn prepare_agent(&self, node: &str) -> anyhow::Result<Agent> {
         let directory = self.directory.join(node);
         std::fs::create_dir_all(&directory)?;
-        let claims = Claims::new(&format!("{AUDIENCE}/join"), "arx-system", "arx-node-agent", node);
-        write_atomically(directory.join("token"), self.issuer.mint(&claims).as_bytes(), 0o600)?;
+        let claims = Claims::new(
+            &format!("{AUDIENCE}/join"),
+            "arx-system",
+            "arx-node-agent",
+            node,
+        );
+        write_atomically(
+            directory.join("token"),
+            self.issuer.mint(&claims).as_bytes(),
+            0o600,
+        )?;
         let agent = Agent {
             node: node.to_owned(),
             process: None,
@@ -283,7 +332,8 @@ address = "127.0.0.1:{ops_port}"
     /// A token of a workload on a node.
     #[must_use]
     pub fn token(&self, namespace: &str, account: &str, node: &str) -> String {
-        self.issuer.mint(&Claims::new(AUDIENCE, namespace, account, node))
+        self.issuer
+            .mint(&Claims::new(AUDIENCE, namespace, account, node))
     }
 }
 
@@ -304,7 +354,11 @@ impl Agent {
     /// If there is none to start.
     pub fn spawn(&mut self) -> anyhow::Result<()> {
         let config = self.config.to_str().context("the folder's name is text")?;
-        self.process = Some(Process::start("arx-node-agent", &binary("arx-node-agent")?, &["--config", config])?);
+        self.process = Some(Process::start(
+            "arx-node-agent",
+            &binary("arx-node-agent")?,
+            &["--config", config],
+        )?);
         Ok(())
     }
 
@@ -313,7 +367,11 @@ impl Agent {
     /// # Errors
     /// If it does not run.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
-        self.process.take().context("the agent does not run")?.kill().await?;
+        self.process
+            .take()
+            .context("the agent does not run")?
+            .kill()
+            .await?;
         Ok(())
     }
 
@@ -322,23 +380,39 @@ impl Agent {
     /// # Errors
     /// If it does not.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        self.process.take().context("the agent does not run")?.stop().await?;
+        self.process
+            .take()
+            .context("the agent does not run")?
+            .stop()
+            .await?;
         Ok(())
     }
 }
 
 async fn ready(port: u16) -> anyhow::Result<()> {
-    until("readiness", || async move { Ok(web::get(port, "/readyz").await?.0 == StatusCode::OK) }).await
+    until("readiness", || async move {
+        Ok(web::get(port, "/readyz").await?.0 == StatusCode::OK)
+    })
+    .await
 }
 
 fn tail(process: Option<&Process>) -> String {
-    process.map(|process| process.log().tail()).unwrap_or_default()
+    process
+        .map(|process| process.log().tail())
+        .unwrap_or_default()
 }
 
 /// DER as PEM (RFC 7468).
 #[must_use]
 pub fn pem(label: &str, der: &[u8]) -> String {
     let encoded = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<_> = encoded.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+    let lines: Vec<_> = encoded
+        .as_bytes()
+        .chunks(64)
+        .map(String::from_utf8_lossy)
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
 }

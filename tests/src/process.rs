@@ -68,7 +68,9 @@ pub fn tool(name: &str) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// If there is none.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
+        .local_addr()?
+        .port())
 }
 
 impl Process {
@@ -79,14 +81,23 @@ impl Process {
     /// If it can't be started.
     pub fn start(name: &str, program: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         // A signal of the terminal is for the one that holds it.
         command.process_group(0);
-        let mut child = command.spawn().with_context(|| format!("can't start {}", program.display()))?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("can't start {}", program.display()))?;
         let stderr = child.stderr.take().context("standard error is piped")?;
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (sender, count) = watch::channel(0);
-        let log = Log { lines: Arc::clone(&lines), count };
+        let log = Log {
+            lines: Arc::clone(&lines),
+            count,
+        };
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines() {
                 let Ok(line) = line else { return };
@@ -95,7 +106,11 @@ impl Process {
                 sender.send_replace(lines.len());
             }
         });
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+        })
     }
 
     /// Its process id.
@@ -166,7 +181,10 @@ impl Process {
     /// If it is gone.
     pub fn rss_kib(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
     }
 }
@@ -182,7 +200,10 @@ impl Log {
     /// Everything up to now.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The last lines, for a message.
@@ -211,7 +232,10 @@ impl Log {
         });
         match waited.await {
             Ok(Some(next)) => Ok(next),
-            Ok(None) => bail!("it ended without saying {text:?}; it said:\n{}", self.tail()),
+            Ok(None) => bail!(
+                "it ended without saying {text:?}; it said:\n{}",
+                self.tail()
+            ),
             Err(_) => bail!("it does not say {text:?}; it says:\n{}", self.tail()),
         }
     }

@@ -80,7 +80,11 @@ impl TokenIssuer {
             KeyAlgorithm::Ed25519 => "EdDSA",
             other => anyhow::bail!("{other} signs no tokens here"),
         };
-        Ok(Self { key: PrivateKey::generate(algorithm)?, algorithm: name, issuer: issuer.to_owned() })
+        Ok(Self {
+            key: PrivateKey::generate(algorithm)?,
+            algorithm: name,
+            issuer: issuer.to_owned(),
+        })
     }
 
     /// The issuer that was kept at `path` before, or a new one that is kept there.
@@ -89,14 +93,19 @@ impl TokenIssuer {
     /// If the file can't be read or written.
     pub fn kept(issuer: &str, path: &Path) -> anyhow::Result<Self> {
         let key = match std::fs::read_to_string(path) {
-            Ok(pem) => PrivateKey::from_pem(&pem).with_context(|| format!("{} is no key: remove it", path.display()))?,
+            Ok(pem) => PrivateKey::from_pem(&pem)
+                .with_context(|| format!("{} is no key: remove it", path.display()))?,
             Err(_) => {
                 let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
                 arx_daemon::files::write_atomically(path, key.pkcs8_pem().as_bytes(), 0o600)?;
                 key
             }
         };
-        Ok(Self { key, algorithm: "ES256", issuer: issuer.to_owned() })
+        Ok(Self {
+            key,
+            algorithm: "ES256",
+            issuer: issuer.to_owned(),
+        })
     }
 
     /// Its public key, as a JSON Web Key Set (RFC 7517).
@@ -106,14 +115,18 @@ impl TokenIssuer {
         let tail = |length: usize| &spki[spki.len() - length..];
         let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let key = match self.algorithm {
-            "ES256" => json!({"kty": "EC", "crv": "P-256", "x": encoded(&tail(64)[..32]), "y": encoded(tail(32))}),
+            "ES256" => {
+                json!({"kty": "EC", "crv": "P-256", "x": encoded(&tail(64)[..32]), "y": encoded(tail(32))})
+            }
             "EdDSA" => json!({"kty": "OKP", "crv": "Ed25519", "x": encoded(tail(32))}),
             _ => {
                 let (n, e) = rsa_numbers(spki);
                 json!({"kty": "RSA", "n": encoded(n), "e": encoded(e)})
             }
         };
-        let Value::Object(mut key) = key else { unreachable!("an object was written") };
+        let Value::Object(mut key) = key else {
+            unreachable!("an object was written")
+        };
         key.insert("kid".to_owned(), "key-1".into());
         key.insert("use".to_owned(), "sig".into());
         key.insert("alg".to_owned(), self.algorithm.into());
@@ -123,10 +136,14 @@ impl TokenIssuer {
     /// Signs a token.
     #[must_use]
     pub fn mint(&self, claims: &Claims) -> String {
-        let now = Clock::system().now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Clock::system()
+            .now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let algorithm = claims.algorithm.as_deref().unwrap_or(self.algorithm);
-        let bound = |kind: &str, name: &String| json!({"name": name, "uid": format!("{kind}-{name}")});
+        let bound =
+            |kind: &str, name: &String| json!({"name": name, "uid": format!("{kind}-{name}")});
         let mut kubernetes = json!({
             "namespace": claims.namespace,
             "serviceaccount": bound("sa", &claims.service_account),
@@ -162,8 +179,15 @@ impl TokenIssuer {
     }
 
     fn sign(&self, message: &[u8]) -> Vec<u8> {
-        let signature = self.key.sign(message).expect("a key that was made here signs");
-        if self.algorithm == "ES256" { fixed(&signature) } else { signature }
+        let signature = self
+            .key
+            .sign(message)
+            .expect("a key that was made here signs");
+        if self.algorithm == "ES256" {
+            fixed(&signature)
+        } else {
+            signature
+        }
     }
 }
 

@@ -41,7 +41,13 @@ impl Pair {
         web.peer = Some((api.inbound, API.to_owned()));
         change(&mut web);
         let web = Envoy::warm(&mesh.directory, web).await?;
-        Ok(Self { mesh, agents, web, api, _apps: apps })
+        Ok(Self {
+            mesh,
+            agents,
+            web,
+            api,
+            _apps: apps,
+        })
     }
 
     fn load(&self) -> Load {
@@ -51,26 +57,40 @@ impl Pair {
 
 fn without_failure(outcome: &Outcome) -> anyhow::Result<()> {
     ensure!(outcome.good > 0, "nothing was answered");
-    ensure!(outcome.failed == 0, "{} of {} failed: {:?}", outcome.failed, outcome.good + outcome.failed, outcome.reasons);
+    ensure!(
+        outcome.failed == 0,
+        "{} of {} failed: {:?}",
+        outcome.failed,
+        outcome.good + outcome.failed,
+        outcome.reasons
+    );
     Ok(())
 }
 
 fn short_lived() -> Options {
-    Options { ttl: "6s".to_owned(), ..Options::default() }
+    Options {
+        ttl: "6s".to_owned(),
+        ..Options::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn two_envoys_speak_mtls_with_what_arx_issued_and_each_knows_the_other() -> anyhow::Result<()> {
+async fn two_envoys_speak_mtls_with_what_arx_issued_and_each_knows_the_other() -> anyhow::Result<()>
+{
     let pair = Pair::start(Options::default()).await?;
     let (status, body) = web::get(pair.web.outbound, "/").await?;
-    ensure!(status == 200 && body.contains(&format!("URI={WEB}")), "{status}: {body}");
+    ensure!(
+        status == 200 && body.contains(&format!("URI={WEB}")),
+        "{status}: {body}"
+    );
     ensure!(pair.web.identity().await? == WEB);
     ensure!(pair.api.identity().await? == API);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn delta_and_the_ids_as_names_work_as_well_with_a_sidecar_s_large_node() -> anyhow::Result<()> {
+async fn delta_and_the_ids_as_names_work_as_well_with_a_sidecar_s_large_node() -> anyhow::Result<()>
+{
     let pair = Pair::with(Options::default(), |proxy| {
         proxy.delta = proxy.id == "web";
         proxy.padding = 61_000;
@@ -117,7 +137,10 @@ async fn an_agent_that_is_killed_comes_back_with_the_same_certificate() -> anyho
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_authority_may_be_away_for_longer_than_half_a_lifetime() -> anyhow::Result<()> {
-    let options = Options { ttl: "16s".to_owned(), ..Options::default() };
+    let options = Options {
+        ttl: "16s".to_owned(),
+        ..Options::default()
+    };
     let mut pair = Pair::start(options).await?;
     let load = pair.load();
     let pushed = pair.web.pushes().await?;
@@ -126,16 +149,24 @@ async fn the_authority_may_be_away_for_longer_than_half_a_lifetime() -> anyhow::
     let mut log = pair.agents[0].process.as_ref().expect("it runs").log();
     log.until("ARX-AGENT-UNREACHABLE", 0).await?;
     tokio::time::sleep(Duration::from_secs(9)).await;
-    ensure!(pair.web.pushes().await? == pushed, "nobody could have renewed");
+    ensure!(
+        pair.web.pushes().await? == pushed,
+        "nobody could have renewed"
+    );
     pair.mesh.spawn_authority()?;
-    until("renewal", || async { Ok(pair.web.pushes().await? > pushed && pair.api.pushes().await? > 1) }).await?;
+    until("renewal", || async {
+        Ok(pair.web.pushes().await? > pushed && pair.api.pushes().await? > 1)
+    })
+    .await?;
     without_failure(&load.stop().await)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_peer_of_another_identity_is_refused_on_either_side() -> anyhow::Result<()> {
     let pair = Pair::start(Options::default()).await?;
-    let Pair { web: proxy, api, .. } = pair;
+    let Pair {
+        web: proxy, api, ..
+    } = pair;
     // The caller expects somebody else.
     let web = proxy.restart(|options| {
         let (port, _) = options.peer.take().expect("a peer");
@@ -147,7 +178,9 @@ async fn a_peer_of_another_identity_is_refused_on_either_side() -> anyhow::Resul
     ensure!(status == 503, "{status}");
     ensure!(proxy.stat("cluster.peer.ssl.fail_verify_san").await? > 0);
     // The callee accepts somebody else.
-    let api = api.restart(|options| options.accept = "spiffe://example.org/ns/shop/sa/other".to_owned()).await?;
+    let api = api
+        .restart(|options| options.accept = "spiffe://example.org/ns/shop/sa/other".to_owned())
+        .await?;
     api.is_warm().await?;
     let proxy = proxy
         .restart(|options| {
@@ -207,8 +240,12 @@ async fn a_proxy_gets_its_own_identity_only_whatever_names_it_asks_for() -> anyh
         Ok(thief.stat("sds.ROOTCA.update_success").await? > 0)
     })
     .await?;
-    ensure!(thief.certificate().await.is_err(), "it has got a certificate");
-    let (_, warming) = web::get(thief.admin, "/config_dump?resource=dynamic_warming_secrets").await?;
+    ensure!(
+        thief.certificate().await.is_err(),
+        "it has got a certificate"
+    );
+    let (_, warming) =
+        web::get(thief.admin, "/config_dump?resource=dynamic_warming_secrets").await?;
     ensure!(warming.contains(API), "{warming}");
     ensure!(mesh::AUDIENCE == "arx");
     Ok(())
@@ -228,7 +265,9 @@ async fn a_listener_warms_until_its_secrets_are_ready_and_then_opens() -> anyhow
         Ok(web::metric(agent.ops_port, "arx_agent_streams").await? == Some(2.0))
     })
     .await?;
-    let closed = tokio::net::TcpStream::connect(("127.0.0.1", envoy.inbound)).await.is_err();
+    let closed = tokio::net::TcpStream::connect(("127.0.0.1", envoy.inbound))
+        .await
+        .is_err();
     ensure!(closed, "the listener is open without a certificate");
     mesh.spawn_authority()?;
     envoy.is_warm().await

@@ -46,8 +46,11 @@ impl Node {
 
     fn config(&self) -> Config {
         let path = self.directory.path().join("agent.toml");
-        let (directory, authority, extra) =
-            (self.directory.path().display(), &self.authority, &self.extra);
+        let (directory, authority, extra) = (
+            self.directory.path().display(),
+            &self.authority,
+            &self.extra,
+        );
         let text = format!(
             r#"
             trust_domain = "example.org"
@@ -133,12 +136,19 @@ async fn a_proxy_gets_its_certificate_and_the_roots_and_what_it_takes_is_told() 
     verify(&chain, &bundle, server::now()).expect("it reaches the roots");
 
     let serial = chain.leaf().serial().as_bytes().to_vec();
-    let state = ca.hear_state(|s| named(s, "default") && !s.acked_serial.is_empty()).await;
+    let state = ca
+        .hear_state(|s| named(s, "default") && !s.acked_serial.is_empty())
+        .await;
     assert_eq!(state.acked_serial, serial);
     assert_eq!(state.spiffe_id, id(&local()).to_string());
     assert_eq!(state.presence(), Presence::Connected);
-    let state = ca.hear_state(|s| named(s, "ROOTCA") && s.acked_trust.is_some()).await;
-    let acked = state.acked_trust.and_then(|t| t.sequence).expect("a sequence");
+    let state = ca
+        .hear_state(|s| named(s, "ROOTCA") && s.acked_trust.is_some())
+        .await;
+    let acked = state
+        .acked_trust
+        .and_then(|t| t.sequence)
+        .expect("a sequence");
     assert_eq!((acked.epoch, acked.number), (1, 1));
     node.readiness().ready().await;
 }
@@ -148,7 +158,14 @@ async fn inventories_name_every_leaf_and_the_nodes_own() {
     let mut ca = server::Running::start().await;
     let node = Node::start(&ca).await;
     let mut own = node.proxy().await.ask("default", None);
-    let serial = own.take().await.expect("a certificate").chain().leaf().serial().clone();
+    let serial = own
+        .take()
+        .await
+        .expect("a certificate")
+        .chain()
+        .leaf()
+        .serial()
+        .clone();
     let leaves = ca
         .hear(|told| {
             let leaves = inventory(told)?.leaves;
@@ -158,9 +175,22 @@ async fn inventories_name_every_leaf_and_the_nodes_own() {
         .await;
     assert_eq!(leaves.len(), 2);
     assert!(leaves.iter().all(|leaf| leaf.current));
-    assert!(leaves.iter().any(|leaf| leaf.spiffe_id == id(server::NODE).to_string()));
-    let root = ca.mind().authority.root.subject_key_id().expect("a root has one");
-    assert!(leaves.iter().all(|leaf| leaf.root_key_id == root.as_bytes()[..]));
+    assert!(
+        leaves
+            .iter()
+            .any(|leaf| leaf.spiffe_id == id(server::NODE).to_string())
+    );
+    let root = ca
+        .mind()
+        .authority
+        .root
+        .subject_key_id()
+        .expect("a root has one");
+    assert!(
+        leaves
+            .iter()
+            .all(|leaf| leaf.root_key_id == root.as_bytes()[..])
+    );
 }
 
 #[tokio::test]
@@ -169,9 +199,14 @@ async fn a_proxy_gets_only_its_own_identity_whatever_names_it_asks() {
     let node = Node::start(&ca).await;
     let proxy = node.proxy().await;
     let other = id("/local/other").to_string();
-    let mut strangers: Vec<_> = [other.as_str(), "no-such-name", &id(server::NODE).to_string(), "spiffe://other.org"]
-        .map(|name| proxy.ask(name, None))
-        .into();
+    let mut strangers: Vec<_> = [
+        other.as_str(),
+        "no-such-name",
+        &id(server::NODE).to_string(),
+        "spiffe://other.org",
+    ]
+    .map(|name| proxy.ask(name, None))
+    .into();
     for (name, certificate) in [
         (id(&local()).to_string(), true),
         ("spiffe://example.org".to_owned(), false),
@@ -194,7 +229,11 @@ async fn streams_and_connections_of_one_workload_share_one_certificate() {
     let proxies = [node.proxy().await, node.proxy().await];
     for proxy in &proxies {
         for _ in 0..3 {
-            let got = proxy.ask("default", None).take().await.expect("a certificate");
+            let got = proxy
+                .ask("default", None)
+                .take()
+                .await
+                .expect("a certificate");
             serials.insert(got.chain().leaf().serial().to_string());
         }
     }
@@ -243,9 +282,13 @@ async fn new_roots_are_stored_then_pushed_and_confirmed_at_their_sequence() {
     });
     stored.await;
     let number = |s: &SubscriberState| {
-        s.acked_trust.as_ref().and_then(|t| t.sequence.as_ref()).map(|s| s.number)
+        s.acked_trust
+            .as_ref()
+            .and_then(|t| t.sequence.as_ref())
+            .map(|s| s.number)
     };
-    ca.hear_state(|s| named(s, "ROOTCA") && number(s) == Some(2)).await;
+    ca.hear_state(|s| named(s, "ROOTCA") && number(s) == Some(2))
+        .await;
 }
 
 #[tokio::test]
@@ -271,7 +314,10 @@ async fn after_a_restart_without_the_authority_the_same_certificate_is_served() 
     let mut node = Node::start(&ca).await;
     let proxy = node.proxy().await;
     let (mut own, mut roots) = (proxy.ask("default", None), proxy.ask("ROOTCA", None));
-    let (certificate, trust) = (own.take().await.expect("one"), roots.take().await.expect("one"));
+    let (certificate, trust) = (
+        own.take().await.expect("one"),
+        roots.take().await.expect("one"),
+    );
     ca.stop().await;
     node.end().await;
     for stream in [&mut own, &mut roots] {
@@ -280,9 +326,17 @@ async fn after_a_restart_without_the_authority_the_same_certificate_is_served() 
     }
     node.begin().await;
     let proxy = node.proxy().await;
-    let again = proxy.ask("default", None).take().await.expect("from the cache");
+    let again = proxy
+        .ask("default", None)
+        .take()
+        .await
+        .expect("from the cache");
     assert_eq!(again.version, certificate.version);
-    let again = proxy.ask("ROOTCA", None).take().await.expect("from the cache");
+    let again = proxy
+        .ask("ROOTCA", None)
+        .take()
+        .await
+        .expect("from the cache");
     assert_eq!(again.version, trust.version);
 }
 
@@ -291,7 +345,14 @@ async fn a_restart_forgets_no_subscriber_and_a_lost_authority_is_found_again() {
     let mut ca = server::Running::start().await;
     let mut node = Node::start(&ca).await;
     let mut own = node.proxy().await.ask("default", None);
-    let serial = own.take().await.expect("a certificate").chain().leaf().serial().clone();
+    let serial = own
+        .take()
+        .await
+        .expect("a certificate")
+        .chain()
+        .leaf()
+        .serial()
+        .clone();
     let acked = |s: &SubscriberState| named(s, "default") && s.acked_serial == serial.as_bytes();
     ca.hear_state(acked).await;
     node.end().await;
@@ -311,7 +372,9 @@ async fn a_refusal_by_a_proxy_is_told_with_its_words() {
     let mut roots = node.proxy().await.ask("ROOTCA", None);
     let got = roots.next().await.expect("roots");
     roots.refuse(&got, "Failed to load trusted CA certificate");
-    let state = ca.hear_state(|s| named(s, "ROOTCA") && s.nack.is_some()).await;
+    let state = ca
+        .hear_state(|s| named(s, "ROOTCA") && s.nack.is_some())
+        .await;
     assert!(state.acked_trust.is_none());
     let nack = state.nack.expect("said so");
     assert_eq!(nack.detail, "Failed to load trusted CA certificate");
@@ -350,7 +413,11 @@ async fn a_token_in_the_metadata_is_shown_to_the_authority_and_a_forged_one_gets
         _ => None,
     });
     assert_eq!(shown.await, forged);
-    let got = proxy.ask("default", Some(&good)).take().await.expect("a certificate");
+    let got = proxy
+        .ask("default", Some(&good))
+        .take()
+        .await
+        .expect("a certificate");
     assert_eq!(*got.chain().spiffe_id(), id("/sa/web"));
     assert!(is_silent(&mut thief).await);
 }
@@ -362,10 +429,18 @@ async fn what_is_no_token_ends_its_stream_alone() {
     let proxy = node.proxy().await;
     let good = testing::token("a:web", "u-1", 4_000_000_000, "good");
     for token in [Some("nonsense"), None] {
-        let refused = proxy.ask("default", token).next().await.expect_err("no evidence");
+        let refused = proxy
+            .ask("default", token)
+            .next()
+            .await
+            .expect_err("no evidence");
         assert_eq!(refused.code(), Code::Unauthenticated);
     }
-    proxy.ask("default", Some(&good)).take().await.expect("another stream");
+    proxy
+        .ask("default", Some(&good))
+        .take()
+        .await
+        .expect("another stream");
 }
 
 #[tokio::test]
@@ -384,7 +459,12 @@ async fn a_node_whose_certificate_has_expired_joins_again() {
     ca.mind().node_ttl = Duration::from_secs(3600);
     ca.again().await;
     ca.hear(joined).await;
-    node.proxy().await.ask("default", None).take().await.expect("a certificate");
+    node.proxy()
+        .await
+        .ask("default", None)
+        .take()
+        .await
+        .expect("a certificate");
     node.end().await;
 }
 
@@ -428,7 +508,10 @@ async fn a_foreign_authority_is_not_believed() {
     let mut changes = tokio::time::interval(Duration::from_millis(20));
     loop {
         let failing = node.readiness().failing();
-        if failing.iter().any(|f| f.code == "ARX-AGENT-AUTHORITY-UNTRUSTED") {
+        if failing
+            .iter()
+            .any(|f| f.code == "ARX-AGENT-AUTHORITY-UNTRUSTED")
+        {
             break;
         }
         changes.tick().await;
@@ -448,5 +531,10 @@ async fn a_second_agent_of_the_same_node_is_refused_and_a_stale_socket_is_replac
     node.end().await;
     assert!(Path::new(&node.socket()).exists());
     node.begin().await;
-    node.proxy().await.ask("ROOTCA", None).take().await.expect("roots");
+    node.proxy()
+        .await
+        .ask("ROOTCA", None)
+        .take()
+        .await
+        .expect("roots");
 }

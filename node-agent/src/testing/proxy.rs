@@ -2,8 +2,8 @@
 
 use crate::authority::Channel;
 use arx_identity::{CertChain, Certificate};
-use arx_proto::envoy::config::core::v3::data_source::Specifier;
 use arx_proto::envoy::config::core::v3::DataSource;
+use arx_proto::envoy::config::core::v3::data_source::Specifier;
 use arx_proto::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use arx_proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use arx_proto::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
@@ -57,7 +57,9 @@ pub(crate) struct Got {
 
 impl Proxy {
     pub(crate) async fn connect(socket: &Path) -> Self {
-        let stream = UnixStream::connect(socket).await.expect("the agent listens");
+        let stream = UnixStream::connect(socket)
+            .await
+            .expect("the agent listens");
         let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .expect("it speaks HTTP/2");

@@ -199,12 +199,13 @@ impl Ca {
                 };
                 let peer = stream.peer().map(|peer| peer.id.clone());
                 let service = NodeServer::new(ca);
-                let answer = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-                    if let Some(peer) = &peer {
-                        request.extensions_mut().insert(peer.clone());
-                    }
-                    service.clone().call(request)
-                });
+                let answer =
+                    service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+                        if let Some(peer) = &peer {
+                            request.extensions_mut().insert(peer.clone());
+                        }
+                        service.clone().call(request)
+                    });
                 let _ = http2::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), answer)
                     .await;

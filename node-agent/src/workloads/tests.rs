@@ -45,7 +45,10 @@ impl World {
         let stream = StreamId(self.streams);
         let now = self.now();
         let has_held = |id: &SpiffeId| held == Some(id.as_str());
-        (stream, self.workloads.attach(stream, evidence, has_held, now))
+        (
+            stream,
+            self.workloads.attach(stream, evidence, has_held, now),
+        )
     }
 
     fn due(&mut self) -> Due {
@@ -70,7 +73,11 @@ impl World {
 
     fn verified(&self, path: &str) -> Verified {
         let svid = self.authority.svid(path, self.now().wall, HOUR);
-        let root = self.authority.root.subject_key_id().expect("a root has one");
+        let root = self
+            .authority
+            .root
+            .subject_key_id()
+            .expect("a root has one");
         Verified {
             peer: VerifiedPeer {
                 id: svid.spiffe_id().clone(),
@@ -112,7 +119,9 @@ fn process(uid: u32) -> Evidence {
 
 fn token(pod: &str, expires_in: u64, signature: &str) -> Evidence {
     let text = testing::token("a:b", pod, 1_800_000_000 + expires_in, signature);
-    Evidence::Token(Arc::new(ServiceAccountToken::new(&text).expect("well formed")))
+    Evidence::Token(Arc::new(
+        ServiceAccountToken::new(&text).expect("well formed"),
+    ))
 }
 
 fn refusal(retry_after_ms: u32) -> Outcome {
@@ -144,7 +153,10 @@ fn a_certificate_is_served_only_when_it_is_sealed() {
     let before = w.generation;
     assert!(w.issue(id, "/a").changed);
     assert!(w.served(id).is_none());
-    assert!(w.workloads.sealed(before - 1).is_empty(), "an earlier write");
+    assert!(
+        w.workloads.sealed(before - 1).is_empty(),
+        "an earlier write"
+    );
     assert_eq!(w.workloads.sealed(before), [id]);
     assert!(w.served(id).is_some());
 }
@@ -156,7 +168,10 @@ fn the_old_certificate_is_served_until_the_new_one_is_sealed() {
     let old = w.served(id).expect("served").svid.serial().clone();
     w.elapsed += HOUR / 2 + HOUR / 8;
     let due = w.due();
-    let replaces = due.wanted[0].replaces.as_ref().map(|(serial, _)| serial.clone());
+    let replaces = due.wanted[0]
+        .replaces
+        .as_ref()
+        .map(|(serial, _)| serial.clone());
     assert_eq!(replaces.as_ref(), Some(&old));
     w.issue(id, "/a");
     assert_eq!(w.served(id).expect("served").svid.serial(), &old);
@@ -177,7 +192,12 @@ fn a_first_certificate_goes_before_renewals_and_the_earliest_end_first() {
         ..RenewalHint::default()
     };
     assert_eq!(w.workloads.hint(&all, now), 2);
-    let order: Vec<_> = w.due().wanted.iter().map(|wanted| wanted.workload).collect();
+    let order: Vec<_> = w
+        .due()
+        .wanted
+        .iter()
+        .map(|wanted| wanted.workload)
+        .collect();
     assert_eq!(order, [first, early, late]);
 }
 
@@ -242,7 +262,12 @@ fn the_restart_of_the_agent_keeps_what_was_proved() {
     assert_eq!(serials(&w, [local, by_token]), before);
     let (_, forged) = w.attach(token("u-1", 3600, "forged"), None);
     assert!(w.served(forged).is_none());
-    assert!(w.due().wanted.iter().all(|wanted| wanted.workload == forged));
+    assert!(
+        w.due()
+            .wanted
+            .iter()
+            .all(|wanted| wanted.workload == forged)
+    );
 }
 
 #[test]
