@@ -1,0 +1,127 @@
+//! The connection to an authority, and what can go wrong with it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use arx_proto::admin::v1::admin_client::AdminClient;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::codegen::http::Uri;
+use tonic::transport::{Channel, Endpoint};
+
+/// A connection to the admin API.
+pub(crate) type Client = AdminClient<Channel>;
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The authority can't be reached.
+    Unreachable(String),
+    /// The authority refused, or what was given can't be used.
+    Failed(String),
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Unreachable(_) => 3,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreachable(message) | Self::Failed(message) => write!(f, "arx: {message}"),
+        }
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        let code = status.metadata().get("arx-code").and_then(|code| code.to_str().ok());
+        let message = status.message();
+        match (status.code(), code) {
+            (_, Some(code)) => Self::Failed(format!("{message} ({code})")),
+            (tonic::Code::Unavailable, None) => Self::Unreachable(format!("the authority has gone away: {message}")),
+            (_, None) => Self::Failed(message.to_owned()),
+        }
+    }
+}
+
+/// Connects to the authority's socket.
+pub(crate) async fn connect(socket: &Path) -> Result<Client, Failure> {
+    // Asked here, because what tonic would say of it is not for people.
+    UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
+    let endpoint = Endpoint::from_static("http://localhost");
+    let channel = endpoint.connect_with_connector(Socket(socket.to_owned())).await;
+    let channel = channel.map_err(|error| Failure::Unreachable(format!("{}: {error}", socket.display())))?;
+    Ok(AdminClient::new(channel))
+}
+
+fn unreachable(socket: &Path, error: &io::Error) -> Failure {
+    let path = socket.display();
+    Failure::Unreachable(match error.kind() {
+        io::ErrorKind::NotFound => format!(
+            "there is no socket at {path}: is the authority running on this machine? Its path is `admin.socket` of the configuration; give it with --socket or ARX_ADMIN_SOCKET"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("you may not use {path}: run this as root, or as the authority's own user")
+        }
+        io::ErrorKind::ConnectionRefused => {
+            format!("nobody listens at {path}: the authority has ended; see its log, and start it again")
+        }
+        _ => format!("can't connect to {path}: {error}"),
+    })
+}
+
+/// Connects to a Unix socket, whatever the address says.
+#[derive(Clone)]
+struct Socket(PathBuf);
+
+impl tower_service::Service<Uri> for Socket {
+    type Response = TokioIo<UnixStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _address: Uri) -> Self::Future {
+        let path = self.0.clone();
+        Box::pin(async move { Ok(TokioIo::new(UnixStream::connect(path).await?)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_is_not_there_is_said_with_what_to_do() {
+        let failure = connect(Path::new("/nonexistent/admin.sock")).await.expect_err("not there");
+        assert_eq!(failure.exit_code(), 3);
+        assert!(failure.to_string().contains("ARX_ADMIN_SOCKET"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_listens_at_is_said_with_what_to_do() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let path = directory.path().join("admin.sock");
+        drop(tokio::net::UnixListener::bind(&path).expect("a socket"));
+        let failure = connect(&path).await.expect_err("nobody there");
+        assert_eq!(failure.exit_code(), 3);
+        assert!(failure.to_string().contains("start it again"), "{failure}");
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_reason_code() {
+        let mut status = tonic::Status::invalid_argument("no such page");
+        status.metadata_mut().insert("arx-code", tonic::metadata::MetadataValue::from_static("ARX-PAGE-TOKEN"));
+        assert_eq!(Failure::from(status).to_string(), "arx: no such page (ARX-PAGE-TOKEN)");
+    }
+}

@@ -1,0 +1,125 @@
+//! `arx ledger`: what was issued and refused, and whether the record of it holds.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use arx_proto::admin::v1 as wire;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::client::{Failure, connect};
+use crate::output::{Output, columns, hex, now, parse_span, unix_ms};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Verify the hash of every record.
+    Verify,
+    /// Find the records of a serial number or an identity, newest first.
+    Search {
+        /// A serial number, in hex.
+        #[arg(long, conflicts_with = "identity", required_unless_present = "identity")]
+        serial: Option<String>,
+        /// A SPIFFE id; also finds what was refused to a node's agent.
+        #[arg(long)]
+        identity: Option<String>,
+        /// Stop after so many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Print records as JSON lines, oldest first.
+    Export {
+        /// Only those of this last span, such as 1h or 7d.
+        #[arg(long)]
+        last: Option<String>,
+    },
+}
+
+pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<Output, Failure> {
+    let mut client = connect(socket).await?;
+    match command {
+        Command::Verify => {
+            let report = client.verify_ledger(wire::VerifyLedgerRequest {}).await?.into_inner();
+            let well = report.problems.is_empty();
+            if json {
+                let report = json!({
+                    "records": report.records, "segments": report.segments,
+                    "head_sha256": hex(&report.head_sha256), "problems": report.problems,
+                });
+                return Ok(Output::json(&report).well_if(well));
+            }
+            let mut text = format!("{} records in {} segments, head {}\n", report.records, report.segments, hex(&report.head_sha256));
+            for problem in &report.problems {
+                text.push_str(&format!("wrong: {problem}\n"));
+            }
+            text.push_str(if well { "the chain holds\n" } else { "the chain does NOT hold: keep the files, and compare them with a copy\n" });
+            Ok(Output::text(text).well_if(well))
+        }
+        Command::Search { serial, identity, limit } => {
+            let (serial_hex, identity) = (serial.unwrap_or_default(), identity.unwrap_or_default());
+            let mut records: Vec<Value> = Vec::new();
+            let mut page_token = String::new();
+            loop {
+                let left = limit.saturating_sub(records.len());
+                let request = wire::SearchLedgerRequest {
+                    serial_hex: serial_hex.clone(),
+                    identity: identity.clone(),
+                    page_size: u32::try_from(left.min(500)).unwrap_or(500),
+                    page_token,
+                };
+                let page = client.search_ledger(request).await?.into_inner();
+                records.extend(page.records.iter().filter_map(|record| serde_json::from_str(record).ok()));
+                page_token = page.page_token;
+                if page_token.is_empty() || records.len() >= limit {
+                    break;
+                }
+            }
+            let well = !records.is_empty();
+            if json {
+                return Ok(Output::json(&Value::Array(records)).well_if(well));
+            }
+            if !well {
+                return Ok(Output::text("no record\n").well_if(false));
+            }
+            let rows: Vec<_> = records.iter().map(row).collect();
+            let mut text = columns(&["TIME", "EVENT", "WHO", "SERIAL", "NODE", "WHY"], &rows);
+            if !page_token.is_empty() {
+                text.push_str(&format!("only the newest {limit}; --limit shows more\n"));
+            }
+            Ok(Output::text(text))
+        }
+        Command::Export { last } => {
+            let since = match last.as_deref().map(parse_span) {
+                None => 0,
+                Some(Ok(span)) => unix_ms(now()).saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
+                Some(Err(wrong)) => return Err(Failure::Failed(wrong)),
+            };
+            let request = wire::ExportLedgerRequest { since_unix_ms: since, until_unix_ms: 0 };
+            let mut chunks = client.export_ledger(request).await?.into_inner();
+            let mut out = std::io::stdout().lock();
+            // Printed as it comes: a ledger may be larger than memory.
+            while let Some(chunk) = chunks.message().await? {
+                match out.write_all(&chunk.lines) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => break,
+                    Err(error) => return Err(Failure::Failed(error.to_string())),
+                }
+            }
+            Ok(Output::text(""))
+        }
+    }
+}
+
+fn row(record: &Value) -> Vec<String> {
+    let text = |keys: &[&str]| {
+        let found = keys.iter().find_map(|key| record[*key].as_str());
+        found.unwrap_or("-").to_owned()
+    };
+    vec![
+        text(&["time"]),
+        text(&["event"]),
+        text(&["spiffe_id", "who", "replica"]),
+        text(&["serial", "code"]),
+        text(&["node"]),
+        text(&["evidence", "message", "reason", "detail"]),
+    ]
+}

@@ -1,0 +1,174 @@
+//! What commands print: text for people, JSON for programs; times, spans and columns.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// What a command has to say.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) text: String,
+    /// Whether the exit code is 0.
+    pub(crate) well: bool,
+}
+
+impl Output {
+    pub(crate) fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), well: true }
+    }
+
+    pub(crate) fn json(value: &Value) -> Self {
+        Self::text(format!("{value:#}\n"))
+    }
+
+    pub(crate) fn well_if(mut self, well: bool) -> Self {
+        self.well = well;
+        self
+    }
+}
+
+/// The one clock of this program.
+#[expect(clippy::disallowed_methods, reason = "a command line that is over in a moment needs no clock to hand around")]
+pub(crate) fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// RFC 3339 in UTC; empty for 0, which the protocol means as "none".
+pub(crate) fn instant(unix_ms: i64) -> String {
+    if unix_ms == 0 {
+        return String::new();
+    }
+    let seconds = OffsetDateTime::from_unix_timestamp(unix_ms.div_euclid(1000));
+    seconds.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+/// The same as JSON: a text, or null.
+pub(crate) fn instant_json(unix_ms: i64) -> Value {
+    match instant(unix_ms) {
+        text if text.is_empty() => Value::Null,
+        text => text.into(),
+    }
+}
+
+pub(crate) fn unix_ms(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis),
+    }
+}
+
+/// "in 43m", "2h ago", "now"; "-" for 0.
+pub(crate) fn relative(unix_ms: i64, now_ms: i64) -> String {
+    match unix_ms {
+        0 => "-".to_owned(),
+        _ if unix_ms >= now_ms + 1000 => format!("in {}", span(unix_ms.abs_diff(now_ms))),
+        _ if unix_ms <= now_ms - 1000 => format!("{} ago", span(unix_ms.abs_diff(now_ms))),
+        _ => "now".to_owned(),
+    }
+}
+
+/// Milliseconds in the largest two units that say something.
+pub(crate) fn span(millis: u64) -> String {
+    let seconds = millis / 1000;
+    let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+    let mut left = seconds;
+    let mut parts = Vec::new();
+    for (length, unit) in units {
+        let count = left / length;
+        left %= length;
+        if count > 0 {
+            parts.push(format!("{count}{unit}"));
+        } else if !parts.is_empty() {
+            break;
+        }
+        // Hours beside 400 days say nothing.
+        if parts.len() == 2 || (parts.len() == 1 && count >= 100) {
+            break;
+        }
+    }
+    if parts.is_empty() { format!("{millis}ms") } else { parts.join("") }
+}
+
+/// `1h30m`, `90s`, `500ms`, `2d`.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration: write it like 90s, 15m, 1h30m or 7d");
+    let mut rest = text;
+    let mut millis: u64 = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let length = match &rest[..unit] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(wrong()),
+        };
+        millis = number.checked_mul(length).and_then(|part| millis.checked_add(part)).ok_or_else(wrong)?;
+        rest = &rest[unit..];
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Lines with aligned columns, the first of them a heading.
+pub(crate) fn columns(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = (0..heading.len())
+        .map(|column| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            cells.chain([heading[column].len()]).max().unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    let heading: Vec<String> = heading.iter().map(|cell| (*cell).to_owned()).collect();
+    for row in std::iter::once(&heading).chain(rows) {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_the_units_that_say_something() {
+        let told = [(400, "400ms"), (59_000, "59s"), (2_580_000, "43m"), (5_400_000, "1h30m"), (90_000_000, "1d1h"), (315_360_000_000, "3650d")];
+        for (millis, text) in told {
+            assert_eq!(span(millis), text);
+        }
+        assert_eq!(relative(10_000, 70_000), "1m ago");
+        assert_eq!(relative(70_000, 10_000), "in 1m");
+        assert_eq!(relative(0, 10_000), "-");
+        assert_eq!(instant(1_795_652_852_063), "2026-11-26T00:27:32Z");
+    }
+
+    #[test]
+    fn durations_are_read_as_they_are_written_in_configurations() {
+        assert_eq!(parse_span("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_span("500ms"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "h", "10", "10x", "1h30", "99999999999999999999d"] {
+            assert!(parse_span(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![vec!["a".to_owned(), "long cell".to_owned()], vec!["bcd".to_owned(), "x".to_owned()]];
+        assert_eq!(columns(&["n", "what"], &rows), "n    what\na    long cell\nbcd  x\n");
+    }
+}
