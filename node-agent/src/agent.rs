@@ -105,8 +105,8 @@ impl Agent {
         workloads.restore(state.workloads, now);
         let mut agent = Self {
             config: parts.config,
-            sealing: sealing::Sealing::new(&parts.cache),
             follow: report::Follow::new(parts.cache.id(), state.inventory_ordinal),
+            sealing: sealing::Sealing::new(parts.cache),
             clock: parts.clock,
             metrics: parts.metrics,
             conditions: parts.conditions,
@@ -121,6 +121,21 @@ impl Agent {
             next_look: now.monotonic + LOOK,
         };
         agent.find_processes(now);
+        agent.serve_roots(now);
+        if agent.roots.served().is_none() {
+            agent.conditions.trust.set_failing(
+                "ARX-AGENT-NO-ROOTS",
+                "no roots are served until the authority has been reached",
+            );
+        }
+        let served = agent
+            .workloads
+            .iter()
+            .filter_map(|(_, w)| w.served.as_ref());
+        let node = agent.node.iter().map(|(svid, _)| svid);
+        for svid in served.map(|leaf| &leaf.svid).chain(node) {
+            agent.metrics.serves(svid.spiffe_id(), svid.not_after());
+        }
         agent.show();
         agent
     }
@@ -139,17 +154,20 @@ impl Agent {
 
     async fn run(mut self, mut ears: Ears, link: Link, drain: Drain) {
         let mut jumps = self.clock.jumps();
-        let mut events = Vec::with_capacity(EVENTS);
+        let (mut opens, mut events) = (Vec::new(), Vec::new());
         loop {
             let wake = self.next_wake();
             tokio::select! {
-                Some(open) = ears.opens.recv() => self.open(open, self.now()),
-                taken = ears.streams.recv_many(&mut events, EVENTS), if !ears.streams.is_closed() || !ears.streams.is_empty() => {
+                taken = ears.opens.recv_many(&mut opens, EVENTS) => {
                     let now = self.now();
-                    if taken > 0 {
-                        for event in events.drain(..) {
-                            self.on_stream(event, now);
-                        }
+                    for open in opens.drain(..taken) {
+                        self.open(open, now);
+                    }
+                }
+                taken = ears.streams.recv_many(&mut events, EVENTS) => {
+                    let now = self.now();
+                    for event in events.drain(..taken) {
+                        self.on_stream(event, now);
                     }
                 }
                 Some(event) = ears.authority.recv() => self.on_authority(event, self.now()),

@@ -27,7 +27,7 @@ pub(crate) struct Open {
     pub(crate) node: String,
     /// Where its events go.
     pub(crate) events: mpsc::UnboundedSender<arx_sds::Event>,
-    pub(crate) reply: oneshot::Sender<Opened>,
+    pub(crate) reply: oneshot::Sender<Result<Opened, Status>>,
 }
 
 /// What it gets. A client that gives up meanwhile drops it, and the stream is over then.
@@ -73,17 +73,7 @@ impl Source for Doorway {
         let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;
         let evidence = match self.evidence(&parts.headers, peer).await {
             Ok(evidence) => evidence,
-            Err((reason, status)) => {
-                self.metrics.rejected(reason);
-                tracing::info!(
-                    code = "ARX-AGENT-NO-EVIDENCE",
-                    uid = peer.uid(),
-                    pid = peer.process().map(|p| p.pid),
-                    reason = status.message(),
-                    "a stream is not served"
-                );
-                return Err(status);
-            }
+            Err((reason, status)) => return Err(self.refused(reason, peer, status)),
         };
         let (reply, opened) = oneshot::channel();
         let open = Open {
@@ -96,12 +86,26 @@ impl Source for Doorway {
         };
         let ending = || Status::unavailable("the agent is ending");
         self.opens.send(open).await.map_err(|_| ending())?;
-        let opened = opened.await.map_err(|_| ending())?;
-        opened.session().ok_or_else(ending)
+        match opened.await.map_err(|_| ending())? {
+            Ok(opened) => opened.session().ok_or_else(ending),
+            Err(status) => Err(self.refused("token_expired", peer, status)),
+        }
     }
 }
 
 impl Doorway {
+    fn refused(&self, reason: &'static str, peer: &Peer, status: Status) -> Status {
+        self.metrics.rejected(reason);
+        tracing::info!(
+            code = "ARX-AGENT-NO-EVIDENCE",
+            uid = peer.uid(),
+            pid = peer.process().map(|p| p.pid),
+            reason = status.message(),
+            "a stream is not served"
+        );
+        status
+    }
+
     async fn evidence(
         &self,
         metadata: &http::HeaderMap,

@@ -24,6 +24,8 @@ pub(super) struct Sealing {
     state: File,
     subscribers: File,
     writes: JoinSet<Written>,
+    /// Nobody else may use the directory meanwhile.
+    _cache: Cache,
     /// What the next write of the state will carry.
     generation: u64,
     failures: u32,
@@ -55,7 +57,7 @@ enum What {
 }
 
 impl Sealing {
-    pub(super) fn new(cache: &Cache) -> Self {
+    pub(super) fn new(cache: Cache) -> Self {
         let file = |file| File {
             file,
             due: None,
@@ -65,6 +67,7 @@ impl Sealing {
             state: file(cache.state_file()),
             subscribers: file(cache.subscribers_file()),
             writes: JoinSet::new(),
+            _cache: cache,
             generation: 1,
             failures: 0,
             not_before: None,

@@ -3,7 +3,7 @@
 use super::Agent;
 use crate::attest::Peer;
 use crate::doorway::{Open, Opened};
-use crate::issue::WorkloadId;
+use crate::issue::{Evidence, WorkloadId};
 use crate::roots::Roots;
 use crate::subscribers::{Content, Event, Holder, Now, StreamId};
 use crate::workloads::Workload;
@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::sync::watch;
+use tonic::Status;
 
 /// Contents that are remembered by version, beyond those that may still be answered.
 const SPARE_CONTENTS: usize = 64;
@@ -117,18 +118,32 @@ impl Agent {
             events,
             reply,
         } = open;
+        let expired = matches!(&evidence, Evidence::Token(token) if token.says_expired(now.wall));
         self.streams.last += 1;
         let stream = StreamId(self.streams.last);
         let subscribers = &self.subscribers;
         let has_held = |id: &arx_identity::SpiffeId| subscribers.has_held(&holder, id.as_str());
         let workload = self.workloads.attach(stream, evidence, has_held, now);
+        if expired
+            && self
+                .workloads
+                .get(workload)
+                .is_none_or(|w| w.newest().is_none())
+        {
+            // Nothing could ever come of it. Who has proved something before is served
+            // until it is time for a fresh token.
+            self.workloads.detach(stream, workload, now);
+            let status = Status::unauthenticated("the token has expired, send a fresh one");
+            let _ = reply.send(Err(status));
+            return;
+        }
         let view = watch::Sender::new(self.snapshot(workload, now.wall));
         // If the proxy has given up meanwhile, that comes as the stream's last event.
-        let _ = reply.send(Opened::new(Session {
+        let _ = reply.send(Ok(Opened::new(Session {
             stream: stream.0,
             view: view.subscribe(),
             events,
-        }));
+        })));
         tracing::debug!(stream = stream.0, ?holder, node, "stream opened");
         if let (Some(watch), true) = (watch, self.streams.watched.insert(holder.clone())) {
             let holder = holder.clone();

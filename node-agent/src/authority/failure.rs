@@ -100,7 +100,7 @@ mod tests {
         let details = rpc::Status {
             details: vec![prost_types::Any {
                 type_url: RETRY_INFO.into(),
-                value: info.encode_to_vec().into(),
+                value: info.encode_to_vec(),
             }],
             ..Default::default()
         };

@@ -444,6 +444,61 @@ async fn what_is_no_token_ends_its_stream_alone() {
 }
 
 #[tokio::test]
+async fn an_expired_token_is_refused_with_what_to_do() {
+    let ca = server::Running::start().await;
+    let node = Node::start(&ca).await;
+    let expired = testing::token("a:web", "u-1", 1_700_000_000, "old");
+    let mut stream = node.proxy().await.ask("default", Some(&expired));
+    let refused = stream.next().await.expect_err("nothing can come of it");
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("send a fresh one"), "{refused}");
+}
+
+#[tokio::test]
+async fn many_identities_are_renewed_in_few_calls() {
+    const IDENTITIES: usize = 250;
+    let mut ca = server::Running::start().await;
+    let node = Node::start(&ca).await;
+    let proxy = node.proxy().await;
+    let mut streams: Vec<_> = (0..IDENTITIES)
+        .map(|n| {
+            let token = testing::token(&format!("a:web-{n}"), "u-1", 4_000_000_000, "good");
+            proxy.ask("default", Some(&token))
+        })
+        .collect();
+    let mut old = Vec::new();
+    for stream in &mut streams {
+        let chain = stream.take().await.expect("a certificate").chain();
+        old.push(chain.leaf().serial().clone());
+    }
+    let calls = async |ca: &mut server::Running| {
+        let mut calls = Vec::new();
+        while calls.iter().sum::<usize>() < IDENTITIES {
+            let call = ca.hear(|told| match told {
+                Told::Issue(items) => Some(items.len()),
+                _ => None,
+            });
+            calls.push(call.await);
+        }
+        calls
+    };
+    calls(&mut ca).await;
+    ca.say(authority_message::Message::Renew(RenewalHint {
+        renew_by_unix_ms: crate::wire::unix_ms(server::now()),
+        serials: old
+            .iter()
+            .map(|serial| serial.as_bytes().to_vec().into())
+            .collect(),
+        ..RenewalHint::default()
+    }));
+    for (stream, old) in streams.iter_mut().zip(&old) {
+        let chain = stream.take().await.expect("the next one").chain();
+        assert_ne!(chain.leaf().serial(), old);
+    }
+    assert_eq!(calls(&mut ca).await, [50; 5]);
+}
+
+#[tokio::test]
 async fn a_node_whose_certificate_has_expired_joins_again() {
     let mut ca = server::Running::start().await;
     ca.mind().node_ttl = Duration::from_secs(1);

@@ -12,6 +12,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use std::path::Path;
+use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -24,7 +25,7 @@ const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.t
 #[derive(Debug)]
 pub(crate) struct Proxy {
     client: SecretDiscoveryServiceClient<Channel>,
-    _connection: JoinSet<()>,
+    connection: Arc<JoinSet<()>>,
 }
 
 /// One stream of it.
@@ -33,12 +34,14 @@ pub(crate) struct Stream {
     name: String,
     up: mpsc::UnboundedSender<DiscoveryRequest>,
     answer: Answer,
+    /// It ends with its last stream.
+    _connection: Arc<JoinSet<()>>,
 }
 
 /// The headers of an answer come with the first secret.
 enum Answer {
     Awaited(JoinSet<Result<Streaming<DiscoveryResponse>, Status>>),
-    Begun(Streaming<DiscoveryResponse>),
+    Begun(Box<Streaming<DiscoveryResponse>>),
 }
 
 impl std::fmt::Debug for Answer {
@@ -68,7 +71,7 @@ impl Proxy {
         let origin = http::Uri::from_static("http://sds");
         Self {
             client: SecretDiscoveryServiceClient::with_origin(Channel::from(send), origin),
-            _connection: driver,
+            connection: Arc::new(driver),
         }
     }
 
@@ -96,6 +99,7 @@ impl Proxy {
             name: name.to_owned(),
             up,
             answer: Answer::Awaited(awaited),
+            _connection: Arc::clone(&self.connection),
         }
     }
 }
@@ -107,7 +111,7 @@ impl Stream {
             match &mut self.answer {
                 Answer::Awaited(awaited) => {
                     let begun = awaited.join_next().await.expect("asked once");
-                    self.answer = Answer::Begun(begun.expect("no panic")?);
+                    self.answer = Answer::Begun(Box::new(begun.expect("no panic")?));
                 }
                 Answer::Begun(down) => break down.message().await?,
             }

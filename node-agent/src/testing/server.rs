@@ -59,6 +59,7 @@ pub(crate) struct Ca {
 pub(crate) struct Running {
     pub(crate) ca: Ca,
     pub(crate) told: mpsc::UnboundedReceiver<Told>,
+    states: Vec<SubscriberState>,
     stop: watch::Sender<bool>,
 }
 
@@ -98,6 +99,7 @@ impl Running {
         Self {
             ca,
             told: receiver,
+            states: Vec::new(),
             stop,
         }
     }
@@ -146,18 +148,29 @@ impl Running {
         }
     }
 
-    /// Waits for a subscriber's state in a report.
+    /// Waits for a subscriber's state in a report that was not asked for before.
     pub(crate) async fn hear_state(
         &mut self,
         mut wanted: impl FnMut(&SubscriberState) -> bool,
     ) -> SubscriberState {
-        self.hear(|told| match told {
-            Told::Up(AgentMessage {
+        loop {
+            if let Some(place) = self.states.iter().position(&mut wanted) {
+                return self.states.remove(place);
+            }
+            let told = self.told.recv().await.expect("the authority is there");
+            if let Told::Up(AgentMessage {
                 message: Some(agent_message::Message::Subscribers(report)),
-            }) => report.states.iter().find(|state| wanted(state)).cloned(),
-            _ => None,
-        })
-        .await
+            }) = told
+            {
+                // A report tells how things stand: what was said before is over.
+                let resource =
+                    |s: &SubscriberState| s.subscriber.as_ref().map(|s| s.resource_name.clone());
+                for state in report.states {
+                    self.states.retain(|s| resource(s) != resource(&state));
+                    self.states.push(state);
+                }
+            }
+        }
     }
 }
 
@@ -333,7 +346,14 @@ impl Node for Ca {
         let _ = down.send(AuthorityMessage {
             message: Some(authority_message::Message::Welcome(self.welcome())),
         });
-        self.mind().follows.push(down.clone());
+        {
+            let mut mind = self.mind();
+            // Whatever was published since the agent joined.
+            let _ = down.send(AuthorityMessage {
+                message: Some(authority_message::Message::Trust(update(&mind.bundle))),
+            });
+            mind.follows.push(down.clone());
+        }
         let down = down.downgrade();
         let told = self.told.clone();
         // Both directions in one stream: there is no task to be left behind.
