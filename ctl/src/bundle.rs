@@ -32,17 +32,36 @@ pub(crate) enum Form {
 }
 
 pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<Output, Failure> {
-    let answer = connect(socket).await?.get_bundle(GetBundleRequest {}).await?.into_inner();
-    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("the authority's bundle can't be read: {error}"));
+    let answer = connect(socket)
+        .await?
+        .get_bundle(GetBundleRequest {})
+        .await?
+        .into_inner();
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::Failed(format!("the authority's bundle can't be read: {error}"))
+    };
     let trust_domain = TrustDomain::parse(&answer.trust_domain).map_err(|error| failed(&error))?;
-    let roots: Result<Vec<_>, _> = answer.roots.iter().map(|der| Certificate::from_der(der)).collect();
-    let sequence = Sequence { epoch: answer.epoch, number: answer.number };
-    let bundle = TrustBundle::new(trust_domain, sequence, roots.map_err(|error| failed(&error))?);
+    let roots: Result<Vec<_>, _> = answer
+        .roots
+        .iter()
+        .map(|der| Certificate::from_der(der))
+        .collect();
+    let sequence = Sequence {
+        epoch: answer.epoch,
+        number: answer.number,
+    };
+    let bundle = TrustBundle::new(
+        trust_domain,
+        sequence,
+        roots.map_err(|error| failed(&error))?,
+    );
     let bundle = bundle.map_err(|error| failed(&error))?;
     Ok(match command {
         Command::Export { format: Form::Pem } => Output::text(bundle.pem()),
         // The bundle endpoint has a counter of its own; within one epoch the number is one.
-        Command::Export { format: Form::Spiffe } => Output::text(format!("{}\n", bundle.spiffe_json(answer.number, None))),
+        Command::Export {
+            format: Form::Spiffe,
+        } => Output::text(format!("{}\n", bundle.spiffe_json(answer.number, None))),
         Command::Show if json => Output::json(&to_json(&bundle)),
         Command::Show => Output::text(to_text(&bundle)),
     })
@@ -63,7 +82,12 @@ fn to_text(bundle: &TrustBundle) -> String {
         })
         .collect();
     let roots = columns(&["ROOT", "KEY", "ENDS", "KEY ID"], &rows);
-    format!("trust domain  {}\nsequence      {}\nsha256        {}\n\n{roots}", bundle.trust_domain(), bundle.sequence(), hex(&bundle.sha256()))
+    format!(
+        "trust domain  {}\nsequence      {}\nsha256        {}\n\n{roots}",
+        bundle.trust_domain(),
+        bundle.sequence(),
+        hex(&bundle.sha256())
+    )
 }
 
 fn to_json(bundle: &TrustBundle) -> Value {

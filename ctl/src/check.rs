@@ -27,50 +27,89 @@ struct Finding {
 
 impl Finding {
     fn new(test: impl Into<String>, wrong: Option<String>) -> Self {
-        Self { test: test.into(), wrong, warning: false }
+        Self {
+            test: test.into(),
+            wrong,
+            warning: false,
+        }
     }
 
     fn warning(test: impl Into<String>, wrong: Option<String>) -> Self {
-        Self { test: test.into(), wrong, warning: true }
+        Self {
+            test: test.into(),
+            wrong,
+            warning: true,
+        }
     }
 }
 
 pub(crate) async fn run(socket: &Path, json: bool) -> Result<Output, Failure> {
     let mut client = connect(socket).await?;
-    let mut findings = vec![Finding::new(format!("the authority answers at {}", socket.display()), None)];
+    let mut findings = vec![Finding::new(
+        format!("the authority answers at {}", socket.display()),
+        None,
+    )];
     let status = client.status(wire::StatusRequest {}).await?.into_inner();
     let agents = all_agents(&mut client).await?;
-    let report = client.verify_ledger(wire::VerifyLedgerRequest {}).await?.into_inner();
+    let report = client
+        .verify_ledger(wire::VerifyLedgerRequest {})
+        .await?
+        .into_inner();
     findings.extend(of_status(&status, unix_ms(now())));
     findings.extend(of_agents(&agents, &status, unix_ms(now())));
     findings.push(of_ledger(&report));
-    let well = findings.iter().all(|finding| finding.wrong.is_none() || finding.warning);
-    let output = if json { Output::json(&to_json(&findings)) } else { Output::text(to_text(&findings)) };
+    let well = findings
+        .iter()
+        .all(|finding| finding.wrong.is_none() || finding.warning);
+    let output = if json {
+        Output::json(&to_json(&findings))
+    } else {
+        Output::text(to_text(&findings))
+    };
     Ok(output.well_if(well))
 }
 
 fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
     let mut findings = Vec::new();
     for health in &status.health {
-        let wrong = (!health.ok).then(|| format!("{} ({}, see docs/errors.md)", health.message, health.code));
+        let wrong = (!health.ok)
+            .then(|| format!("{} ({}, see docs/errors.md)", health.message, health.code));
         findings.push(Finding::new(format!("{} is well", health.component), wrong));
     }
     let offset = status.clock_unix_ms.abs_diff(now_ms);
-    let wrong = (offset > CLOCK_MS).then(|| format!("it is {} off: check the time synchronisation", span(offset)));
-    findings.push(Finding::new("the authority's clock agrees with this one", wrong));
+    let wrong = (offset > CLOCK_MS)
+        .then(|| format!("it is {} off: check the time synchronisation", span(offset)));
+    findings.push(Finding::new(
+        "the authority's clock agrees with this one",
+        wrong,
+    ));
     for authority in &status.authorities {
         let role = &authority.role;
         let end = authority.not_after_unix_ms;
-        let wrong = (end <= now_ms).then(|| format!("it has ended {}: see the authority's log", relative(end, now_ms)));
+        let wrong = (end <= now_ms).then(|| {
+            format!(
+                "it has ended {}: see the authority's log",
+                relative(end, now_ms)
+            )
+        });
         findings.push(Finding::new(format!("the {role} is valid"), wrong));
         if role == "root" && end > now_ms {
-            let soon = (end - now_ms < ROOT_MS).then(|| format!("it ends {}: plan its rotation now", relative(end, now_ms)));
+            let soon = (end - now_ms < ROOT_MS)
+                .then(|| format!("it ends {}: plan its rotation now", relative(end, now_ms)));
             findings.push(Finding::warning("the root lives for another month", soon));
         }
         let overdue = authority.renews_unix_ms > 0 && authority.renews_unix_ms + 120_000 < now_ms;
-        let wrong = overdue.then(|| format!("it was due {}: see why in the authority's log", relative(authority.renews_unix_ms, now_ms)));
+        let wrong = overdue.then(|| {
+            format!(
+                "it was due {}: see why in the authority's log",
+                relative(authority.renews_unix_ms, now_ms)
+            )
+        });
         if authority.renews_unix_ms > 0 {
-            findings.push(Finding::new(format!("the {role} is renewed in time"), wrong));
+            findings.push(Finding::new(
+                format!("the {role} is renewed in time"),
+                wrong,
+            ));
         }
     }
     findings
@@ -78,41 +117,78 @@ fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
 
 fn of_agents(agents: &[wire::Agent], status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
     let named = |agents: Vec<&wire::Agent>, what: &str| {
-        let names: Vec<_> = agents.iter().take(5).map(|agent| format!("{}/{}", agent.cluster, agent.node)).collect();
-        let more = if agents.len() > names.len() { format!(" and {} more", agents.len() - names.len()) } else { String::new() };
+        let names: Vec<_> = agents
+            .iter()
+            .take(5)
+            .map(|agent| format!("{}/{}", agent.cluster, agent.node))
+            .collect();
+        let more = if agents.len() > names.len() {
+            format!(" and {} more", agents.len() - names.len())
+        } else {
+            String::new()
+        };
         (!agents.is_empty()).then(|| format!("{}{more}: {what}", names.join(", ")))
     };
     let connected: Vec<_> = agents.iter().filter(|agent| agent.connected).collect();
     // An agent whose certificate has ended is gone for good, or will join again.
-    let away = agents.iter().filter(|agent| !agent.connected && agent.certificate_not_after_unix_ms > now_ms).collect();
+    let away = agents
+        .iter()
+        .filter(|agent| !agent.connected && agent.certificate_not_after_unix_ms > now_ms)
+        .collect();
     let newest = (status.bundle_epoch, status.bundle_number);
-    let pick = |wanted: &dyn Fn(&wire::Agent) -> bool| connected.iter().copied().filter(|agent| wanted(agent)).collect::<Vec<_>>();
+    let pick = |wanted: &dyn Fn(&wire::Agent) -> bool| {
+        connected
+            .iter()
+            .copied()
+            .filter(|agent| wanted(agent))
+            .collect::<Vec<_>>()
+    };
     vec![
         Finding::warning(
             "an agent is connected",
-            connected.is_empty().then(|| "none is: start one, or see why it can't join in its log".to_owned()),
+            connected
+                .is_empty()
+                .then(|| "none is: start one, or see why it can't join in its log".to_owned()),
         ),
-        Finding::new("no agent is away whose certificate is valid", named(away, "see their logs and the network between")),
+        Finding::new(
+            "no agent is away whose certificate is valid",
+            named(away, "see their logs and the network between"),
+        ),
         Finding::new(
             "connected agents hold the newest roots",
-            named(pick(&|agent| (agent.trust_epoch, agent.trust_number) != newest), "they are behind; see their logs"),
+            named(
+                pick(&|agent| (agent.trust_epoch, agent.trust_number) != newest),
+                "they are behind; see their logs",
+            ),
         ),
         Finding::new(
             "the agents' clocks agree with the authority's",
-            named(pick(&|agent| agent.clock_offset_ms.unsigned_abs() > CLOCK_MS), "check their time synchronisation"),
+            named(
+                pick(&|agent| agent.clock_offset_ms.unsigned_abs() > CLOCK_MS),
+                "check their time synchronisation",
+            ),
         ),
         Finding::new(
             "no proxy has refused what it was sent",
-            named(pick(&|agent| agent.nacks > 0), "proxies there sent a NACK; the agent's log has its words"),
+            named(
+                pick(&|agent| agent.nacks > 0),
+                "proxies there sent a NACK; the agent's log has its words",
+            ),
         ),
     ]
 }
 
 fn of_ledger(report: &wire::VerifyLedgerResponse) -> Finding {
     let wrong = report.problems.first().map(|first| {
-        format!("{} problems, the first: {first}; keep the files, and compare them with a copy", report.problems.len())
+        format!(
+            "{} problems, the first: {first}; keep the files, and compare them with a copy",
+            report.problems.len()
+        )
     });
-    Finding::new(format!("the ledger's {} records verify", report.records), wrong)
+    Finding::new(
+        format!("the ledger's {} records verify", report.records),
+        wrong,
+    )
 }
 
 fn to_text(findings: &[Finding]) -> String {
@@ -126,7 +202,10 @@ fn to_text(findings: &[Finding]) -> String {
             }
         };
     }
-    let failed = findings.iter().filter(|finding| finding.wrong.is_some() && !finding.warning).count();
+    let failed = findings
+        .iter()
+        .filter(|finding| finding.wrong.is_some() && !finding.warning)
+        .count();
     let _infallible = match failed {
         0 => writeln!(text, "\nall is well"),
         _ => writeln!(text, "\n{failed} of {} failed", findings.len()),
@@ -151,7 +230,11 @@ mod tests {
     use super::*;
 
     fn failing(findings: &[Finding]) -> Vec<&str> {
-        findings.iter().filter(|finding| finding.wrong.is_some()).map(|finding| finding.test.as_str()).collect()
+        findings
+            .iter()
+            .filter(|finding| finding.wrong.is_some())
+            .map(|finding| finding.test.as_str())
+            .collect()
     }
 
     fn agent() -> wire::Agent {
@@ -167,7 +250,12 @@ mod tests {
     }
 
     fn status() -> wire::StatusResponse {
-        wire::StatusResponse { bundle_epoch: 1, bundle_number: 1, clock_unix_ms: 1000, ..Default::default() }
+        wire::StatusResponse {
+            bundle_epoch: 1,
+            bundle_number: 1,
+            clock_unix_ms: 1000,
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -178,33 +266,77 @@ mod tests {
 
     #[test]
     fn each_thing_that_is_wrong_fails_its_own_line() {
-        let away = wire::Agent { connected: false, ..agent() };
-        assert_eq!(failing(&of_agents(&[away, agent()], &status(), 1000)), ["no agent is away whose certificate is valid"]);
-        let behind = wire::Agent { trust_number: 0, ..agent() };
-        assert_eq!(failing(&of_agents(&[behind], &status(), 1000)), ["connected agents hold the newest roots"]);
-        let skewed = wire::Agent { clock_offset_ms: -70_000, ..agent() };
-        assert_eq!(failing(&of_agents(&[skewed], &status(), 1000)), ["the agents' clocks agree with the authority's"]);
-        let refused = wire::Agent { nacks: 1, ..agent() };
-        assert_eq!(failing(&of_agents(&[refused], &status(), 1000)), ["no proxy has refused what it was sent"]);
+        let away = wire::Agent {
+            connected: false,
+            ..agent()
+        };
+        assert_eq!(
+            failing(&of_agents(&[away, agent()], &status(), 1000)),
+            ["no agent is away whose certificate is valid"]
+        );
+        let behind = wire::Agent {
+            trust_number: 0,
+            ..agent()
+        };
+        assert_eq!(
+            failing(&of_agents(&[behind], &status(), 1000)),
+            ["connected agents hold the newest roots"]
+        );
+        let skewed = wire::Agent {
+            clock_offset_ms: -70_000,
+            ..agent()
+        };
+        assert_eq!(
+            failing(&of_agents(&[skewed], &status(), 1000)),
+            ["the agents' clocks agree with the authority's"]
+        );
+        let refused = wire::Agent {
+            nacks: 1,
+            ..agent()
+        };
+        assert_eq!(
+            failing(&of_agents(&[refused], &status(), 1000)),
+            ["no proxy has refused what it was sent"]
+        );
         let ended = wire::StatusResponse {
-            authorities: vec![wire::Authority { role: "intermediate".to_owned(), not_after_unix_ms: 500, ..Default::default() }],
+            authorities: vec![wire::Authority {
+                role: "intermediate".to_owned(),
+                not_after_unix_ms: 500,
+                ..Default::default()
+            }],
             ..status()
         };
-        assert_eq!(failing(&of_status(&ended, 1000)), ["the intermediate is valid"]);
-        let damaged = wire::VerifyLedgerResponse { problems: vec!["x".to_owned()], ..Default::default() };
+        assert_eq!(
+            failing(&of_status(&ended, 1000)),
+            ["the intermediate is valid"]
+        );
+        let damaged = wire::VerifyLedgerResponse {
+            problems: vec!["x".to_owned()],
+            ..Default::default()
+        };
         assert!(of_ledger(&damaged).wrong.is_some());
     }
 
     #[test]
     fn an_agent_that_is_gone_for_good_is_no_failure() {
-        let gone = wire::Agent { connected: false, certificate_not_after_unix_ms: 500, ..agent() };
+        let gone = wire::Agent {
+            connected: false,
+            certificate_not_after_unix_ms: 500,
+            ..agent()
+        };
         assert!(failing(&of_agents(&[gone, agent()], &status(), 1000)).is_empty());
     }
 
     #[test]
     fn a_failure_is_said_with_its_hint() {
-        let text = to_text(&[Finding::new("x works", Some("it does not: do y".to_owned()))]);
-        assert!(text.contains("FAILED x works\n       it does not: do y"), "{text}");
+        let text = to_text(&[Finding::new(
+            "x works",
+            Some("it does not: do y".to_owned()),
+        )]);
+        assert!(
+            text.contains("FAILED x works\n       it does not: do y"),
+            "{text}"
+        );
         assert!(text.contains("1 of 1 failed"), "{text}");
     }
 }

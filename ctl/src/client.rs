@@ -42,11 +42,16 @@ impl std::fmt::Display for Failure {
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
-        let code = status.metadata().get("arx-code").and_then(|code| code.to_str().ok());
+        let code = status
+            .metadata()
+            .get("arx-code")
+            .and_then(|code| code.to_str().ok());
         let message = status.message();
         match (status.code(), code) {
             (_, Some(code)) => Self::Failed(format!("{message} ({code})")),
-            (tonic::Code::Unavailable, None) => Self::Unreachable(format!("the authority has gone away: {message}")),
+            (tonic::Code::Unavailable, None) => {
+                Self::Unreachable(format!("the authority has gone away: {message}"))
+            }
             (_, None) => Self::Failed(message.to_owned()),
         }
     }
@@ -55,10 +60,15 @@ impl From<tonic::Status> for Failure {
 /// Connects to the authority's socket.
 pub(crate) async fn connect(socket: &Path) -> Result<Client, Failure> {
     // Asked here, because what tonic would say of it is not for people.
-    UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
+    UnixStream::connect(socket)
+        .await
+        .map_err(|error| unreachable(socket, &error))?;
     let endpoint = Endpoint::from_static("http://localhost");
-    let channel = endpoint.connect_with_connector(Socket(socket.to_owned())).await;
-    let channel = channel.map_err(|error| Failure::Unreachable(format!("{}: {error}", socket.display())))?;
+    let channel = endpoint
+        .connect_with_connector(Socket(socket.to_owned()))
+        .await;
+    let channel =
+        channel.map_err(|error| Failure::Unreachable(format!("{}: {error}", socket.display())))?;
     Ok(AdminClient::new(channel))
 }
 
@@ -72,7 +82,9 @@ fn unreachable(socket: &Path, error: &io::Error) -> Failure {
             format!("you may not use {path}: run this as root, or as the authority's own user")
         }
         io::ErrorKind::ConnectionRefused => {
-            format!("nobody listens at {path}: the authority has ended; see its log, and start it again")
+            format!(
+                "nobody listens at {path}: the authority has ended; see its log, and start it again"
+            )
         }
         _ => format!("can't connect to {path}: {error}"),
     })
@@ -103,9 +115,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_that_is_not_there_is_said_with_what_to_do() {
-        let failure = connect(Path::new("/nonexistent/admin.sock")).await.expect_err("not there");
+        let failure = connect(Path::new("/nonexistent/admin.sock"))
+            .await
+            .expect_err("not there");
         assert_eq!(failure.exit_code(), 3);
-        assert!(failure.to_string().contains("ARX_ADMIN_SOCKET"), "{failure}");
+        assert!(
+            failure.to_string().contains("ARX_ADMIN_SOCKET"),
+            "{failure}"
+        );
     }
 
     #[tokio::test]
@@ -121,7 +138,13 @@ mod tests {
     #[test]
     fn a_refusal_keeps_its_reason_code() {
         let mut status = tonic::Status::invalid_argument("no such page");
-        status.metadata_mut().insert("arx-code", tonic::metadata::MetadataValue::from_static("ARX-PAGE-TOKEN"));
-        assert_eq!(Failure::from(status).to_string(), "arx: no such page (ARX-PAGE-TOKEN)");
+        status.metadata_mut().insert(
+            "arx-code",
+            tonic::metadata::MetadataValue::from_static("ARX-PAGE-TOKEN"),
+        );
+        assert_eq!(
+            Failure::from(status).to_string(),
+            "arx: no such page (ARX-PAGE-TOKEN)"
+        );
     }
 }

@@ -58,19 +58,28 @@ struct Upstream {
 
 pub(crate) fn run(command: &Command) -> Result<Output, Failure> {
     let Command::Bootstrap(options) = command;
-    bootstrap(options).map(Output::text).map_err(Failure::Failed)
+    bootstrap(options)
+        .map(Output::text)
+        .map_err(Failure::Failed)
 }
 
 fn bootstrap(options: &Bootstrap) -> Result<String, String> {
     for id in &options.accept {
         check_id(id)?;
     }
-    let upstreams: Vec<_> = options.upstream.iter().map(|text| upstream(text)).collect::<Result<_, _>>()?;
+    let upstreams: Vec<_> = options
+        .upstream
+        .iter()
+        .map(|text| upstream(text))
+        .collect::<Result<_, _>>()?;
     let token = options.token_file.as_ref().map(|path| {
-        std::fs::read_to_string(path).map_err(|error| format!("can't read {}: {error}", path.display()))
+        std::fs::read_to_string(path)
+            .map_err(|error| format!("can't read {}: {error}", path.display()))
     });
     let token = token.transpose()?.map(|token| token.trim().to_owned());
-    let secrets = Secrets { token: token.as_deref() };
+    let secrets = Secrets {
+        token: token.as_deref(),
+    };
     let mut yaml = String::new();
     head(&mut yaml, options);
     inbound(&mut yaml, options, &secrets);
@@ -83,9 +92,12 @@ fn bootstrap(options: &Bootstrap) -> Result<String, String> {
 
 fn check_id(text: &str) -> Result<(), String> {
     let whole = text.strip_suffix('/').unwrap_or(text);
-    let parsed = SpiffeId::parse(whole).map_err(|error| format!("{text:?} is no SPIFFE id: {error}"))?;
+    let parsed =
+        SpiffeId::parse(whole).map_err(|error| format!("{text:?} is no SPIFFE id: {error}"))?;
     if parsed.path().is_empty() && !text.ends_with('/') {
-        return Err(format!("{text:?} names a trust domain and nobody in it: end it with / to mean everybody"));
+        return Err(format!(
+            "{text:?} names a trust domain and nobody in it: end it with / to mean everybody"
+        ));
     }
     Ok(())
 }
@@ -122,13 +134,17 @@ fn add(yaml: &mut String, indent: usize, lines: &str) {
 
 fn head(yaml: &mut String, options: &Bootstrap) {
     let (node, admin) = (quoted(&options.node), options.admin);
-    add(yaml, 0, &format!(
-        "node: {{ id: {node}, cluster: arx }}
+    add(
+        yaml,
+        0,
+        &format!(
+            "node: {{ id: {node}, cluster: arx }}
 admin:
   address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }}
 static_resources:
   listeners:"
-    ));
+        ),
+    );
 }
 
 fn inbound(yaml: &mut String, options: &Bootstrap, secrets: &Secrets<'_>) {
@@ -150,13 +166,22 @@ fn inbound(yaml: &mut String, options: &Bootstrap, secrets: &Secrets<'_>) {
 
 fn outbound(yaml: &mut String, upstream: &Upstream) {
     let Upstream { local, .. } = upstream;
-    add(yaml, 2, &format!(
-        "- name: outbound_{local}
+    add(
+        yaml,
+        2,
+        &format!(
+            "- name: outbound_{local}
   address: {{ socket_address: {{ address: 127.0.0.1, port_value: {local} }} }}
   filter_chains:
   - # plain text from the application on this machine"
-    ));
-    http(yaml, 4, &format!("outbound_{local}"), &format!("upstream_{local}"));
+        ),
+    );
+    http(
+        yaml,
+        4,
+        &format!("outbound_{local}"),
+        &format!("upstream_{local}"),
+    );
 }
 
 fn http(yaml: &mut String, indent: usize, name: &str, cluster: &str) {
@@ -183,25 +208,44 @@ fn http(yaml: &mut String, indent: usize, name: &str, cluster: &str) {
 
 fn tls(yaml: &mut String, indent: usize, accept: &[String], secrets: &Secrets<'_>) {
     add(yaml, indent - 2, "common_tls_context:");
-    add(yaml, indent, "tls_params: { tls_maximum_protocol_version: TLSv1_3 }
+    add(
+        yaml,
+        indent,
+        "tls_params: { tls_maximum_protocol_version: TLSv1_3 }
 tls_certificate_sds_secret_configs:
-- name: default");
+- name: default",
+    );
     sds(yaml, indent + 2, secrets);
-    add(yaml, indent, "combined_validation_context:
+    add(
+        yaml,
+        indent,
+        "combined_validation_context:
   default_validation_context:
-    match_typed_subject_alt_names:");
+    match_typed_subject_alt_names:",
+    );
     for id in accept {
         let kind = if id.ends_with('/') { "prefix" } else { "exact" };
         let id = quoted(id);
-        add(yaml, indent + 4, &format!("- {{ san_type: URI, matcher: {{ {kind}: {id} }} }}"));
+        add(
+            yaml,
+            indent + 4,
+            &format!("- {{ san_type: URI, matcher: {{ {kind}: {id} }} }}"),
+        );
     }
-    add(yaml, indent + 2, "validation_context_sds_secret_config:
-  name: ROOTCA");
+    add(
+        yaml,
+        indent + 2,
+        "validation_context_sds_secret_config:
+  name: ROOTCA",
+    );
     sds(yaml, indent + 4, secrets);
 }
 
 fn sds(yaml: &mut String, indent: usize, secrets: &Secrets<'_>) {
-    add(yaml, indent, "sds_config:
+    add(
+        yaml,
+        indent,
+        "sds_config:
   resource_api_version: V3
   # wait for ever rather than open without a certificate
   initial_fetch_timeout: 0s
@@ -213,10 +257,15 @@ fn sds(yaml: &mut String, indent: usize, secrets: &Secrets<'_>) {
     - envoy_grpc:
         cluster_name: arx_sds
         # come back at once when the agent was restarted
-        retry_policy: { retry_back_off: { base_interval: 0.1s, max_interval: 1s } }");
+        retry_policy: { retry_back_off: { base_interval: 0.1s, max_interval: 1s } }",
+    );
     if let Some(token) = secrets.token {
         let value = quoted(&format!("Bearer {token}"));
-        add(yaml, indent + 6, &format!("initial_metadata: [ {{ key: authorization, value: {value} }} ]"));
+        add(
+            yaml,
+            indent + 6,
+            &format!("initial_metadata: [ {{ key: authorization, value: {value} }} ]"),
+        );
     }
 }
 
@@ -242,8 +291,18 @@ fn clusters(yaml: &mut String, options: &Bootstrap, upstreams: &[Upstream], secr
     cluster_name: app
     endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {app} }} }} }} }} ] }} ]"
     ));
-    for Upstream { local, host, port, id } in upstreams {
-        let kind = if host.parse::<std::net::IpAddr>().is_ok() { "STATIC" } else { "STRICT_DNS" };
+    for Upstream {
+        local,
+        host,
+        port,
+        id,
+    } in upstreams
+    {
+        let kind = if host.parse::<std::net::IpAddr>().is_ok() {
+            "STATIC"
+        } else {
+            "STRICT_DNS"
+        };
         let host = quoted(host);
         add(yaml, 2, &format!(
             "- name: upstream_{local}
@@ -269,7 +328,10 @@ mod tests {
             sds_socket: "/run/arx/sds.sock".into(),
             listen: 15443,
             app: 8080,
-            accept: vec!["spiffe://example.org/ns/a/".to_owned(), "spiffe://example.org/ns/b/sa/c".to_owned()],
+            accept: vec![
+                "spiffe://example.org/ns/a/".to_owned(),
+                "spiffe://example.org/ns/b/sa/c".to_owned(),
+            ],
             upstream: vec!["9001=10.0.0.1:15443,spiffe://example.org/ns/x/sa/y".to_owned()],
             admin: 15000,
             node: "web".to_owned(),
@@ -281,9 +343,15 @@ mod tests {
     fn everything_that_the_contract_with_envoy_recommends_is_there() {
         let yaml = bootstrap(&options()).expect("in order");
         for part in [
-            "initial_fetch_timeout: 0s", "connection_keepalive", "max_interval: 1s", "set_node_on_first_message_only: true",
-            "require_client_certificate: true", "{ prefix: \"spiffe://example.org/ns/a/\" }",
-            "{ exact: \"spiffe://example.org/ns/b/sa/c\" }", "max_connection_duration", "TLSv1_3",
+            "initial_fetch_timeout: 0s",
+            "connection_keepalive",
+            "max_interval: 1s",
+            "set_node_on_first_message_only: true",
+            "require_client_certificate: true",
+            "{ prefix: \"spiffe://example.org/ns/a/\" }",
+            "{ exact: \"spiffe://example.org/ns/b/sa/c\" }",
+            "max_connection_duration",
+            "TLSv1_3",
         ] {
             assert!(yaml.contains(part), "{part} is missing in:\n{yaml}");
         }
@@ -291,24 +359,48 @@ mod tests {
 
     #[test]
     fn who_may_connect_has_to_be_somebody() {
-        let message = |accept: &str| bootstrap(&Bootstrap { accept: vec![accept.to_owned()], ..options() }).expect_err("refused");
+        let message = |accept: &str| {
+            bootstrap(&Bootstrap {
+                accept: vec![accept.to_owned()],
+                ..options()
+            })
+            .expect_err("refused")
+        };
         assert!(message("example.org").contains("no SPIFFE id"));
         assert!(message("spiffe://example.org").contains("end it with /"));
-        bootstrap(&Bootstrap { accept: vec!["spiffe://example.org/".to_owned()], ..options() }).expect("everybody of a trust domain");
+        bootstrap(&Bootstrap {
+            accept: vec!["spiffe://example.org/".to_owned()],
+            ..options()
+        })
+        .expect("everybody of a trust domain");
     }
 
     #[test]
     fn an_upstream_says_where_and_who() {
-        let expected = Upstream { local: 1, host: "::1".to_owned(), port: 2, id: "spiffe://a/b".to_owned() };
+        let expected = Upstream {
+            local: 1,
+            host: "::1".to_owned(),
+            port: 2,
+            id: "spiffe://a/b".to_owned(),
+        };
         assert_eq!(upstream("1=[::1]:2,spiffe://a/b"), Ok(expected));
-        for wrong in ["1=a:2", "a:2,spiffe://a/b", "1=a,spiffe://a/b", "1=a:b,spiffe://a/b"] {
+        for wrong in [
+            "1=a:2",
+            "a:2,spiffe://a/b",
+            "1=a,spiffe://a/b",
+            "1=a:b,spiffe://a/b",
+        ] {
             assert!(upstream(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn what_is_given_can_not_break_out_of_its_place() {
-        let yaml = bootstrap(&Bootstrap { node: "a\" }\nadmin: x".to_owned(), ..options() }).expect("in order");
+        let yaml = bootstrap(&Bootstrap {
+            node: "a\" }\nadmin: x".to_owned(),
+            ..options()
+        })
+        .expect("in order");
         assert!(!yaml.contains("\nadmin: x"), "{yaml}");
     }
 }

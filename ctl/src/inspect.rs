@@ -32,22 +32,33 @@ pub(crate) struct Finding {
 
 pub(crate) fn run(file: &Path, json: bool) -> Result<Output, Failure> {
     let bytes = read(file)?;
-    let findings = explain(&bytes, unix_ms(now())).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
+    let findings = explain(&bytes, unix_ms(now()))
+        .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
     let well = findings.iter().all(|finding| finding.wrong.is_empty());
-    let output = if json { Output::json(&to_json(&findings)) } else { Output::text(to_text(&findings)) };
+    let output = if json {
+        Output::json(&to_json(&findings))
+    } else {
+        Output::text(to_text(&findings))
+    };
     Ok(output.well_if(well))
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = if file.as_os_str() == "-" {
-        std::io::stdin().lock().take(LARGEST + 1).read_to_end(&mut bytes)
+        std::io::stdin()
+            .lock()
+            .take(LARGEST + 1)
+            .read_to_end(&mut bytes)
     } else {
         std::fs::File::open(file).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
     };
     read.map_err(|error| Failure::Failed(format!("can't read {}: {error}", file.display())))?;
     if bytes.len() as u64 > LARGEST {
-        return Err(Failure::Failed(format!("{} is larger than 16 MiB: that is no certificate", file.display())));
+        return Err(Failure::Failed(format!(
+            "{} is larger than 16 MiB: that is no certificate",
+            file.display()
+        )));
     }
     Ok(bytes)
 }
@@ -79,7 +90,9 @@ fn pem(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
     let mut findings = Vec::new();
     let mut certificates = Vec::new();
     for block in text.split("-----BEGIN ").skip(1) {
-        let (label, rest) = block.split_once("-----").ok_or("a PEM block has no label")?;
+        let (label, rest) = block
+            .split_once("-----")
+            .ok_or("a PEM block has no label")?;
         let body = rest.split("-----END ").next().unwrap_or_default();
         if label.ends_with("PRIVATE KEY") {
             findings.push(Finding {
@@ -91,9 +104,14 @@ fn pem(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
             continue;
         }
         let base64: String = body.split_whitespace().collect();
-        let der = STANDARD.decode(base64).map_err(|_| format!("the PEM block {label:?} is damaged"))?;
+        let der = STANDARD
+            .decode(base64)
+            .map_err(|_| format!("the PEM block {label:?} is damaged"))?;
         match label {
-            "CERTIFICATE" => certificates.push(Certificate::from_der(&der).map_err(|error| format!("a certificate can't be read: {error}"))?),
+            "CERTIFICATE" => certificates.push(
+                Certificate::from_der(&der)
+                    .map_err(|error| format!("a certificate can't be read: {error}"))?,
+            ),
             "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => findings.push(request(&der)),
             other => findings.push(Finding {
                 kind: "unknown",
@@ -109,15 +127,23 @@ fn pem(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
 
 /// A SPIFFE bundle: a JWK set whose X.509 roots are marked `x509-svid`.
 fn bundle(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
-    let json: Value = serde_json::from_str(text).map_err(|error| format!("this begins like JSON and is none: {error}"))?;
-    let keys = json["keys"].as_array().ok_or("this JSON is no SPIFFE bundle: it has no `keys`")?;
+    let json: Value = serde_json::from_str(text)
+        .map_err(|error| format!("this begins like JSON and is none: {error}"))?;
+    let keys = json["keys"]
+        .as_array()
+        .ok_or("this JSON is no SPIFFE bundle: it has no `keys`")?;
     let mut roots = Vec::new();
     let mut other = 0;
     for key in keys {
         match (key["use"].as_str(), key["x5c"][0].as_str()) {
             (Some("x509-svid"), Some(der)) => {
-                let der = STANDARD.decode(der).map_err(|_| "an x5c is no base64".to_owned())?;
-                roots.push(Certificate::from_der(&der).map_err(|error| format!("a root can't be read: {error}"))?);
+                let der = STANDARD
+                    .decode(der)
+                    .map_err(|_| "an x5c is no base64".to_owned())?;
+                roots.push(
+                    Certificate::from_der(&der)
+                        .map_err(|error| format!("a root can't be read: {error}"))?,
+                );
             }
             _ => other += 1,
         }
@@ -126,7 +152,13 @@ fn bundle(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
     if roots.is_empty() {
         wrong.push("it holds no X.509 root, so nobody is trusted by it".to_owned());
     }
-    let text = |value: &Value| if value.is_null() { "-".to_owned() } else { value.to_string() };
+    let text = |value: &Value| {
+        if value.is_null() {
+            "-".to_owned()
+        } else {
+            value.to_string()
+        }
+    };
     let head = Finding {
         kind: "SPIFFE bundle",
         lines: vec![
@@ -138,7 +170,9 @@ fn bundle(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
         wrong,
         notes: Vec::new(),
     };
-    Ok(std::iter::once(head).chain(certificate::explain_all(&roots, now_ms)).collect())
+    Ok(std::iter::once(head)
+        .chain(certificate::explain_all(&roots, now_ms))
+        .collect())
 }
 
 fn request(der: &[u8]) -> Finding {
@@ -153,7 +187,14 @@ fn request(der: &[u8]) -> Finding {
                 lines: vec![
                     ("key", csr.public_key().algorithm().to_string()),
                     ("key id", hex(csr.public_key().key_id().as_bytes())),
-                    ("claims", if csr.claimed_names().is_empty() { "-".to_owned() } else { csr.claimed_names().join(", ") }),
+                    (
+                        "claims",
+                        if csr.claimed_names().is_empty() {
+                            "-".to_owned()
+                        } else {
+                            csr.claimed_names().join(", ")
+                        },
+                    ),
                     ("signature", "verifies under its own key".to_owned()),
                 ],
                 wrong: Vec::new(),

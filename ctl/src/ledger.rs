@@ -17,7 +17,11 @@ pub(crate) enum Command {
     /// Find the records of a serial number or an identity, newest first.
     Search {
         /// A serial number, in hex.
-        #[arg(long, conflicts_with = "identity", required_unless_present = "identity")]
+        #[arg(
+            long,
+            conflicts_with = "identity",
+            required_unless_present = "identity"
+        )]
         serial: Option<String>,
         /// A SPIFFE id; also finds what was refused to a node's agent.
         #[arg(long)]
@@ -38,7 +42,10 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
     let mut client = connect(socket).await?;
     match command {
         Command::Verify => {
-            let report = client.verify_ledger(wire::VerifyLedgerRequest {}).await?.into_inner();
+            let report = client
+                .verify_ledger(wire::VerifyLedgerRequest {})
+                .await?
+                .into_inner();
             let well = report.problems.is_empty();
             if json {
                 let report = json!({
@@ -47,14 +54,27 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
                 });
                 return Ok(Output::json(&report).well_if(well));
             }
-            let mut text = format!("{} records in {} segments, head {}\n", report.records, report.segments, hex(&report.head_sha256));
+            let mut text = format!(
+                "{} records in {} segments, head {}\n",
+                report.records,
+                report.segments,
+                hex(&report.head_sha256)
+            );
             for problem in &report.problems {
                 text.push_str(&format!("wrong: {problem}\n"));
             }
-            text.push_str(if well { "the chain holds\n" } else { "the chain does NOT hold: keep the files, and compare them with a copy\n" });
+            text.push_str(if well {
+                "the chain holds\n"
+            } else {
+                "the chain does NOT hold: keep the files, and compare them with a copy\n"
+            });
             Ok(Output::text(text).well_if(well))
         }
-        Command::Search { serial, identity, limit } => {
+        Command::Search {
+            serial,
+            identity,
+            limit,
+        } => {
             let (serial_hex, identity) = (serial.unwrap_or_default(), identity.unwrap_or_default());
             let mut records: Vec<Value> = Vec::new();
             let mut page_token = String::new();
@@ -67,7 +87,11 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
                     page_token,
                 };
                 let page = client.search_ledger(request).await?.into_inner();
-                records.extend(page.records.iter().filter_map(|record| serde_json::from_str(record).ok()));
+                records.extend(
+                    page.records
+                        .iter()
+                        .filter_map(|record| serde_json::from_str(record).ok()),
+                );
                 page_token = page.page_token;
                 if page_token.is_empty() || records.len() >= limit {
                     break;
@@ -90,10 +114,14 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
         Command::Export { last } => {
             let since = match last.as_deref().map(parse_span) {
                 None => 0,
-                Some(Ok(span)) => unix_ms(now()).saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
+                Some(Ok(span)) => unix_ms(now())
+                    .saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
                 Some(Err(wrong)) => return Err(Failure::Failed(wrong)),
             };
-            let request = wire::ExportLedgerRequest { since_unix_ms: since, until_unix_ms: 0 };
+            let request = wire::ExportLedgerRequest {
+                since_unix_ms: since,
+                until_unix_ms: 0,
+            };
             let mut chunks = client.export_ledger(request).await?.into_inner();
             let mut out = std::io::stdout().lock();
             // Printed as it comes: a ledger may be larger than memory.

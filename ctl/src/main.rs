@@ -23,10 +23,21 @@ use output::Output;
 /// Exit codes: 0 it is well; 1 it is not, or could not be done; 2 the command line is
 /// wrong; 3 the authority can't be reached.
 #[derive(Debug, Parser)]
-#[command(name = "arx", version, arg_required_else_help = true, after_help = "Exit codes: 0 well, 1 not well or not done, 2 wrong usage, 3 authority not reached.")]
+#[command(
+    name = "arx",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 well, 1 not well or not done, 2 wrong usage, 3 authority not reached."
+)]
 struct Arguments {
     /// The authority's admin socket.
-    #[arg(long, global = true, value_name = "PATH", env = "ARX_ADMIN_SOCKET", default_value = "/run/arx/admin.sock")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "ARX_ADMIN_SOCKET",
+        default_value = "/run/arx/admin.sock"
+    )]
     socket: PathBuf,
     /// How to print.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
@@ -81,14 +92,19 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Failure::Failed(error.to_string())),
     };
     match runtime.block_on(run(arguments)) {
         Ok(output) => match std::io::stdout().lock().write_all(output.text.as_bytes()) {
             // A reader that has seen enough is no failure: `arx svid list | head`.
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => fail(&Failure::Failed(error.to_string())),
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                fail(&Failure::Failed(error.to_string()))
+            }
             _ if output.well => ExitCode::SUCCESS,
             _ => ExitCode::from(1),
         },
@@ -135,13 +151,28 @@ mod tests {
         let manual = include_str!("../../docs/cli.md");
         let mut command = Arguments::command();
         command.build();
-        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
-            let inner: Vec<_> = sub.get_subcommands().map(|inner| inner.get_name().to_owned()).filter(|name| name != "help").collect();
+        for sub in command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+        {
+            let inner: Vec<_> = sub
+                .get_subcommands()
+                .map(|inner| inner.get_name().to_owned())
+                .filter(|name| name != "help")
+                .collect();
             if inner.is_empty() {
-                assert!(manual.contains(&format!("`arx {}", sub.get_name())), "{}", sub.get_name());
+                assert!(
+                    manual.contains(&format!("`arx {}", sub.get_name())),
+                    "{}",
+                    sub.get_name()
+                );
             }
             for name in inner {
-                assert!(manual.contains(&format!("`arx {} {name}", sub.get_name())), "{} {name}", sub.get_name());
+                assert!(
+                    manual.contains(&format!("`arx {} {name}", sub.get_name())),
+                    "{} {name}",
+                    sub.get_name()
+                );
             }
         }
     }

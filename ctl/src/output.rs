@@ -17,7 +17,10 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), well: true }
+        Self {
+            text: text.into(),
+            well: true,
+        }
     }
 
     pub(crate) fn json(value: &Value) -> Self {
@@ -31,7 +34,10 @@ impl Output {
 }
 
 /// The one clock of this program.
-#[expect(clippy::disallowed_methods, reason = "a command line that is over in a moment needs no clock to hand around")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command line that is over in a moment needs no clock to hand around"
+)]
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }
@@ -42,7 +48,10 @@ pub(crate) fn instant(unix_ms: i64) -> String {
         return String::new();
     }
     let seconds = OffsetDateTime::from_unix_timestamp(unix_ms.div_euclid(1000));
-    seconds.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+    seconds
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
 }
 
 /// The same as JSON: a text, or null.
@@ -56,7 +65,9 @@ pub(crate) fn instant_json(unix_ms: i64) -> Value {
 pub(crate) fn unix_ms(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis),
+        Err(before) => {
+            i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis)
+        }
     }
 }
 
@@ -89,7 +100,11 @@ pub(crate) fn span(millis: u64) -> String {
             break;
         }
     }
-    if parts.is_empty() { format!("{millis}ms") } else { parts.join("") }
+    if parts.is_empty() {
+        format!("{millis}ms")
+    } else {
+        parts.join("")
+    }
 }
 
 /// `1h30m`, `90s`, `500ms`, `2d`.
@@ -98,10 +113,15 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
     let mut rest = text;
     let mut millis: u64 = 0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0).ok_or_else(wrong)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .filter(|at| *at > 0)
+            .ok_or_else(wrong)?;
         let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
         rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let length = match &rest[..unit] {
             "ms" => 1,
             "s" => 1000,
@@ -110,31 +130,47 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
             "d" => 86_400_000,
             _ => return Err(wrong()),
         };
-        millis = number.checked_mul(length).and_then(|part| millis.checked_add(part)).ok_or_else(wrong)?;
+        millis = number
+            .checked_mul(length)
+            .and_then(|part| millis.checked_add(part))
+            .ok_or_else(wrong)?;
         rest = &rest[unit..];
     }
-    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
+    if text.is_empty() {
+        Err(wrong())
+    } else {
+        Ok(Duration::from_millis(millis))
+    }
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _infallible = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Lines with aligned columns, the first of them a heading.
 pub(crate) fn columns(heading: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..heading.len())
         .map(|column| {
-            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            let cells = rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count());
             cells.chain([heading[column].len()]).max().unwrap_or(0)
         })
         .collect();
     let mut text = String::new();
     let heading: Vec<String> = heading.iter().map(|cell| (*cell).to_owned()).collect();
     for row in std::iter::once(&heading).chain(rows) {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<_> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -147,7 +183,14 @@ mod tests {
 
     #[test]
     fn times_are_told_in_the_units_that_say_something() {
-        let told = [(400, "400ms"), (59_000, "59s"), (2_580_000, "43m"), (5_400_000, "1h30m"), (90_000_000, "1d1h"), (315_360_000_000, "3650d")];
+        let told = [
+            (400, "400ms"),
+            (59_000, "59s"),
+            (2_580_000, "43m"),
+            (5_400_000, "1h30m"),
+            (90_000_000, "1d1h"),
+            (315_360_000_000, "3650d"),
+        ];
         for (millis, text) in told {
             assert_eq!(span(millis), text);
         }
@@ -168,7 +211,13 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = vec![vec!["a".to_owned(), "long cell".to_owned()], vec!["bcd".to_owned(), "x".to_owned()]];
-        assert_eq!(columns(&["n", "what"], &rows), "n    what\na    long cell\nbcd  x\n");
+        let rows = vec![
+            vec!["a".to_owned(), "long cell".to_owned()],
+            vec!["bcd".to_owned(), "x".to_owned()],
+        ];
+        assert_eq!(
+            columns(&["n", "what"], &rows),
+            "n    what\na    long cell\nbcd  x\n"
+        );
     }
 }

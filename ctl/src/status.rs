@@ -13,9 +13,17 @@ use crate::output::{Output, columns, hex, instant_json, now, relative, span, uni
 const PAGE: u32 = 500;
 
 pub(crate) async fn run(socket: &Path, json: bool) -> Result<Output, Failure> {
-    let status = connect(socket).await?.status(wire::StatusRequest {}).await?.into_inner();
+    let status = connect(socket)
+        .await?
+        .status(wire::StatusRequest {})
+        .await?
+        .into_inner();
     let well = status.health.iter().all(|health| health.ok);
-    let output = if json { Output::json(&to_json(&status)) } else { Output::text(to_text(&status, unix_ms(now()))) };
+    let output = if json {
+        Output::json(&to_json(&status))
+    } else {
+        Output::text(to_text(&status, unix_ms(now())))
+    };
     Ok(output.well_if(well))
 }
 
@@ -52,34 +60,92 @@ fn to_text(status: &wire::StatusResponse, now_ms: i64) -> String {
     };
     line("trust domain", status.trust_domain.clone());
     let up = span(now_ms.abs_diff(status.started_unix_ms));
-    line("authority", format!("{}, {}, up {up}", status.replica_id, status.version));
-    line("configuration", format!("generation {}", status.configuration_generation));
-    line("bundle", format!("sequence {}.{}", status.bundle_epoch, status.bundle_number));
-    line("agents", format!("{} connected, {} known", status.agents_connected, status.agents_known));
+    line(
+        "authority",
+        format!("{}, {}, up {up}", status.replica_id, status.version),
+    );
+    line(
+        "configuration",
+        format!("generation {}", status.configuration_generation),
+    );
+    line(
+        "bundle",
+        format!("sequence {}.{}", status.bundle_epoch, status.bundle_number),
+    );
+    line(
+        "agents",
+        format!(
+            "{} connected, {} known",
+            status.agents_connected, status.agents_known
+        ),
+    );
     if status.index_ready {
         let soonest = match status.soonest_expiry_unix_ms {
             0 => String::new(),
-            end => format!("; the next ends {}: {}", relative(end, now_ms), status.soonest_expiry_identity),
+            end => format!(
+                "; the next ends {}: {}",
+                relative(end, now_ms),
+                status.soonest_expiry_identity
+            ),
         };
-        line("certificates", format!("{} valid{soonest}", status.live_certificates));
+        line(
+            "certificates",
+            format!("{} valid{soonest}", status.live_certificates),
+        );
     } else {
         line("certificates", "the index is being built".to_owned());
     }
-    line("since start", format!("{} issued, {} refused", status.issued_total, status.refused_total));
-    let rows: Vec<_> = status.authorities.iter().map(|authority| {
-        let shown = [
-            authority.role.clone(), authority.state.clone(), authority.key_algorithm.clone(), authority.custody.clone(),
-            relative(authority.not_after_unix_ms, now_ms), relative(authority.renews_unix_ms, now_ms),
-            authority.live_certificates.to_string(), hex(&authority.key_id).chars().take(16).collect(),
-        ];
-        shown.to_vec()
-    }).collect();
+    line(
+        "since start",
+        format!(
+            "{} issued, {} refused",
+            status.issued_total, status.refused_total
+        ),
+    );
+    let rows: Vec<_> = status
+        .authorities
+        .iter()
+        .map(|authority| {
+            let shown = [
+                authority.role.clone(),
+                authority.state.clone(),
+                authority.key_algorithm.clone(),
+                authority.custody.clone(),
+                relative(authority.not_after_unix_ms, now_ms),
+                relative(authority.renews_unix_ms, now_ms),
+                authority.live_certificates.to_string(),
+                hex(&authority.key_id).chars().take(16).collect(),
+            ];
+            shown.to_vec()
+        })
+        .collect();
     text.push('\n');
-    text.push_str(&columns(&["AUTHORITY", "STATE", "KEY", "CUSTODY", "ENDS", "RENEWS", "LIVE", "KEY ID"], &rows));
-    let rows: Vec<_> = status.health.iter().map(|health| {
-        let state = if health.ok { "ok" } else { "failing" };
-        vec![health.component.clone(), state.to_owned(), health.code.clone(), health.message.clone()]
-    }).collect();
+    text.push_str(&columns(
+        &[
+            "AUTHORITY",
+            "STATE",
+            "KEY",
+            "CUSTODY",
+            "ENDS",
+            "RENEWS",
+            "LIVE",
+            "KEY ID",
+        ],
+        &rows,
+    ));
+    let rows: Vec<_> = status
+        .health
+        .iter()
+        .map(|health| {
+            let state = if health.ok { "ok" } else { "failing" };
+            vec![
+                health.component.clone(),
+                state.to_owned(),
+                health.code.clone(),
+                health.message.clone(),
+            ]
+        })
+        .collect();
     text.push('\n');
     text.push_str(&columns(&["HEALTH", "", "CODE", ""], &rows));
     text
@@ -90,7 +156,13 @@ pub(crate) async fn all_agents(client: &mut Client) -> Result<Vec<wire::Agent>, 
     let mut agents = Vec::new();
     let mut page_token = String::new();
     loop {
-        let page = client.list_agents(wire::ListAgentsRequest { page_size: PAGE, page_token }).await?.into_inner();
+        let page = client
+            .list_agents(wire::ListAgentsRequest {
+                page_size: PAGE,
+                page_token,
+            })
+            .await?
+            .into_inner();
         agents.extend(page.agents);
         page_token = page.page_token;
         if page_token.is_empty() {
@@ -109,16 +181,36 @@ pub(crate) async fn agents(socket: &Path, json: bool, away: bool) -> Result<Outp
         return Ok(Output::json(&Value::Array(agents)));
     }
     let now_ms = unix_ms(now());
-    let rows: Vec<_> = agents.iter().map(|agent| {
-        let state = if agent.connected { "connected" } else { "away" };
-        vec![
-            format!("{}/{}", agent.cluster, agent.node), state.to_owned(), relative(agent.since_unix_ms, now_ms),
-            format!("{}.{}", agent.trust_epoch, agent.trust_number), agent.leaves.to_string(),
-            format!("{}/{}", agent.subscribers_confirmed, agent.subscribers), agent.nacks.to_string(),
-            relative(agent.certificate_not_after_unix_ms, now_ms), format!("{} ms", agent.clock_offset_ms), agent.software.clone(),
-        ]
-    }).collect();
-    let heading = ["NODE", "STATE", "SINCE", "TRUST", "LEAVES", "CONFIRMED", "NACKS", "CERT ENDS", "CLOCK", "SOFTWARE"];
+    let rows: Vec<_> = agents
+        .iter()
+        .map(|agent| {
+            let state = if agent.connected { "connected" } else { "away" };
+            vec![
+                format!("{}/{}", agent.cluster, agent.node),
+                state.to_owned(),
+                relative(agent.since_unix_ms, now_ms),
+                format!("{}.{}", agent.trust_epoch, agent.trust_number),
+                agent.leaves.to_string(),
+                format!("{}/{}", agent.subscribers_confirmed, agent.subscribers),
+                agent.nacks.to_string(),
+                relative(agent.certificate_not_after_unix_ms, now_ms),
+                format!("{} ms", agent.clock_offset_ms),
+                agent.software.clone(),
+            ]
+        })
+        .collect();
+    let heading = [
+        "NODE",
+        "STATE",
+        "SINCE",
+        "TRUST",
+        "LEAVES",
+        "CONFIRMED",
+        "NACKS",
+        "CERT ENDS",
+        "CLOCK",
+        "SOFTWARE",
+    ];
     Ok(Output::text(columns(&heading, &rows)))
 }
 
@@ -157,7 +249,12 @@ mod tests {
                 not_after_unix_ms: 90_400_000,
                 ..Default::default()
             }],
-            health: vec![wire::Health { component: "ledger".to_owned(), ok: false, code: "ARX-LEDGER-PAUSED".to_owned(), message: "the disk is full".to_owned() }],
+            health: vec![wire::Health {
+                component: "ledger".to_owned(),
+                ok: false,
+                code: "ARX-LEDGER-PAUSED".to_owned(),
+                message: "the disk is full".to_owned(),
+            }],
             ..Default::default()
         }
     }
@@ -165,7 +262,14 @@ mod tests {
     #[test]
     fn one_screen_shows_what_matters() {
         let text = to_text(&status(), 4_000_000);
-        for part in ["example.org", "3 connected, 4 known", "5 valid; the next ends in 10m: spiffe://example.org/x", "sequence 1.2", "in 1d", "ARX-LEDGER-PAUSED"] {
+        for part in [
+            "example.org",
+            "3 connected, 4 known",
+            "5 valid; the next ends in 10m: spiffe://example.org/x",
+            "sequence 1.2",
+            "in 1d",
+            "ARX-LEDGER-PAUSED",
+        ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
         assert!(text.lines().count() <= 24, "more than one screen:\n{text}");

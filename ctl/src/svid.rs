@@ -7,7 +7,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::client::{Client, Failure, connect};
-use crate::output::{Output, columns, hex, instant, instant_json, now, parse_span, relative, unix_ms};
+use crate::output::{
+    Output, columns, hex, instant, instant_json, now, parse_span, relative, unix_ms,
+};
 
 /// Entries that are asked for at a time.
 const PAGE: u32 = 500;
@@ -69,7 +71,9 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
         Command::List { which, limit } => {
             let (svids, more) = list(&mut client, &which, limit).await?;
             if json {
-                return Ok(Output::json(&Value::Array(svids.iter().map(to_json).collect())));
+                return Ok(Output::json(&Value::Array(
+                    svids.iter().map(to_json).collect(),
+                )));
             }
             let now_ms = unix_ms(now());
             let rows: Vec<_> = svids.iter().map(|svid| row(svid, now_ms)).collect();
@@ -80,16 +84,30 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
             Ok(Output::text(text))
         }
         Command::Show { serial } => {
-            let which = Which { serial: Some(serial.clone()), ..Which::default() };
+            let which = Which {
+                serial: Some(serial.clone()),
+                ..Which::default()
+            };
             let (svids, _) = list(&mut client, &which, 1).await?;
             let svid = svids.first().ok_or_else(|| {
                 Failure::Failed(format!("no valid certificate has serial number {serial}; `arx ledger search --serial {serial}` also finds those that have ended"))
             })?;
-            Ok(if json { Output::json(&to_json(svid)) } else { Output::text(show(svid, unix_ms(now()))) })
+            Ok(if json {
+                Output::json(&to_json(svid))
+            } else {
+                Output::text(show(svid, unix_ms(now())))
+            })
         }
-        Command::Renew { which, all, within, reason } => {
+        Command::Renew {
+            which,
+            all,
+            within,
+            reason,
+        } => {
             if which.is_everything() && !all {
-                return Err(Failure::Failed("say which: --identity, --node or --serial; or --all".to_owned()));
+                return Err(Failure::Failed(
+                    "say which: --identity, --node or --serial; or --all".to_owned(),
+                ));
             }
             let window = parse_span(&within).map_err(Failure::Failed)?;
             let request = wire::RequestRenewalRequest {
@@ -104,7 +122,10 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
             let output = if json {
                 Output::json(&json!({"agents": answer.agents, "certificates": answer.certificates}))
             } else if well {
-                Output::text(format!("{} agents were asked to renew {} certificates within {within}\n", answer.agents, answer.certificates))
+                Output::text(format!(
+                    "{} agents were asked to renew {} certificates within {within}\n",
+                    answer.agents, answer.certificates
+                ))
             } else {
                 Output::text("no connected agent holds such a certificate\n")
             };
@@ -113,7 +134,11 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
     }
 }
 
-async fn list(client: &mut Client, which: &Which, limit: usize) -> Result<(Vec<wire::SvidRecord>, bool), Failure> {
+async fn list(
+    client: &mut Client,
+    which: &Which,
+    limit: usize,
+) -> Result<(Vec<wire::SvidRecord>, bool), Failure> {
     let mut svids = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -138,7 +163,11 @@ async fn list(client: &mut Client, which: &Which, limit: usize) -> Result<(Vec<w
 }
 
 fn node(svid: &wire::SvidRecord) -> String {
-    if svid.node.is_empty() { "-".to_owned() } else { format!("{}/{}", svid.cluster, svid.node) }
+    if svid.node.is_empty() {
+        "-".to_owned()
+    } else {
+        format!("{}/{}", svid.cluster, svid.node)
+    }
 }
 
 fn row(svid: &wire::SvidRecord, now_ms: i64) -> Vec<String> {
@@ -155,9 +184,23 @@ fn show(svid: &wire::SvidRecord, now_ms: i64) -> String {
     let lines = [
         ("identity", svid.spiffe_id.clone()),
         ("serial", hex(&svid.serial)),
-        ("replaces", if svid.replaces_serial.is_empty() { "-".to_owned() } else { hex(&svid.replaces_serial) }),
+        (
+            "replaces",
+            if svid.replaces_serial.is_empty() {
+                "-".to_owned()
+            } else {
+                hex(&svid.replaces_serial)
+            },
+        ),
         ("valid from", instant(svid.not_before_unix_ms)),
-        ("valid until", format!("{} ({})", instant(svid.not_after_unix_ms), relative(svid.not_after_unix_ms, now_ms))),
+        (
+            "valid until",
+            format!(
+                "{} ({})",
+                instant(svid.not_after_unix_ms),
+                relative(svid.not_after_unix_ms, now_ms)
+            ),
+        ),
         ("issued", instant(svid.issued_unix_ms)),
         ("node", node(svid)),
         ("granted on", svid.evidence.clone()),
@@ -165,7 +208,10 @@ fn show(svid: &wire::SvidRecord, now_ms: i64) -> String {
         ("issuer key id", hex(&svid.issuer_key_id)),
         ("root key id", hex(&svid.root_key_id)),
     ];
-    lines.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
+    lines
+        .iter()
+        .map(|(name, value)| format!("{name:<14}{value}\n"))
+        .collect()
 }
 
 fn to_json(svid: &wire::SvidRecord) -> Value {

@@ -9,12 +9,19 @@ use crate::output::{hex, instant, relative, unix_ms};
 
 /// Explains each, and whether each is signed by the one after it.
 pub(super) fn explain_all(certificates: &[Certificate], now_ms: i64) -> Vec<Finding> {
-    let mut findings: Vec<_> = certificates.iter().map(|certificate| explain(certificate, now_ms)).collect();
-    let leads_a_chain = certificates.first().is_some_and(|first| !first.is_signed_by(first));
+    let mut findings: Vec<_> = certificates
+        .iter()
+        .map(|certificate| explain(certificate, now_ms))
+        .collect();
+    let leads_a_chain = certificates
+        .first()
+        .is_some_and(|first| !first.is_signed_by(first));
     if certificates.len() > 1 && leads_a_chain {
         for (place, pair) in certificates.windows(2).enumerate() {
             if pair[0].is_signed_by(&pair[1]) {
-                findings[place].lines.push(("signed by", "the next certificate".to_owned()));
+                findings[place]
+                    .lines
+                    .push(("signed by", "the next certificate".to_owned()));
             } else {
                 findings[place].wrong.push("it is not signed by the certificate that follows: put the chain in order, leaf first".to_owned());
             }
@@ -31,17 +38,44 @@ fn explain(certificate: &Certificate, now_ms: i64) -> Finding {
         (false, _) => (Kind::Leaf, "leaf certificate"),
     };
     let shown = |id: Option<KeyId>| id.map_or_else(|| "-".to_owned(), |id| hex(id.as_bytes()));
-    let (begin, end) = (unix_ms(certificate.not_before()), unix_ms(certificate.not_after()));
-    let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
+    let (begin, end) = (
+        unix_ms(certificate.not_before()),
+        unix_ms(certificate.not_after()),
+    );
+    let list = |names: &[String]| {
+        if names.is_empty() {
+            "-".to_owned()
+        } else {
+            names.join(", ")
+        }
+    };
     let lines = vec![
-        ("SPIFFE id", certificate.spiffe_id().map_or_else(|| "-".to_owned(), ToString::to_string)),
+        (
+            "SPIFFE id",
+            certificate
+                .spiffe_id()
+                .map_or_else(|| "-".to_owned(), ToString::to_string),
+        ),
         ("URI names", list(certificate.uris())),
         ("DNS names", list(certificate.dns_names())),
-        ("subject", if certificate.subject().is_empty() { "-".to_owned() } else { certificate.subject().to_owned() }),
+        (
+            "subject",
+            if certificate.subject().is_empty() {
+                "-".to_owned()
+            } else {
+                certificate.subject().to_owned()
+            },
+        ),
         ("issuer", certificate.issuer().to_owned()),
         ("serial", certificate.serial().to_string()),
-        ("valid from", format!("{} ({})", instant(begin), relative(begin, now_ms))),
-        ("valid until", format!("{} ({})", instant(end), relative(end, now_ms))),
+        (
+            "valid from",
+            format!("{} ({})", instant(begin), relative(begin, now_ms)),
+        ),
+        (
+            "valid until",
+            format!("{} ({})", instant(end), relative(end, now_ms)),
+        ),
         ("key", certificate.public_key().algorithm().to_string()),
         ("subject key id", shown(certificate.subject_key_id())),
         ("authority key id", shown(certificate.authority_key_id())),
@@ -52,7 +86,10 @@ fn explain(certificate: &Certificate, now_ms: i64) -> Finding {
     if end < now_ms {
         wrong.push(format!("it has expired {}", relative(end, now_ms)));
     } else if begin > now_ms {
-        wrong.push(format!("it is not valid yet: {}; check the clocks", relative(begin, now_ms)));
+        wrong.push(format!(
+            "it is not valid yet: {}; check the clocks",
+            relative(begin, now_ms)
+        ));
     }
     for violation in violations(certificate, kind) {
         match violation.severity {
@@ -60,5 +97,10 @@ fn explain(certificate: &Certificate, now_ms: i64) -> Finding {
             Severity::Warning => notes.push(violation.to_string()),
         }
     }
-    Finding { kind: name, lines, wrong, notes }
+    Finding {
+        kind: name,
+        lines,
+        wrong,
+        notes,
+    }
 }

@@ -24,9 +24,17 @@ struct Authority {
 fn authority() -> Authority {
     let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
     let trust_domain = TrustDomain::parse("example.org").expect("a name");
-    let unsigned = root(key.public_key(), &trust_domain, Validity::authority(now(), Duration::from_secs(86_400))).expect("a root");
+    let unsigned = root(
+        key.public_key(),
+        &trust_domain,
+        Validity::authority(now(), Duration::from_secs(86_400)),
+    )
+    .expect("a root");
     let signature = key.sign(unsigned.to_be_signed()).expect("signed");
-    Authority { root: unsigned.complete(&signature).expect("in order"), key }
+    Authority {
+        root: unsigned.complete(&signature).expect("in order"),
+        key,
+    }
 }
 
 impl Authority {
@@ -35,7 +43,16 @@ impl Authority {
         let id = SpiffeId::parse("spiffe://example.org/ns/shop/sa/web").expect("an id");
         let issuer = Issuer::new(&self.root).expect("an issuer");
         let validity = Validity::leaf(&issuer, at, Duration::from_secs(lifetime));
-        let leaf = leaf(&issuer, &Leaf { public_key: key.public_key(), id: &id, dns_names: &[], validity, revocable: false });
+        let leaf = leaf(
+            &issuer,
+            &Leaf {
+                public_key: key.public_key(),
+                id: &id,
+                dns_names: &[],
+                validity,
+                revocable: false,
+            },
+        );
         let unsigned = leaf.expect("a leaf");
         let signature = self.key.sign(unsigned.to_be_signed()).expect("signed");
         unsigned.complete(&signature).expect("in order")
@@ -43,7 +60,12 @@ impl Authority {
 }
 
 fn field<'a>(finding: &'a Finding, name: &str) -> &'a str {
-    finding.lines.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str()).expect("a field")
+    finding
+        .lines
+        .iter()
+        .find(|(other, _)| *other == name)
+        .map(|(_, value)| value.as_str())
+        .expect("a field")
 }
 
 #[test]
@@ -51,10 +73,22 @@ fn a_chain_in_pem_is_explained_certificate_by_certificate() {
     let authority = authority();
     let leaf = authority.leaf(3600, now());
     let findings = look(format!("{}{}", leaf.pem(), authority.root.pem()).as_bytes());
-    assert_eq!(findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), ["leaf certificate", "root certificate"]);
-    assert_eq!(field(&findings[0], "SPIFFE id"), "spiffe://example.org/ns/shop/sa/web");
+    assert_eq!(
+        findings
+            .iter()
+            .map(|finding| finding.kind)
+            .collect::<Vec<_>>(),
+        ["leaf certificate", "root certificate"]
+    );
+    assert_eq!(
+        field(&findings[0], "SPIFFE id"),
+        "spiffe://example.org/ns/shop/sa/web"
+    );
     assert_eq!(field(&findings[0], "signed by"), "the next certificate");
-    assert!(findings.iter().all(|finding| finding.wrong.is_empty()), "{findings:?}");
+    assert!(
+        findings.iter().all(|finding| finding.wrong.is_empty()),
+        "{findings:?}"
+    );
 }
 
 #[test]
@@ -63,7 +97,10 @@ fn a_chain_out_of_order_and_a_certificate_that_is_over_are_named() {
     let leaf = authority.leaf(3600, now());
     let other = super::tests::authority();
     let findings = look(format!("{}{}", leaf.pem(), other.root.pem()).as_bytes());
-    assert!(findings[0].wrong[0].contains("put the chain in order"), "{findings:?}");
+    assert!(
+        findings[0].wrong[0].contains("put the chain in order"),
+        "{findings:?}"
+    );
     let old = authority.leaf(60, now() - Duration::from_secs(1000));
     let findings = look(old.der());
     assert!(findings[0].wrong[0].contains("expired"), "{findings:?}");
@@ -84,7 +121,10 @@ fn a_request_is_explained_and_a_broken_one_is_told_why() {
     let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
     let mut csr = key.create_csr().expect("a request");
     let findings = look(&csr);
-    assert_eq!((findings[0].kind, field(&findings[0], "key")), ("certificate request", "ecdsa-p256"));
+    assert_eq!(
+        (findings[0].kind, field(&findings[0], "key")),
+        ("certificate request", "ecdsa-p256")
+    );
     *csr.last_mut().expect("not empty") ^= 1;
     assert!(!look(&csr)[0].wrong.is_empty());
 }
@@ -93,7 +133,15 @@ fn a_request_is_explained_and_a_broken_one_is_told_why() {
 fn a_spiffe_bundle_is_explained_with_its_roots() {
     let authority = authority();
     let trust_domain = TrustDomain::parse("example.org").expect("a name");
-    let bundle = TrustBundle::new(trust_domain, Sequence { epoch: 1, number: 7 }, vec![authority.root]).expect("a bundle");
+    let bundle = TrustBundle::new(
+        trust_domain,
+        Sequence {
+            epoch: 1,
+            number: 7,
+        },
+        vec![authority.root],
+    )
+    .expect("a bundle");
     let findings = look(bundle.spiffe_json(7, Some(300)).as_bytes());
     assert_eq!(findings[0].kind, "SPIFFE bundle");
     assert_eq!(field(&findings[0], "sequence"), "7");
@@ -104,7 +152,12 @@ fn a_spiffe_bundle_is_explained_with_its_roots() {
 fn token(claims: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let header = json!({"alg": "RS256", "kid": "k1"});
-    format!("{}.{}.{}", part(&header), part(claims), URL_SAFE_NO_PAD.encode("the signature"))
+    format!(
+        "{}.{}.{}",
+        part(&header),
+        part(claims),
+        URL_SAFE_NO_PAD.encode("the signature")
+    )
 }
 
 #[test]
@@ -117,7 +170,12 @@ fn a_token_is_explained_and_its_signature_never_shown() {
     let findings = look(text.as_bytes());
     assert_eq!(field(&findings[0], "service account"), "shop/web");
     assert!(findings[0].wrong.is_empty(), "{findings:?}");
-    assert!(findings[0].notes.iter().any(|note| note.contains("names no node")));
+    assert!(
+        findings[0]
+            .notes
+            .iter()
+            .any(|note| note.contains("names no node"))
+    );
     let shown = to_text(&findings) + &to_json(&findings).to_string();
     let signature = text.rsplit('.').next().expect("three parts");
     assert!(!shown.contains(signature), "{shown}");
@@ -143,6 +201,14 @@ fn a_private_key_is_recognised_and_nothing_of_it_is_shown() {
 
 #[test]
 fn what_is_none_of_these_is_said() {
-    assert!(explain(b"hello", 0).expect_err("unknown").contains("no certificate"));
-    assert!(explain(b"{\"a\":1}", 0).expect_err("unknown").contains("no SPIFFE bundle"));
+    assert!(
+        explain(b"hello", 0)
+            .expect_err("unknown")
+            .contains("no certificate")
+    );
+    assert!(
+        explain(b"{\"a\":1}", 0)
+            .expect_err("unknown")
+            .contains("no SPIFFE bundle")
+    );
 }

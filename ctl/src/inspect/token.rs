@@ -14,7 +14,9 @@ const TAKEN: [&str; 4] = ["RS256", "ES256", "ES384", "EdDSA"];
 /// Explains `text` if it is a JWT.
 pub(super) fn explain(text: &str, now_ms: i64) -> Option<Finding> {
     let parts: Vec<_> = text.split('.').collect();
-    let [header, claims, signature] = parts[..] else { return None };
+    let [header, claims, signature] = parts[..] else {
+        return None;
+    };
     let header = json(header)?;
     let claims = json(claims)?;
     let kubernetes = &claims["kubernetes.io"];
@@ -24,7 +26,14 @@ pub(super) fn explain(text: &str, now_ms: i64) -> Option<Finding> {
         ("issuer", string(&claims["iss"])),
         ("audience", audience(&claims["aud"])),
         ("subject", string(&claims["sub"])),
-        ("service account", format!("{}/{}", string(&kubernetes["namespace"]), string(&kubernetes["serviceaccount"]["name"]))),
+        (
+            "service account",
+            format!(
+                "{}/{}",
+                string(&kubernetes["namespace"]),
+                string(&kubernetes["serviceaccount"]["name"])
+            ),
+        ),
         ("pod", named(&kubernetes["pod"])),
         ("node", named(&kubernetes["node"])),
     ];
@@ -45,7 +54,10 @@ pub(super) fn explain(text: &str, now_ms: i64) -> Option<Finding> {
         Some(end) if end.saturating_mul(1000) < now_ms => wrong.push("it has expired".to_owned()),
         Some(_) => {}
     }
-    if claims["nbf"].as_i64().is_some_and(|begin| begin.saturating_mul(1000) > now_ms + 30_000) {
+    if claims["nbf"]
+        .as_i64()
+        .is_some_and(|begin| begin.saturating_mul(1000) > now_ms + 30_000)
+    {
         wrong.push("it is not valid yet: check the clocks".to_owned());
     }
     let mut notes = Vec::new();
@@ -53,16 +65,26 @@ pub(super) fn explain(text: &str, now_ms: i64) -> Option<Finding> {
         notes.push("it has no `kubernetes.io` claims: it is no service-account token".to_owned());
     } else {
         if kubernetes["pod"].is_null() {
-            notes.push("it is not bound to a pod: refused unless the cluster has allow_unbound".to_owned());
+            notes.push(
+                "it is not bound to a pod: refused unless the cluster has allow_unbound".to_owned(),
+            );
         }
         if kubernetes["node"].is_null() {
             notes.push("it names no node: an agent can't join with it".to_owned());
         }
         if !kubernetes["warnafter"].is_null() {
-            notes.push("its life was extended (warnafter): refused unless the cluster has allow_extended".to_owned());
+            notes.push(
+                "its life was extended (warnafter): refused unless the cluster has allow_extended"
+                    .to_owned(),
+            );
         }
     }
-    Some(Finding { kind: "token", lines, wrong, notes })
+    Some(Finding {
+        kind: "token",
+        lines,
+        wrong,
+        notes,
+    })
 }
 
 fn json(part: &str) -> Option<Value> {
@@ -73,7 +95,10 @@ fn json(part: &str) -> Option<Value> {
 /// Control characters of a stranger's token must not reach a terminal.
 fn string(value: &Value) -> String {
     match value.as_str() {
-        Some(text) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+        Some(text) => text
+            .chars()
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect(),
         None => "-".to_owned(),
     }
 }
@@ -86,7 +111,11 @@ fn audience(value: &Value) -> String {
 }
 
 fn named(value: &Value) -> String {
-    if value.is_null() { "-".to_owned() } else { format!("{} ({})", string(&value["name"]), string(&value["uid"])) }
+    if value.is_null() {
+        "-".to_owned()
+    } else {
+        format!("{} ({})", string(&value["name"]), string(&value["uid"]))
+    }
 }
 
 fn time(value: &Value, now_ms: i64) -> String {
