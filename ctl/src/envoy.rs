@@ -160,7 +160,7 @@ fn inbound(yaml: &mut String, options: &Bootstrap, secrets: &Secrets<'_>) {
         # without it a client may come without a certificate
         require_client_certificate: true"
     ));
-    tls(yaml, 10, &options.accept, secrets);
+    tls(yaml, 12, &options.accept, secrets);
     http(yaml, 4, "inbound", "app");
 }
 

@@ -336,6 +336,10 @@ impl Agent {
             FromAuthority::Following { welcome, up } => {
                 self.on_welcome(&welcome, now);
                 self.follow.began(up, now.monotonic);
+                // Roots that came with the join may have reached the disk only after the Hello.
+                if let Some(bundle) = self.roots.durable().borrow().as_ref() {
+                    self.follow.stored(bundle);
+                }
                 self.workloads.connected(now);
             }
             FromAuthority::Lost => self.follow.lost(),
