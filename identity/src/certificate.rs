@@ -1,142 +1,29 @@
 //! One X.509 certificate, parsed once, with the facts that Arx asks of it.
 
+mod identifier;
+mod name;
+mod parse;
+
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer, X509Certificate};
+
+pub use identifier::{KeyId, Serial};
+use parse::Facts;
+pub(crate) use parse::alternative_names;
 
 use crate::crypto;
-use crate::der::{self, Reader};
+use crate::der::NotDer;
 use crate::id::SpiffeId;
 use crate::key::PublicKey;
 
 /// Largest certificate that is looked at, in bytes.
 const MAX_CERTIFICATE: usize = 64 * 1024;
-
-/// A serial number: 1 to 20 octets, positive, kept without leading zeros (RFC 5280,
-/// 4.1.2.2). Displayed and parsed as lower-case hex.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Serial(Box<[u8]>);
-
-impl Serial {
-    /// A new serial of 127 random bits, positive in 16 octets.
-    #[must_use]
-    pub fn random() -> Self {
-        loop {
-            let mut bytes = crypto::random::<16>();
-            bytes[0] &= 0x7f;
-            if bytes[0] != 0 {
-                return Self(bytes.into());
-            }
-        }
-    }
-
-    /// The serial with this value, big-endian; leading zeros are dropped.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let first = bytes.iter().position(|byte| *byte != 0)?;
-        let bytes = &bytes[first..];
-        let octets = bytes.len() + usize::from(bytes[0] >= 0x80);
-        (octets <= 20).then(|| Self(bytes.into()))
-    }
-
-    /// The value, big-endian, without leading zeros.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Serial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(f, &self.0)
-    }
-}
-
-impl fmt::Debug for Serial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Serial({self})")
-    }
-}
-
-impl FromStr for Serial {
-    type Err = CertificateError;
-
-    /// Hex in either case; colons between octets and leading zeros are allowed, as
-    /// other tools print them.
-    fn from_str(text: &str) -> Result<Self, CertificateError> {
-        let digits: String = text.chars().filter(|c| *c != ':').collect();
-        let digits = if digits.len() % 2 == 1 {
-            format!("0{digits}")
-        } else {
-            digits
-        };
-        if digits.is_empty() || digits.len() > 80 || !digits.bytes().all(|c| c.is_ascii_hexdigit())
-        {
-            return Err(CertificateError::Serial);
-        }
-        let bytes: Option<Vec<u8>> = (0..digits.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok())
-            .collect();
-        bytes
-            .and_then(|bytes| Self::from_bytes(&bytes))
-            .ok_or(CertificateError::Serial)
-    }
-}
-
-/// A subject or authority key identifier: 1 to 32 octets (RFC 5280, 4.2.1.1 and
-/// 4.2.1.2). Ours have 20. Displayed as lower-case hex.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId {
-    bytes: [u8; 32],
-    length: u8,
-}
-
-impl KeyId {
-    /// The identifier with these octets, if there are 1 to 32 of them.
-    #[must_use]
-    pub fn from_slice(octets: &[u8]) -> Option<Self> {
-        if octets.is_empty() || octets.len() > 32 {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        bytes[..octets.len()].copy_from_slice(octets);
-        Some(Self {
-            bytes,
-            length: octets.len() as u8,
-        })
-    }
-
-    /// The octets.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.length)]
-    }
-}
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex(f, self.as_bytes())
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyId({self})")
-    }
-}
-
-fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
 
 /// Why bytes are not a certificate that is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -147,6 +34,9 @@ pub enum CertificateError {
     /// Not one X.509 v3 certificate in DER.
     #[error("not an X.509 certificate in DER")]
     NotDer,
+    /// An X.509 certificate of version 1 or 2, which have no extensions.
+    #[error("the certificate is not of X.509 version 3")]
+    Version,
     /// Bytes after the certificate.
     #[error("{0} bytes follow the certificate")]
     TrailingBytes(usize),
@@ -170,32 +60,15 @@ pub enum CertificateError {
     Pem(String),
 }
 
+impl From<NotDer> for CertificateError {
+    fn from(_: NotDer) -> Self {
+        Self::NotDer
+    }
+}
+
 /// One certificate. Clones share it.
 #[derive(Clone)]
 pub struct Certificate(Arc<Facts>);
-
-struct Facts {
-    der: Vec<u8>,
-    /// Where the TBSCertificate lies in `der`.
-    tbs: std::ops::Range<usize>,
-    /// Content of the signature's AlgorithmIdentifier.
-    signature_algorithm: Vec<u8>,
-    signature: Vec<u8>,
-    serial: Serial,
-    not_before: SystemTime,
-    not_after: SystemTime,
-    subject: Vec<u8>,
-    issuer: Vec<u8>,
-    subject_text: String,
-    issuer_text: String,
-    public_key: PublicKey,
-    is_ca: bool,
-    uris: Vec<String>,
-    spiffe_id: Option<SpiffeId>,
-    dns_names: Vec<String>,
-    subject_key_id: Option<KeyId>,
-    authority_key_id: Option<KeyId>,
-}
 
 impl Certificate {
     /// The certificate in these bytes, which must be nothing else.
@@ -207,42 +80,7 @@ impl Certificate {
         if bytes.len() > MAX_CERTIFICATE {
             return Err(CertificateError::TooLong(bytes.len()));
         }
-        let (rest, parsed) =
-            X509Certificate::from_der(bytes).map_err(|_| CertificateError::NotDer)?;
-        if !rest.is_empty() {
-            return Err(CertificateError::TrailingBytes(rest.len()));
-        }
-        let (tbs, signature_algorithm, signature) =
-            outer(bytes).map_err(|_| CertificateError::NotDer)?;
-        if parsed.signature_algorithm != parsed.tbs_certificate.signature {
-            return Err(CertificateError::SignatureAlgorithm);
-        }
-        let raw_serial = parsed.raw_serial();
-        if raw_serial.first().is_none_or(|high| *high >= 0x80) {
-            return Err(CertificateError::Serial);
-        }
-        let mut facts = Facts {
-            der: bytes.to_vec(),
-            tbs,
-            signature_algorithm: signature_algorithm.to_vec(),
-            signature: signature.to_vec(),
-            serial: Serial::from_bytes(raw_serial).ok_or(CertificateError::Serial)?,
-            not_before: time(parsed.validity().not_before.timestamp()),
-            not_after: time(parsed.validity().not_after.timestamp()),
-            subject: parsed.subject().as_raw().to_vec(),
-            issuer: parsed.issuer().as_raw().to_vec(),
-            subject_text: parsed.subject().to_string(),
-            issuer_text: parsed.issuer().to_string(),
-            public_key: PublicKey::from_spki_der(parsed.public_key().raw)?,
-            is_ca: false,
-            uris: Vec::new(),
-            spiffe_id: None,
-            dns_names: Vec::new(),
-            subject_key_id: None,
-            authority_key_id: None,
-        };
-        facts.read_extensions(&parsed)?;
-        Ok(Self(Arc::new(facts)))
+        Ok(Self(Arc::new(Facts::read(bytes)?)))
     }
 
     /// All certificates of a PEM text, in order. Other blocks and text are passed over.
@@ -296,47 +134,53 @@ impl Certificate {
     /// The subject in the form of RFC 4514, for people.
     #[must_use]
     pub fn subject(&self) -> &str {
-        &self.0.subject_text
+        let facts = &self.0;
+        facts
+            .subject_text
+            .get_or_init(|| name::text(&facts.der[facts.subject.clone()]))
     }
 
     /// The issuer in the form of RFC 4514, for people.
     #[must_use]
     pub fn issuer(&self) -> &str {
-        &self.0.issuer_text
+        let facts = &self.0;
+        facts
+            .issuer_text
+            .get_or_init(|| name::text(&facts.der[facts.issuer.clone()]))
     }
 
     /// The subject's Name, DER.
     pub(crate) fn subject_der(&self) -> &[u8] {
-        &self.0.subject
+        &self.0.der[self.0.subject.clone()]
     }
 
     /// The issuer's Name, DER.
     pub(crate) fn issuer_der(&self) -> &[u8] {
-        &self.0.issuer
+        &self.0.der[self.0.issuer.clone()]
     }
 
     /// Whether basicConstraints says cA (RFC 5280, 4.2.1.9).
     #[must_use]
     pub fn is_ca(&self) -> bool {
-        self.0.is_ca
+        self.0.extensions.is_ca
     }
 
     /// The SPIFFE id, if there is exactly one URI SAN and it is one.
     #[must_use]
     pub fn spiffe_id(&self) -> Option<&SpiffeId> {
-        self.0.spiffe_id.as_ref()
+        self.0.extensions.spiffe_id.as_ref()
     }
 
     /// All URI SANs, as they stand.
     #[must_use]
     pub fn uris(&self) -> &[String] {
-        &self.0.uris
+        &self.0.extensions.uris
     }
 
     /// All DNS SANs, as they stand.
     #[must_use]
     pub fn dns_names(&self) -> &[String] {
-        &self.0.dns_names
+        &self.0.extensions.dns_names
     }
 
     /// The subject's public key.
@@ -348,13 +192,28 @@ impl Certificate {
     /// subjectKeyIdentifier, if present.
     #[must_use]
     pub fn subject_key_id(&self) -> Option<KeyId> {
-        self.0.subject_key_id
+        self.0.extensions.subject_key_id
     }
 
     /// keyIdentifier of the authorityKeyIdentifier, if present.
     #[must_use]
     pub fn authority_key_id(&self) -> Option<KeyId> {
-        self.0.authority_key_id
+        self.0.extensions.authority_key_id
+    }
+
+    /// The path length constraint, if there is one.
+    pub(crate) fn path_len(&self) -> Option<u32> {
+        self.0.extensions.path_len
+    }
+
+    /// Whether keyUsage lets the key sign certificates; none if the extension is missing.
+    pub(crate) fn signs_certificates(&self) -> Option<bool> {
+        self.0.extensions.signs_certificates
+    }
+
+    /// Whether noRevAvail (RFC 9608) is present.
+    pub(crate) fn has_no_rev_avail(&self) -> bool {
+        self.0.extensions.no_rev_avail
     }
 
     /// SHA-256 of the DER.
@@ -367,78 +226,15 @@ impl Certificate {
     /// validity, constraints or trust.
     #[must_use]
     pub fn is_signed_by(&self, issuer: &Certificate) -> bool {
-        self.0.issuer == issuer.0.subject && self.is_signed_by_key(&issuer.0.public_key)
+        self.issuer_der() == issuer.subject_der() && self.is_signed_by_key(&issuer.0.public_key)
     }
 
     pub(crate) fn is_signed_by_key(&self, key: &PublicKey) -> bool {
         key.verify(
-            &self.0.signature_algorithm,
+            &self.0.der[self.0.signature_algorithm.clone()],
             &self.0.der[self.0.tbs.clone()],
-            &self.0.signature,
+            &self.0.der[self.0.signature.clone()],
         )
-    }
-}
-
-impl Facts {
-    fn read_extensions(&mut self, parsed: &X509Certificate<'_>) -> Result<(), CertificateError> {
-        let mut seen = Vec::new();
-        for extension in parsed.extensions() {
-            let broken = || CertificateError::Extension(extension.oid.to_id_string());
-            if seen.contains(&&extension.oid) {
-                return Err(broken());
-            }
-            seen.push(&extension.oid);
-            match extension.parsed_extension() {
-                ParsedExtension::ParseError { .. } => return Err(broken()),
-                ParsedExtension::BasicConstraints(constraints) => self.is_ca = constraints.ca,
-                ParsedExtension::SubjectKeyIdentifier(id) => {
-                    self.subject_key_id = Some(KeyId::from_slice(id.0).ok_or_else(broken)?);
-                }
-                ParsedExtension::AuthorityKeyIdentifier(authority) => {
-                    if let Some(id) = &authority.key_identifier {
-                        self.authority_key_id = Some(KeyId::from_slice(id.0).ok_or_else(broken)?);
-                    }
-                }
-                ParsedExtension::SubjectAlternativeName(names) => {
-                    for name in &names.general_names {
-                        match name {
-                            GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
-                            GeneralName::DNSName(dns) => self.dns_names.push((*dns).to_owned()),
-                            _ => {}
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        if let [uri] = self.uris.as_slice() {
-            self.spiffe_id = SpiffeId::parse(uri).ok();
-        }
-        Ok(())
-    }
-}
-
-/// Where the TBSCertificate lies, and the content of the signature's algorithm and of
-/// the signature itself (RFC 5280, 4.1).
-type Outer<'b> = (std::ops::Range<usize>, &'b [u8], &'b [u8]);
-
-fn outer(bytes: &[u8]) -> Result<Outer<'_>, der::NotDer> {
-    let mut whole = Reader::new(bytes);
-    let content = whole.read(der::SEQUENCE)?;
-    whole.end()?;
-    let start = bytes.len() - content.len();
-    let mut inner = Reader::new(content);
-    let (tbs, _) = inner.element(der::SEQUENCE)?;
-    let algorithm = inner.read(der::SEQUENCE)?;
-    let signature = inner.bit_string()?;
-    inner.end()?;
-    Ok((start..start + tbs.len(), algorithm, signature))
-}
-
-fn time(unix: i64) -> SystemTime {
-    match u64::try_from(unix) {
-        Ok(after) => UNIX_EPOCH + Duration::from_secs(after),
-        Err(_) => UNIX_EPOCH,
     }
 }
 
@@ -470,16 +266,16 @@ impl Eq for Certificate {}
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self
-            .0
-            .spiffe_id
-            .as_ref()
-            .map_or(self.0.subject_text.as_str(), SpiffeId::as_str);
+            .spiffe_id()
+            .map_or_else(|| self.subject(), SpiffeId::as_str);
         write!(f, "Certificate({name}, {})", self.0.serial)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr;
+
     use super::*;
     use proptest::prelude::*;
 

@@ -1,14 +1,14 @@
 //! Certificate signing requests (PKCS #10, RFC 2986): a proof that somebody holds a
 //! key, and nothing more.
 
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer, X509CertificationRequest};
-
-use crate::der::{self, Reader};
+use crate::certificate::alternative_names;
+use crate::der::{self, NotDer, Reader};
 use crate::key::{KeyAlgorithm, KeyError, PublicKey};
 
 /// Longest request that is looked at, in bytes.
 const MAX_CSR: usize = 16 * 1024;
+/// The attribute that lists requested extensions (RFC 2985, 5.4.2).
+const OID_EXTENSION_REQUEST: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x0e];
 
 /// Which keys certificates are issued for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,18 +87,16 @@ impl VerifiedCsr {
             return Err(CsrError::TooLong(bytes.len()));
         }
         let mut whole = Reader::new(bytes);
-        let content = whole.read(der::SEQUENCE).map_err(|_| CsrError::NotDer)?;
+        let content = whole.read(der::SEQUENCE)?;
         whole.end().map_err(|_| CsrError::TrailingBytes)?;
         let mut parts = Reader::new(content);
-        let (info, _) = parts.element(der::SEQUENCE).map_err(|_| CsrError::NotDer)?;
-        let algorithm = parts.read(der::SEQUENCE).map_err(|_| CsrError::NotDer)?;
-        let signature = parts.bit_string().map_err(|_| CsrError::NotDer)?;
+        let (info, fields) = parts.element(der::SEQUENCE)?;
+        let algorithm = parts.read(der::SEQUENCE)?;
+        let signature = parts.bit_string()?;
         parts.end().map_err(|_| CsrError::TrailingBytes)?;
 
-        let (_, parsed) =
-            X509CertificationRequest::from_der(bytes).map_err(|_| CsrError::NotDer)?;
-        let public_key =
-            PublicKey::from_spki_der(parsed.certification_request_info.subject_pki.raw)?;
+        let info_parts = Info::read(fields)?;
+        let public_key = PublicKey::from_spki_der(info_parts.public_key)?;
         if !policy.allows(public_key.algorithm()) {
             return Err(CsrError::KeyNotAllowed(public_key.algorithm()));
         }
@@ -107,7 +105,7 @@ impl VerifiedCsr {
         }
         Ok(Self {
             public_key,
-            claimed_names: claimed_names(&parsed),
+            claimed_names: alternative_names(info_parts.extensions),
         })
     }
 
@@ -124,17 +122,49 @@ impl VerifiedCsr {
     }
 }
 
-fn claimed_names(parsed: &X509CertificationRequest<'_>) -> Vec<String> {
-    let mut names = Vec::new();
-    for extension in parsed.requested_extensions().into_iter().flatten() {
-        if let ParsedExtension::SubjectAlternativeName(san) = extension {
-            names.extend(san.general_names.iter().filter_map(|name| match name {
-                GeneralName::URI(name) | GeneralName::DNSName(name) => Some((*name).to_owned()),
-                _ => None,
-            }));
-        }
+impl From<NotDer> for CsrError {
+    fn from(_: NotDer) -> Self {
+        Self::NotDer
     }
-    names
+}
+
+/// What matters of a CertificationRequestInfo (RFC 2986, 4.1).
+struct Info<'a> {
+    public_key: &'a [u8],
+    /// Content of the list of requested extensions; empty if there is none.
+    extensions: &'a [u8],
+}
+
+impl<'a> Info<'a> {
+    fn read(content: &'a [u8]) -> Result<Self, NotDer> {
+        let mut fields = Reader::new(content);
+        if fields.read(der::INTEGER)? != [0] {
+            return Err(NotDer);
+        }
+        fields.read(der::SEQUENCE)?;
+        let (public_key, _) = fields.element(der::SEQUENCE)?;
+        let mut extensions: &[u8] = &[];
+        // Some tools leave empty attributes out, against the standard.
+        if !fields.is_empty() {
+            let mut attributes = Reader::new(fields.read(der::EXPLICIT_0)?);
+            while !attributes.is_empty() {
+                let mut attribute = Reader::new(attributes.read(der::SEQUENCE)?);
+                let oid = attribute.read(der::OID)?;
+                let values = attribute.read(der::SET)?;
+                attribute.end()?;
+                if oid == OID_EXTENSION_REQUEST {
+                    let mut values = Reader::new(values);
+                    extensions = values.read(der::SEQUENCE)?;
+                    values.end()?;
+                }
+            }
+        }
+        fields.end()?;
+        Ok(Self {
+            public_key,
+            extensions,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -207,6 +237,127 @@ mod tests {
             if let Ok(verified) = VerifiedCsr::verify(&changed, &policy) {
                 assert_eq!(verified.public_key(), original.public_key(), "byte {at}");
             }
+        }
+    }
+
+    /// A request signed by `key` whose CertificationRequestInfo has these parts.
+    fn signed(key: &PrivateKey, algorithm: &[u8], info: &[&[u8]]) -> Vec<u8> {
+        let info = der::sequence(info);
+        let signature = key.sign(&info).expect("a signature");
+        der::sequence(&[&info, algorithm, &der::bit_string(&signature)])
+    }
+
+    #[test]
+    fn names_and_ca_flags_are_claims_that_change_nothing() {
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
+        let extension = |id: u8, value: &[u8]| {
+            der::sequence(&[
+                &der::tlv(der::OID, &[&[0x55, 0x1d, id]]),
+                &der::tlv(der::OCTET_STRING, &[value]),
+            ])
+        };
+        let names = der::sequence(&[
+            &der::tlv(0x86, &[b"spiffe://example.org/admin"]),
+            &der::tlv(0x82, &[b"kubernetes.default"]),
+        ]);
+        let extensions = der::sequence(&[
+            &extension(0x11, &names),
+            &extension(0x13, &der::sequence(&[der::BOOLEAN_TRUE])),
+        ]);
+        let request = |extensions: &[u8]| {
+            let attribute = der::sequence(&[
+                &der::tlv(der::OID, &[OID_EXTENSION_REQUEST]),
+                &der::tlv(der::SET, &[extensions]),
+            ]);
+            let info: &[&[u8]] = &[
+                &der::unsigned_integer(&[0]),
+                &der::sequence(&[]),
+                key.public_key().spki_der(),
+                &der::tlv(der::EXPLICIT_0, &[&attribute]),
+            ];
+            let algorithm = KeyAlgorithm::EcdsaP256.signature_identifier();
+            VerifiedCsr::verify(&signed(&key, &algorithm, info), &KeyPolicy::default())
+        };
+        let verified = request(&extensions).expect("verified");
+        assert_eq!(verified.public_key(), key.public_key());
+        assert_eq!(
+            verified.claimed_names(),
+            ["spiffe://example.org/admin", "kubernetes.default"]
+        );
+        let control = der::sequence(&[&extension(
+            0x11,
+            &der::sequence(&[&der::tlv(0x82, &[b"\n"])]),
+        )]);
+        assert!(
+            request(&control)
+                .expect("verified")
+                .claimed_names()
+                .is_empty()
+        );
+        let twice = [extensions.as_slice(), &extensions].concat();
+        assert_eq!(request(&twice).expect_err("two lists"), CsrError::NotDer);
+    }
+
+    #[test]
+    fn a_signature_by_another_key_or_algorithm_is_refused() {
+        let (key, other) = (
+            PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key"),
+            PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key"),
+        );
+        let ed25519 = PrivateKey::generate(KeyAlgorithm::Ed25519).expect("a key");
+        let (version, subject) = (der::unsigned_integer(&[0]), der::sequence(&[]));
+        let attributes = der::tlv(der::EXPLICIT_0, &[]);
+        let spki = key.public_key().spki_der();
+        let info: &[&[u8]] = &[&version, &subject, spki, &attributes];
+        let p256 = KeyAlgorithm::EcdsaP256.signature_identifier();
+        let with_null = {
+            let content = Reader::new(&p256).read(der::SEQUENCE).expect("a sequence");
+            der::sequence(&[content, &[5, 0]])
+        };
+        let cases = [
+            ("another key of the kind", signed(&other, &p256, info)),
+            (
+                "another kind of key",
+                signed(
+                    &ed25519,
+                    &KeyAlgorithm::Ed25519.signature_identifier(),
+                    info,
+                ),
+            ),
+            (
+                "another algorithm's name",
+                signed(&key, &KeyAlgorithm::EcdsaP384.signature_identifier(), info),
+            ),
+            (
+                "parameters where none belong",
+                signed(&key, &with_null, info),
+            ),
+        ];
+        for (what, request) in cases {
+            let refused = VerifiedCsr::verify(&request, &KeyPolicy::default());
+            assert_eq!(refused.expect_err(what), CsrError::Signature, "{what}");
+        }
+        let good = signed(&key, &p256, info);
+        assert!(VerifiedCsr::verify(&good, &KeyPolicy::default()).is_ok());
+    }
+
+    #[test]
+    fn only_version_1_and_nothing_after_the_attributes() {
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
+        let algorithm = KeyAlgorithm::EcdsaP256.signature_identifier();
+        let subject = der::sequence(&[]);
+        let spki = key.public_key().spki_der();
+        let attributes = der::tlv(der::EXPLICIT_0, &[]);
+        let (first, second) = (der::unsigned_integer(&[0]), der::unsigned_integer(&[1]));
+        let infos: [&[&[u8]]; 3] = [
+            &[&second, &subject, spki, &attributes],
+            &[&first, &subject, spki, &attributes, &[5, 0]],
+            &[&subject, spki, &attributes],
+        ];
+        for info in infos {
+            let refused =
+                VerifiedCsr::verify(&signed(&key, &algorithm, info), &KeyPolicy::default());
+            assert_eq!(refused.expect_err("refused"), CsrError::NotDer);
         }
     }
 

@@ -17,6 +17,8 @@ mod id;
 mod key;
 pub mod profile;
 mod svid;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 mod verify;
 

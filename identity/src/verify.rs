@@ -132,7 +132,16 @@ fn verify_certificates(
             reason: violation.to_string(),
         });
     }
-    let issuers = path(certificates, bundle, now).map_err(|error| explain(error, id, bundle))?;
+    let authorities =
+        path(certificates, bundle, now).map_err(|error| explain(error, id, bundle))?;
+    check_authorities(leaf, &authorities).map_err(|reason| VerifyError::Path {
+        id: id.clone(),
+        reason,
+    })?;
+    let issuers = authorities
+        .into_iter()
+        .filter_map(Certificate::subject_key_id)
+        .collect();
     Ok(VerifiedPeer {
         id: id.clone(),
         serial: leaf.serial().clone(),
@@ -141,12 +150,38 @@ fn verify_certificates(
     })
 }
 
-/// The subject key identifiers of the path's authorities, from the leaf's issuer up.
-fn path(
-    presented: &[Certificate],
-    bundle: &TrustBundle,
+/// What webpki leaves out, having looked at cA and the path length: that each authority
+/// may sign certificates (RFC 5280, 6.1.4 n), and is the one that the certificate below
+/// it names.
+fn check_authorities(leaf: &Certificate, authorities: &[&Certificate]) -> Result<(), String> {
+    let mut below = leaf;
+    for authority in authorities {
+        if authority.signs_certificates() != Some(true) {
+            return Err(format!(
+                "the authority {} has no keyCertSign, so it must not sign certificates",
+                authority.subject()
+            ));
+        }
+        if let (Some(named), Some(found)) = (below.authority_key_id(), authority.subject_key_id())
+            && named != found
+        {
+            return Err(format!(
+                "the authority {} has the key identifier {found}, not {named} as the \
+                 certificate below it says",
+                authority.subject()
+            ));
+        }
+        below = authority;
+    }
+    Ok(())
+}
+
+/// The path's authorities, from the leaf's issuer up to the root.
+fn path<'a>(
+    presented: &'a [Certificate],
+    bundle: &'a TrustBundle,
     now: SystemTime,
-) -> Result<Vec<KeyId>, webpki::Error> {
+) -> Result<Vec<&'a Certificate>, webpki::Error> {
     let certificates: Vec<CertificateDer<'_>> = presented
         .iter()
         .map(|certificate| CertificateDer::from(certificate.der()))
@@ -171,22 +206,17 @@ fn path(
         None,
         None,
     )?;
-    let by_der = |der: &[u8]| {
-        let found = presented
-            .iter()
-            .find(|certificate| certificate.der() == der);
-        found.and_then(|certificate| certificate.subject_key_id())
-    };
-    let mut issuers: Vec<KeyId> = path
-        .intermediate_certificates()
-        .filter_map(|intermediate| by_der(intermediate.der().as_ref()))
-        .collect();
+    let mut authorities = Vec::with_capacity(presented.len());
+    for intermediate in path.intermediate_certificates() {
+        let der = intermediate.der();
+        authorities.extend(presented.iter().find(|known| known.der() == der.as_ref()));
+    }
     let root = bundle.roots().iter().zip(&anchors).find(|(_, anchor)| {
         anchor.subject == path.anchor().subject
             && anchor.subject_public_key_info == path.anchor().subject_public_key_info
     });
-    issuers.extend(root.and_then(|(root, _)| root.subject_key_id()));
-    Ok(issuers)
+    authorities.extend(root.map(|(root, _)| root));
+    Ok(authorities)
 }
 
 fn explain(error: webpki::Error, id: &SpiffeId, bundle: &TrustBundle) -> VerifyError {

@@ -61,22 +61,6 @@ pub fn violations(certificate: &Certificate, kind: Kind) -> Vec<Violation> {
     check.found
 }
 
-/// The path length constraint, if there is one.
-pub(super) fn path_len(certificate: &Certificate) -> Option<u32> {
-    let (_, parsed) = X509Certificate::from_der(certificate.der()).ok()?;
-    parsed.basic_constraints().ok()??.value.path_len_constraint
-}
-
-/// Whether noRevAvail (RFC 9608) is present.
-pub(super) fn has_no_rev_avail(certificate: &Certificate) -> bool {
-    X509Certificate::from_der(certificate.der()).is_ok_and(|(_, parsed)| {
-        parsed
-            .extensions()
-            .iter()
-            .any(|extension| oid(extension) == super::OID_NO_REV_AVAIL)
-    })
-}
-
 struct Check {
     found: Vec<Violation>,
 }
