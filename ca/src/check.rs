@@ -72,6 +72,11 @@ pub fn ledger(config: &Config) -> ExitCode {
     match Ledger::verify_directory(&directory, config.trust_domain.as_str()) {
         Ok(report) => {
             println!("{} records in {} segments", report.records, report.segments);
+            if let Some(torn) = &report.torn {
+                println!(
+                    "note  the end is torn, and the next start cuts it: {torn}; it was never acknowledged"
+                );
+            }
             for problem in &report.problems {
                 eprintln!("wrong {problem}");
             }

@@ -15,6 +15,7 @@ pub mod envoy;
 pub mod http;
 pub mod load;
 pub mod mesh;
+pub mod node;
 pub mod process;
 
 pub mod stack;

@@ -6,19 +6,24 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, ensure};
 use arx_tests::app::App;
+use arx_tests::http as web;
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::process::{Process, binary, free_port, tool, until};
-use arx_tests::http as web;
 use serde_json::Value;
 
 fn arx(socket: &Path, arguments: &[&str]) -> anyhow::Result<Output> {
     let mut command = Command::new(binary("arx")?);
-    Ok(command.arg("--socket").arg(socket).args(arguments).output()?)
+    Ok(command
+        .arg("--socket")
+        .arg(socket)
+        .args(arguments)
+        .output()?)
 }
 
 fn json(socket: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
     let output = arx(socket, &[&["-o", "json"], arguments].concat())?;
-    serde_json::from_slice(&output.stdout).with_context(|| format!("{arguments:?} printed {output:?}"))
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{arguments:?} printed {output:?}"))
 }
 
 fn text(output: &Output) -> String {
@@ -36,9 +41,16 @@ async fn an_operator_sees_the_whole_fleet_and_a_well_one_passes_the_check() -> a
     })
     .await?;
     let status = arx(&socket, &["status"])?;
-    ensure!(status.status.success() && text(&status).contains("1 connected, 1 known"), "{status:?}");
+    ensure!(
+        status.status.success() && text(&status).contains("1 connected, 1 known"),
+        "{status:?}"
+    );
     let check = arx(&socket, &["check"])?;
-    ensure!(check.status.success() && text(&check).contains("all is well"), "{}", text(&check));
+    ensure!(
+        check.status.success() && text(&check).contains("all is well"),
+        "{}",
+        text(&check)
+    );
     let node = "spiffe://example.org/arx/node/c1/n1";
     let svids = json(&socket, &["svid", "list", "--identity", node])?;
     let serial = svids[0]["serial"].as_str().context("a serial number")?;
@@ -50,12 +62,22 @@ async fn an_operator_sees_the_whole_fleet_and_a_well_one_passes_the_check() -> a
     ensure!(text(&export).lines().count() >= 3, "{export:?}");
     let bundle = mesh.bundle();
     let inspected = arx(&socket, &["inspect", bundle.to_str().context("text")?])?;
-    ensure!(inspected.status.success() && text(&inspected).contains("root certificate"), "{inspected:?}");
+    ensure!(
+        inspected.status.success() && text(&inspected).contains("root certificate"),
+        "{inspected:?}"
+    );
 
     agent.kill().await?;
-    until("the authority's notice", || async { Ok(json(&socket, &["agents"])?[0]["connected"] == false) }).await?;
+    until("the authority's notice", || async {
+        Ok(json(&socket, &["agents"])?[0]["connected"] == false)
+    })
+    .await?;
     let check = arx(&socket, &["check"])?;
-    ensure!(check.status.code() == Some(1) && text(&check).contains("c1/n1: see their logs"), "{}", text(&check));
+    ensure!(
+        check.status.code() == Some(1) && text(&check).contains("c1/n1: see their logs"),
+        "{}",
+        text(&check)
+    );
     Ok(())
 }
 
@@ -67,10 +89,19 @@ async fn asking_for_renewal_renews_what_was_asked_for() -> anyhow::Result<()> {
     let serial = || anyhow::Ok(json(&socket, &["svid", "list", "--node", "n1"])?);
     let before = serial()?;
     let refused = arx(&socket, &["svid", "renew"])?;
-    ensure!(refused.status.code() == Some(1), "everything is renewed only when that is said: {refused:?}");
-    let asked = arx(&socket, &["svid", "renew", "--node", "n1", "--within", "0s"])?;
+    ensure!(
+        refused.status.code() == Some(1),
+        "everything is renewed only when that is said: {refused:?}"
+    );
+    let asked = arx(
+        &socket,
+        &["svid", "renew", "--node", "n1", "--within", "0s"],
+    )?;
     ensure!(asked.status.success(), "{asked:?}");
-    until("renewal", || async { Ok(serial()?.as_array().map_or(0, Vec::len) > before.as_array().map_or(0, Vec::len)) }).await
+    until("renewal", || async {
+        Ok(serial()?.as_array().map_or(0, Vec::len) > before.as_array().map_or(0, Vec::len))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -83,17 +114,44 @@ async fn a_proxy_with_the_configuration_that_arx_prints_speaks_mtls() -> anyhow:
     let (inbound, outbound, admin) = (free_port()?, free_port()?, free_port()?);
     let id = "spiffe://example.org/ns/shop/sa/web";
     let printed = Command::new(binary("arx")?)
-        .args(["envoy", "bootstrap", "--accept", "spiffe://example.org/ns/shop/", "--sds-socket"])
+        .args([
+            "envoy",
+            "bootstrap",
+            "--accept",
+            "spiffe://example.org/ns/shop/",
+            "--sds-socket",
+        ])
         .arg(&agent.socket)
-        .args(["--listen", &inbound.to_string(), "--app", &app.port.to_string(), "--admin", &admin.to_string()])
-        .args(["--upstream", &format!("{outbound}=127.0.0.1:{inbound},{id}"), "--token-file"])
+        .args([
+            "--listen",
+            &inbound.to_string(),
+            "--app",
+            &app.port.to_string(),
+            "--admin",
+            &admin.to_string(),
+        ])
+        .args([
+            "--upstream",
+            &format!("{outbound}=127.0.0.1:{inbound},{id}"),
+            "--token-file",
+        ])
         .arg(&token)
         .output()?;
     ensure!(printed.status.success(), "{printed:?}");
     let config = mesh.directory.join("envoy.yaml");
     std::fs::write(&config, &printed.stdout)?;
     let config = config.to_str().context("text")?;
-    let arguments = ["-c", config, "--concurrency", "1", "--disable-hot-restart", "--base-id", &inbound.to_string(), "-l", "warn"];
+    let arguments = [
+        "-c",
+        config,
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "--base-id",
+        &inbound.to_string(),
+        "-l",
+        "warn",
+    ];
     let _envoy = Process::start("envoy", &tool("envoy")?, &arguments)?;
     until("an answer through mTLS", || async {
         let (status, body) = web::get(outbound, "/").await?;
@@ -106,6 +164,9 @@ async fn a_proxy_with_the_configuration_that_arx_prints_speaks_mtls() -> anyhow:
 fn an_authority_that_is_not_there_is_said_with_what_to_do() -> anyhow::Result<()> {
     let output = arx(Path::new("/nonexistent/admin.sock"), &["status"])?;
     ensure!(output.status.code() == Some(3), "{output:?}");
-    ensure!(String::from_utf8_lossy(&output.stderr).contains("ARX_ADMIN_SOCKET"), "{output:?}");
+    ensure!(
+        String::from_utf8_lossy(&output.stderr).contains("ARX_ADMIN_SOCKET"),
+        "{output:?}"
+    );
     Ok(())
 }

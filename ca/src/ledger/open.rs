@@ -17,7 +17,7 @@ use super::index::{self, Index, Pairs, Summary};
 use super::live::{Live, Place};
 use super::record::to_millis;
 use super::segment::{self, Header};
-use super::walk::{Step, Walk};
+use super::walk::{Step, Walk, acknowledged_after};
 use super::{Inner, Ledger, Options};
 
 /// What opening has found.
@@ -226,17 +226,8 @@ fn newest_segment(file: &File, path: &Path, header: &Header, live: &Live) -> Res
             }
             Step::Broken { offset, what } => {
                 let head = walk.chain().map_err(Error::io("read", path))?;
-                // A commit is written only after the one before is durable: if a whole record of
-                // a later commit follows, this one was acknowledged, and was damaged since.
-                loop {
-                    walk.skip().map_err(Error::io("read", path))?;
-                    match walk.step().map_err(Error::io("read", path))? {
-                        Step::Record(item) if item.commit() > offset => {
-                            return Err(damaged(offset, what));
-                        }
-                        Step::Record(_) | Step::Broken { .. } => {}
-                        Step::End => break,
-                    }
+                if acknowledged_after(&mut walk, offset).map_err(Error::io("read", path))? {
+                    return Err(damaged(offset, what));
                 }
                 return Ok(Found {
                     length: offset,

@@ -5,8 +5,8 @@ use std::path::Path;
 use super::error::{Error, Problem};
 use super::frame::Chain;
 use super::segment::{self, Header};
-use super::walk::{Step, Walk};
-use super::{Ledger, open};
+use super::walk::{Step, Walk, acknowledged_after};
+use super::{Ledger, Torn, open};
 
 /// What verifying has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Report {
     pub head: [u8; 32],
     /// Empty if the chain holds.
     pub problems: Vec<Problem>,
+    /// What a crash has left at the end: never acknowledged, and cut by the next start.
+    pub torn: Option<Torn>,
 }
 
 /// Problems that are listed; more would only repeat that the disk is bad.
@@ -64,9 +66,11 @@ fn verify(
         segments: 0,
         head: [0; 32],
         problems: Vec::new(),
+        torn: None,
     };
     // The chain and the number of the next record, as the segment before leaves them.
     let mut expected: Option<(Chain, u64)> = None;
+    let newest = segments.last().map_or(0, |(number, _)| *number);
     for (number, length) in segments.iter() {
         let (file, path) = segment::open(directory, *number, false)?;
         let header = open::header(&file, &path, trust_domain)?;
@@ -85,7 +89,7 @@ fn verify(
                 );
             }
         }
-        expected = Some(one(file, &header, *length, &mut wrong)?);
+        expected = Some(one(file, &header, *length, *number == newest, &mut wrong)?);
         report.segments += 1;
     }
     if let Some((chain, _)) = expected {
@@ -116,6 +120,7 @@ fn one(
     file: std::fs::File,
     header: &Header,
     length: u64,
+    newest: bool,
     wrong: &mut Wrong<'_>,
 ) -> Result<(Chain, u64), Error> {
     let path = wrong.path.to_owned();
@@ -133,7 +138,19 @@ fn one(
             }
             Step::End => return Ok((walk.chain().map_err(read())?, next)),
             Step::Broken { offset, what } => {
+                let chain = walk.chain().map_err(read())?;
+                if newest && !acknowledged_after(&mut walk, offset).map_err(read())? {
+                    let bytes = length - offset;
+                    wrong.report.torn = Some(Torn {
+                        file: path,
+                        offset,
+                        bytes,
+                    });
+                    return Ok((chain, next));
+                }
                 wrong.at(offset, what);
+                // Where it stopped looking, a record stands; it is not counted twice.
+                walk.rewind(offset);
                 walk.skip().map_err(read())?;
             }
         }

@@ -91,6 +91,13 @@ impl Walk {
         self.start + (self.at + CHAIN) as u64
     }
 
+    /// Goes back to the frame at `offset`.
+    pub(super) fn rewind(&mut self, offset: u64) {
+        self.buffer.clear();
+        self.start = offset - CHAIN as u64;
+        self.at = 0;
+    }
+
     /// The chain value at the current position.
     pub(super) fn chain(&mut self) -> io::Result<Chain> {
         if !self.fill(CHAIN)? {
@@ -166,5 +173,19 @@ impl Walk {
         }
         self.buffer.truncate(filled);
         Ok(filled >= wanted)
+    }
+}
+
+/// Whether something broken at `offset`, where `walk` stands, was acknowledged once. A
+/// commit is written only after the one before is durable: so it was, if a whole record of
+/// a later commit follows.
+pub(super) fn acknowledged_after(walk: &mut Walk, offset: u64) -> io::Result<bool> {
+    loop {
+        walk.skip()?;
+        match walk.step()? {
+            Step::Record(item) if item.commit() > offset => return Ok(true),
+            Step::Record(_) | Step::Broken { .. } => {}
+            Step::End => return Ok(false),
+        }
     }
 }
