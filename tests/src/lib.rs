@@ -9,13 +9,12 @@
 
 pub mod admin;
 pub mod app;
-
 pub mod demo;
 pub mod envoy;
 pub mod http;
 pub mod load;
 pub mod mesh;
 pub mod process;
-
+pub mod sds;
 pub mod stack;
 pub mod token_issuer;
