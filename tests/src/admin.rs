@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use anyhow::Context as _;
 use arx_proto::admin::v1::admin_client::AdminClient;
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -16,11 +17,19 @@ use tonic::transport::{Channel, Endpoint};
 /// # Errors
 /// If nobody listens there.
 pub async fn connect(path: &Path) -> anyhow::Result<AdminClient<Channel>> {
+    Ok(AdminClient::new(channel(path).await?))
+}
+
+/// A gRPC channel to the Unix socket at `path`.
+///
+/// # Errors
+/// If nobody listens there.
+pub async fn channel(path: &Path) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_static("http://localhost");
     let channel = endpoint
         .connect_with_connector(Socket(path.to_owned()))
-        .await?;
-    Ok(AdminClient::new(channel))
+        .await;
+    channel.with_context(|| format!("nobody answers at {}", path.display()))
 }
 
 /// Connects to a Unix socket, whatever the address says.

@@ -1,262 +1,256 @@
-//! The demo: two nodes, two real Envoys with an application behind each, requests from
-//! one to the other by mTLS, while everything is renewed, killed and brought back.
+//! The demo: two nodes, two real Envoys with an application behind each, requests both
+//! ways by mTLS, while everything is renewed, killed and brought back.
 
+mod proxy;
 mod table;
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use arx_proto::admin::v1::VerifyLedgerRequest;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use crate::app::App;
-use crate::envoy::{Envoy, Options as Proxy};
-use crate::load::{Load, Outcome};
-use crate::mesh::{Agent, Mesh, Options};
-use table::{Row, Table};
+use crate::envoy::{Envoy, Options, Ports};
+use crate::mesh::{self, Agent, Mesh};
+use crate::process::binary;
+use proxy::Proxy;
+use table::Table;
 
-/// Lifetime of a certificate; it is renewed at half of that.
-const TTL: u64 = 20;
+/// Lifetime of a certificate, in seconds; it is renewed at about half of that.
+const TTL: u64 = 24;
 /// Renewals of each certificate that are waited for.
-const RENEWALS: u64 = 3;
-/// How long the authority is away.
-const AWAY: Duration = Duration::from_secs(12);
+const RENEWALS: usize = 3;
+/// How long the authority is away: longer than many attempts to renew.
+const AWAY: Duration = Duration::from_secs(10);
+/// Between two looks at everything.
+const PAUSE: Duration = Duration::from_millis(500);
 /// When it ends at the latest.
 const LONGEST: Duration = Duration::from_secs(110);
 const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
 const API: &str = "spiffe://example.org/ns/shop/sa/api";
 
-/// What is running.
-struct Demo {
-    mesh: Mesh,
-    agents: [Agent; 2],
-    web: Envoy,
-    api: Envoy,
-    _apps: [App; 2],
-}
-
-/// What the table shows beside the proxies.
-struct Show<'a> {
-    table: Table,
-    started: Instant,
-    load: &'a Load,
-    back: &'a Load,
-}
-
-/// What is waited for.
-#[derive(Clone, Copy)]
-enum Until {
-    /// Each certificate was renewed so often.
-    Renewals(u64),
-    /// This moment.
-    Time(Instant),
-}
-
-/// Runs the demo. With `keep`, everything is left running until the process is
-/// interrupted.
+/// Runs the demo. With `keep`, everything is left running at its end, until SIGINT or
+/// SIGTERM.
 ///
 /// # Errors
-/// If anything does not start, a request failed, or a certificate was not renewed often
-/// enough in time.
+/// If anything does not start, a request failed, a certificate was not renewed often
+/// enough in time, or a signal came before the end.
 pub async fn run(keep: bool) -> anyhow::Result<()> {
-    let started = Instant::now();
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    // Dropping what runs ends it; the folder goes last.
     let temporary = tempfile::Builder::new()
         .prefix("arx-demo-")
         .tempdir_in("/tmp")?;
-    let demo = Demo::start(temporary.path()).await?;
-    let (load, back) = (
-        Load::start(demo.web.outbound, 4, Duration::from_millis(10)),
-        Load::start(demo.api.outbound, 4, Duration::from_millis(10)),
-    );
-    let mut demo = demo;
-    let outcome = demo.story(started, &load, &back).await;
-    if keep && outcome.is_ok() {
-        demo.tell_where(temporary.path());
-        tokio::signal::ctrl_c().await?;
-        println!("Ending.");
+    tokio::select! {
+        outcome = play(temporary.path(), keep) => outcome,
+        _ = interrupt.recv() => ended(keep),
+        _ = terminate.recv() => ended(keep),
     }
-    let (load, back) = (load.stop().await, back.stop().await);
-    outcome?;
-    demo.sum_up(started, &[("web -> api", &load), ("api -> web", &back)])
-        .await
+}
+
+fn ended(keep: bool) -> anyhow::Result<()> {
+    ensure!(keep, "it was ended by a signal");
+    println!("Ended.");
+    Ok(())
+}
+
+async fn play(directory: &Path, keep: bool) -> anyhow::Result<()> {
+    let mut demo = Demo::start(directory).await?;
+    let outcome = match demo.story().await {
+        Ok(()) => demo.sum_up().await,
+        Err(error) => Err(error),
+    };
+    if keep {
+        if let Err(error) = &outcome {
+            println!("\nIt failed: {error:#}");
+        }
+        demo.tell_where(directory);
+        std::future::pending::<()>().await;
+    }
+    outcome
+}
+
+/// What is running.
+struct Demo {
+    started: Instant,
+    mesh: Mesh,
+    agents: [Agent; 2],
+    /// `web` and `api`, each on its node.
+    proxies: [Proxy; 2],
+    table: Table,
+    _apps: [App; 2],
 }
 
 impl Demo {
     async fn start(directory: &Path) -> anyhow::Result<Self> {
+        let started = Instant::now();
         println!("Starting, in {}:", directory.display());
         println!(
-            "  a small issuer of Kubernetes-shaped tokens: part of this demo, in the place of your API server"
+            "  token issuer       a small one of Kubernetes-shaped tokens: part of this demo, in the place of your API server"
         );
-        let options = Options {
+        let options = mesh::Options {
             ttl: format!("{TTL}s"),
-            ..Options::default()
+            ..mesh::Options::default()
         };
         let mut mesh = Mesh::at(directory, options)?;
         mesh.start_authority().await.context("the authority")?;
-        println!(
-            "  arx-ca             the authority; its certificates for workloads live {TTL} s here"
-        );
+        println!("  arx-ca             the authority; certificates of workloads live {TTL} s here");
         let agents = [
             mesh.agent("node-1").await.context("the agent of node-1")?,
             mesh.agent("node-2").await.context("the agent of node-2")?,
         ];
         println!("  arx-node-agent x2  joined as node-1 and node-2");
         let apps = [App::start().await?, App::start().await?];
-        // Each calls the other, so each is told the other's port before it starts.
-        let proxy = |id: &str, account: &str, node: usize, who: &str| {
-            let mut proxy = Proxy::new(id, &agents[node].socket, apps[node].port);
-            proxy.token = Some(mesh.token("shop", account, &agents[node].node));
-            proxy.accept = who.to_owned();
-            proxy
+        // Each calls the other, so both need ports before one starts.
+        let ports = [Ports::free()?, Ports::free()?];
+        let envoy = |account: &str, own: usize, peer: usize, who: &str| {
+            let mut options = Options::new(account, &agents[own].socket, apps[own].port);
+            options.token = Some(mesh.token("shop", account, &agents[own].node));
+            who.clone_into(&mut options.accept);
+            options.peer = Some((ports[peer].inbound, who.to_owned()));
+            Envoy::start_on(ports[own], directory, options)
         };
-        let api = Envoy::start(directory, proxy("api", "api", 1, WEB))?;
-        let mut web = proxy("web", "web", 0, API);
-        web.peer = Some((api.inbound, API.to_owned()));
-        let web = Envoy::warm(directory, web).await?;
-        let inbound = web.inbound;
-        let api = api
-            .restart(|options| options.peer = Some((inbound, WEB.to_owned())))
-            .await?;
-        api.is_warm().await?;
+        let envoys = [envoy("web", 0, 1, API)?, envoy("api", 1, 0, WEB)?];
+        for envoy in &envoys {
+            envoy.is_warm().await?;
+        }
         println!("  envoy x2           {WEB} on node-1, {API} on node-2");
         println!(
-            "  an application behind each, and callers that send requests both ways through mTLS\n"
+            "  and an application behind each; callers send requests both ways, through mTLS\n"
         );
+        let [web, api] = envoys;
         Ok(Self {
+            started,
             mesh,
+            proxies: [Proxy::new("web", web), Proxy::new("api", api)],
             agents,
-            web,
-            api,
+            table: Table::new(),
             _apps: apps,
         })
     }
 
     /// What happens, while the table is shown.
-    async fn story(&mut self, started: Instant, load: &Load, back: &Load) -> anyhow::Result<()> {
-        let mut show = Show {
-            table: Table::new(),
-            started,
-            load,
-            back,
-        };
-        self.watch(&mut show, Until::Renewals(1)).await?;
+    async fn story(&mut self) -> anyhow::Result<()> {
+        self.renewed(1).await?;
         self.mesh.kill_authority().await?;
-        say(started, "the authority was killed (SIGKILL)");
-        self.watch(&mut show, Until::Time(Instant::now() + AWAY))
-            .await?;
+        self.say("the authority was killed (SIGKILL)");
+        let back = Instant::now() + AWAY;
+        self.watch(|_| Instant::now() > back).await?;
         self.mesh.spawn_authority()?;
         self.mesh.authority_is_ready().await?;
-        say(
-            started,
-            &format!("the authority is back after {} s", AWAY.as_secs()),
-        );
-        self.watch(&mut show, Until::Renewals(2)).await?;
+        self.say(&format!(
+            "the authority is back, after {} s",
+            AWAY.as_secs()
+        ));
+        self.renewed(2).await?;
         self.agents[0].kill().await?;
         self.agents[0].start().await?;
-        say(
-            started,
+        self.say(
             "the agent of node-1 was killed and started again: its proxy keeps its certificate",
         );
-        self.watch(&mut show, Until::Renewals(RENEWALS)).await
+        self.renewed(RENEWALS).await
     }
 
-    async fn watch(&self, show: &mut Show<'_>, until: Until) -> anyhow::Result<()> {
+    /// Waits until each certificate was renewed so often.
+    async fn renewed(&mut self, count: usize) -> anyhow::Result<()> {
+        self.watch(|demo| demo.proxies.iter().all(|proxy| proxy.renewals() >= count))
+            .await
+    }
+
+    async fn watch(&mut self, is_over: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
         loop {
-            let rows = self.rows().await;
-            show.table.show(
-                show.started,
-                &rows,
-                &show.load.so_far(),
-                &show.back.so_far(),
-                self.mesh.authority.is_some(),
-            );
-            let reached = match until {
-                // The first push was the first certificate.
-                Until::Renewals(count) => {
-                    self.web.pushes().await? > count && self.api.pushes().await? > count
-                }
-                Until::Time(time) => Instant::now() > time,
-            };
-            if reached || show.started.elapsed() > LONGEST {
+            for (proxy, agent) in self.proxies.iter_mut().zip(&self.agents) {
+                proxy.look(agent).await;
+            }
+            let authority = self.mesh.authority.is_some();
+            self.table.show(self.started, authority, &self.proxies);
+            if is_over(self) {
                 return Ok(());
             }
-            sleep(Duration::from_millis(500)).await;
-        }
-    }
-
-    async fn rows(&self) -> [Row; 2] {
-        [
-            Row::read("web", &self.web, &self.agents[0]).await,
-            Row::read("api", &self.api, &self.agents[1]).await,
-        ]
-    }
-
-    async fn sum_up(&self, started: Instant, loads: &[(&str, &Outcome)]) -> anyhow::Result<()> {
-        println!("\nAfter {} s:", started.elapsed().as_secs());
-        let mut failed = 0;
-        for (what, outcome) in loads {
-            println!(
-                "  {what}: {} requests, {} failed",
-                outcome.good + outcome.failed,
-                outcome.failed
-            );
-            failed += outcome.failed;
-            for reason in &outcome.reasons {
-                println!("    {reason}");
+            if self.started.elapsed() > LONGEST {
+                bail!(
+                    "after {} s not every certificate was renewed {RENEWALS} times: is this machine very busy?",
+                    LONGEST.as_secs()
+                );
             }
+            sleep(PAUSE).await;
         }
-        let mut renewals = Vec::new();
-        for (name, envoy) in [("web", &self.web), ("api", &self.api)] {
-            // The first push was the first certificate.
-            let count = envoy.pushes().await?.saturating_sub(1);
-            let refused = envoy.stat("sds.default.update_rejected").await?;
-            println!("  {name}: its certificate was renewed {count} times, {refused} refused");
-            ensure!(refused == 0, "{name} has refused a certificate");
-            renewals.push(count);
+    }
+
+    fn say(&mut self, what: &str) {
+        self.table.say(self.started, what);
+    }
+
+    async fn sum_up(&mut self) -> anyhow::Result<()> {
+        println!("\nAfter {} s:", self.started.elapsed().as_secs());
+        let (mut failed, mut refused) = (0, 0);
+        for proxy in &self.proxies {
+            let requests = proxy.requests();
+            println!(
+                "  {}: {} requests sent, {} failed; its certificate was renewed {} times, {} refused",
+                proxy.name,
+                requests.good + requests.failed,
+                requests.failed,
+                proxy.renewals(),
+                proxy.refused,
+            );
+            for reason in &requests.reasons {
+                println!("      {reason}");
+            }
+            failed += requests.failed;
+            refused += proxy.refused;
         }
-        let status = self.mesh.status().await?;
+        let mut admin = self.mesh.admin().await?;
+        let ledger = admin
+            .verify_ledger(VerifyLedgerRequest {})
+            .await?
+            .into_inner();
         println!(
-            "  the authority has {} valid certificates, and its ledger a record of each",
-            status.live_certificates
+            "  the authority's ledger: {} records, {} problems",
+            ledger.records,
+            ledger.problems.len()
         );
         ensure!(failed == 0, "{failed} requests failed");
+        ensure!(refused == 0, "a proxy refused {refused} secrets");
         ensure!(
-            renewals.iter().all(|count| *count >= RENEWALS),
-            "a certificate was renewed less than {RENEWALS} times: is this machine very busy?"
+            ledger.problems.is_empty(),
+            "the ledger does not verify: {:?}",
+            ledger.problems
         );
         println!("Not one request failed.");
         Ok(())
     }
 
     fn tell_where(&self, directory: &Path) {
-        let arx = crate::process::binary("arx")
-            .map_or_else(|_| "arx".to_owned(), |path| path.display().to_string());
-        println!("\nIt is left running. Look at it from another terminal:");
+        let arx =
+            binary("arx").map_or_else(|_| "arx".to_owned(), |path| path.display().to_string());
+        let [web, api] = &self.proxies;
         println!(
-            "  ARX_ADMIN_SOCKET={} {arx} status",
-            self.mesh.admin_socket().display()
+            "
+It is left running. From another terminal:
+  export ARX_ADMIN_SOCKET={}
+  {arx} status                          # the authority, agents, certificates
+  {arx} svid list                       # who has which certificate until when
+  curl -s http://127.0.0.1:{}/          # a request from web to api, by mTLS
+  curl -s http://127.0.0.1:{}/certs     # what the Envoy of web serves; that of api: port {}
+  curl -s http://127.0.0.1:{}/metrics   # the authority; the agents: ports {} and {}
+  ls {}                 # configurations, state, sockets
+Ctrl-C (or kill {}) ends it.",
+            self.mesh.admin_socket().display(),
+            web.envoy.ports.outbound,
+            web.envoy.ports.admin,
+            api.envoy.ports.admin,
+            self.mesh.ops_port,
+            self.agents[0].ops_port,
+            self.agents[1].ops_port,
+            directory.display(),
+            std::process::id(),
         );
-        println!(
-            "  ARX_ADMIN_SOCKET={} {arx} svid list",
-            self.mesh.admin_socket().display()
-        );
-        println!(
-            "  curl http://127.0.0.1:{}/certs       # what the Envoy of web serves; {} is that of api",
-            self.web.admin, self.api.admin
-        );
-        println!(
-            "  curl http://127.0.0.1:{}/            # a request from web to api",
-            self.web.outbound
-        );
-        println!(
-            "  curl http://127.0.0.1:{}/metrics     # the authority; the agents: {} and {}",
-            self.mesh.ops_port, self.agents[0].ops_port, self.agents[1].ops_port
-        );
-        println!("  ls {}", directory.display());
-        println!("Ctrl-C ends it.");
     }
-}
-
-fn say(started: Instant, what: &str) {
-    println!("\n[{:>3} s] {what}\n", started.elapsed().as_secs());
 }

@@ -9,7 +9,6 @@
 
 pub mod admin;
 pub mod app;
-
 pub mod demo;
 pub mod envoy;
 pub mod http;
@@ -17,6 +16,6 @@ pub mod load;
 pub mod mesh;
 pub mod node;
 pub mod process;
-
+pub mod sds;
 pub mod stack;
 pub mod token_issuer;

@@ -39,17 +39,21 @@ pub struct Outcome {
 }
 
 impl Load {
-    /// `callers` of them send a request to `port` every `pause`.
+    /// `callers` of them send a request to `port` every `pause`; every second one on a new
+    /// connection each time.
     #[must_use]
     pub fn start(port: u16, callers: usize, pause: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let mut tasks = JoinSet::new();
-        for _ in 0..callers {
+        for caller in 0..callers {
             let shared = Arc::clone(&shared);
             tasks.spawn(async move {
                 let mut connection = None;
                 while !shared.stop.load(Ordering::Relaxed) {
                     shared.one(port, &mut connection).await;
+                    if caller % 2 == 1 {
+                        connection = None;
+                    }
                     tokio::time::sleep(pause).await;
                 }
             });

@@ -1,6 +1,7 @@
 //! A small mesh in one folder: an authority, agents, and the issuer whose tokens they know.
 
-use std::fmt::Write as _;
+mod agent;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -11,6 +12,8 @@ use arx_proto::admin::v1::{GetBundleRequest, StatusRequest, StatusResponse};
 use base64::Engine as _;
 use http::StatusCode;
 use tonic::transport::Channel;
+
+pub use agent::Agent;
 
 use crate::process::{Process, binary, free_port, until};
 use crate::token_issuer::{Claims, TokenIssuer};
@@ -30,6 +33,14 @@ pub struct Options {
     pub ttl: String,
     /// Lifetime of the agents' own certificates.
     pub node_ttl: String,
+    /// Lines of the authority's `[authority]`.
+    pub roots: String,
+    /// Lines of its `[policy]`.
+    pub policy: String,
+    /// Lines of its `[[cluster]]`.
+    pub cluster: String,
+    /// Where the cluster's keys come from, if not from a file: a line of `[[cluster]]`.
+    pub keys: Option<String>,
     /// Tables that are added to the authority's configuration.
     pub authority: String,
     /// Tables that are added to each agent's configuration.
@@ -41,6 +52,10 @@ impl Default for Options {
         Self {
             ttl: "1h".to_owned(),
             node_ttl: "1h".to_owned(),
+            roots: String::new(),
+            policy: String::new(),
+            cluster: String::new(),
+            keys: None,
             authority: String::new(),
             agent: String::new(),
         }
@@ -61,22 +76,6 @@ pub struct Mesh {
     pub ops_port: u16,
     options: Options,
     _temporary: Option<tempfile::TempDir>,
-}
-
-/// An agent.
-pub struct Agent {
-    /// Its node.
-    pub node: String,
-    /// The process, while it runs.
-    pub process: Option<Process>,
-    /// Port of its operator.
-    pub ops_port: u16,
-    /// Where proxies connect.
-    pub socket: PathBuf,
-    /// Its configuration.
-    pub config: PathBuf,
-    /// Its state.
-    pub state: PathBuf,
 }
 
 impl Mesh {
@@ -153,9 +152,16 @@ impl Mesh {
         let Options {
             ttl,
             node_ttl,
+            roots,
+            policy,
+            cluster,
+            keys,
             authority,
             ..
         } = &self.options;
+        let keys = keys
+            .clone()
+            .unwrap_or_else(|| format!("jwks_file = \"{directory}/jwks.json\""));
         let (node_port, ops_port) = (self.node_port, self.ops_port);
         format!(
             r#"trust_domain = "{TRUST_DOMAIN}"
@@ -169,16 +175,19 @@ socket = "{directory}/admin.sock"
 [state]
 directory = "{directory}/authority"
 seal_key_file = "{directory}/seal.key"
+[authority]
+{roots}
 [policy]
 ttl = "{ttl}"
-max_ttl = "24h"
 node_ttl = "{node_ttl}"
+{policy}
 [[cluster]]
 name = "{CLUSTER}"
 issuer = "https://issuer.example.org"
 audiences = ["{AUDIENCE}"]
 agents = ["arx-system/arx-node-agent"]
-jwks_file = "{directory}/jwks.json"
+{keys}
+{cluster}
 {authority}
 "#
         )
@@ -212,13 +221,18 @@ jwks_file = "{directory}/jwks.json"
     /// # Errors
     /// If there is none to start.
     pub fn spawn_authority(&mut self) -> anyhow::Result<()> {
+        self.spawn_authority_with(&[])
+    }
+
+    /// The same with further arguments, such as `check`.
+    ///
+    /// # Errors
+    /// If there is none to start.
+    pub fn spawn_authority_with(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         let config = self.authority_config();
         let config = config.to_str().context("the folder's name is text")?;
-        self.authority = Some(Process::start(
-            "arx-ca",
-            &binary("arx-ca")?,
-            &["--config", config],
-        )?);
+        let arguments = [&["--config", config], arguments].concat();
+        self.authority = Some(Process::start("arx-ca", &binary("arx-ca")?, &arguments)?);
         Ok(())
     }
 
@@ -241,6 +255,33 @@ jwks_file = "{directory}/jwks.json"
             .context("the authority does not run")?
             .kill()
             .await?;
+        Ok(())
+    }
+
+    /// Asks the authority to end, and waits until it has.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn stop_authority(&mut self) -> anyhow::Result<()> {
+        self.authority
+            .take()
+            .context("the authority does not run")?
+            .stop()
+            .await?;
+        Ok(())
+    }
+
+    /// Writes the authority's configuration anew after a change of the options.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut Options)) -> anyhow::Result<()> {
+        change(&mut self.options);
+        write_atomically(
+            self.authority_config(),
+            self.authority_text().as_bytes(),
+            0o644,
+        )?;
         Ok(())
     }
 
@@ -275,58 +316,25 @@ jwks_file = "{directory}/jwks.json"
         Ok(agent)
     }
 
-    /// The same before it runs.
+    /// The same before it runs; it has a token and a configuration.
     ///
     /// # Errors
     /// If its files can't be written.
     pub fn prepare_agent(&self, node: &str) -> anyhow::Result<Agent> {
-        let directory = self.directory.join(node);
-        std::fs::create_dir_all(&directory)?;
-        let claims = Claims::new(
-            &format!("{AUDIENCE}/join"),
-            "arx-system",
-            "arx-node-agent",
-            node,
-        );
-        write_atomically(
-            directory.join("token"),
-            self.issuer.mint(&claims).as_bytes(),
-            0o600,
-        )?;
-        let agent = Agent {
-            node: node.to_owned(),
-            process: None,
-            ops_port: free_port()?,
-            socket: directory.join("sds.sock"),
-            config: directory.join("arx-node-agent.toml"),
-            state: directory.join("state"),
-        };
-        let (ops_port, node_port) = (agent.ops_port, self.node_port);
-        let (folder, bundle, more) = (directory.display(), self.bundle(), &self.options.agent);
-        let mut text = String::new();
-        write!(
-            text,
-            r#"trust_domain = "{TRUST_DOMAIN}"
-cluster = "{CLUSTER}"
-node = "{node}"
-[authority]
-address = "127.0.0.1:{node_port}"
-bundle_file = "{}"
-token_file = "{folder}/token"
-longest_retry = "1s"
-[socket]
-path = "{folder}/sds.sock"
-[state]
-directory = "{folder}/state"
-cache_key_file = "{folder}/cache.key"
-[ops]
-address = "127.0.0.1:{ops_port}"
-{more}
-"#,
-            bundle.display()
-        )?;
-        write_atomically(&agent.config, text.as_bytes(), 0o644)?;
+        let agent = Agent::new(self, node)?;
+        self.write_join_token(&agent)?;
         Ok(agent)
+    }
+
+    /// Writes a fresh token for joining beside the agent, as kubelet does from time to time.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn write_join_token(&self, agent: &Agent) -> anyhow::Result<()> {
+        let audience = format!("{AUDIENCE}/join");
+        let claims = Claims::new(&audience, "arx-system", "arx-node-agent", &agent.node);
+        write_atomically(agent.token(), self.issuer.mint(&claims).as_bytes(), 0o600)?;
+        Ok(())
     }
 
     /// A token of a workload on a node.
@@ -334,58 +342,6 @@ address = "127.0.0.1:{ops_port}"
     pub fn token(&self, namespace: &str, account: &str, node: &str) -> String {
         self.issuer
             .mint(&Claims::new(AUDIENCE, namespace, account, node))
-    }
-}
-
-impl Agent {
-    /// Starts it, and waits until it is ready.
-    ///
-    /// # Errors
-    /// If it does not become ready.
-    pub async fn start(&mut self) -> anyhow::Result<()> {
-        self.spawn()?;
-        let ready = ready(self.ops_port).await;
-        ready.with_context(|| format!("the agent says:\n{}", tail(self.process.as_ref())))
-    }
-
-    /// Starts its process.
-    ///
-    /// # Errors
-    /// If there is none to start.
-    pub fn spawn(&mut self) -> anyhow::Result<()> {
-        let config = self.config.to_str().context("the folder's name is text")?;
-        self.process = Some(Process::start(
-            "arx-node-agent",
-            &binary("arx-node-agent")?,
-            &["--config", config],
-        )?);
-        Ok(())
-    }
-
-    /// Ends it in the middle of whatever it does.
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub async fn kill(&mut self) -> anyhow::Result<()> {
-        self.process
-            .take()
-            .context("the agent does not run")?
-            .kill()
-            .await?;
-        Ok(())
-    }
-
-    /// Asks it to end.
-    ///
-    /// # Errors
-    /// If it does not.
-    pub async fn stop(&mut self) -> anyhow::Result<()> {
-        self.process
-            .take()
-            .context("the agent does not run")?
-            .stop()
-            .await?;
-        Ok(())
     }
 }
 

@@ -1,33 +1,30 @@
 //! A program as a process: its log is read while it runs, and it is ended with whoever
 //! holds it.
 
+mod log;
+mod port;
+
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
+
+pub use log::Log;
+pub use port::free_port;
 
 /// How long anything may take to happen before a test gives it up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running program.
+/// A running program. It is killed when this is dropped; a signal of the terminal (Ctrl-C)
+/// reaches it as well, so nothing outlives a run that is interrupted.
 pub struct Process {
     name: String,
     child: Child,
     log: Log,
-}
-
-/// What a program has said on standard error, line by line.
-#[derive(Clone)]
-pub struct Log {
-    lines: Arc<Mutex<Vec<String>>>,
-    count: watch::Receiver<usize>,
 }
 
 /// A program of this workspace that is built beside the one that runs.
@@ -63,47 +60,25 @@ pub fn tool(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// A port on loopback that nobody uses.
-///
-/// # Errors
-/// If there is none.
-pub fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
-        .local_addr()?
-        .port())
-}
-
 impl Process {
-    /// Starts `program`. It is killed when this is dropped, and when the thread that
-    /// started it ends.
+    /// Starts `program`.
     ///
     /// # Errors
     /// If it can't be started.
     pub fn start(name: &str, program: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
-        let mut command = Command::new(program);
-        command
+        let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        // A signal of the terminal is for the one that holds it.
-        command.process_group(0);
-        let mut child = command
+            .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("can't start {}", program.display()))?;
         let stderr = child.stderr.take().context("standard error is piped")?;
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (sender, count) = watch::channel(0);
-        let log = Log {
-            lines: Arc::clone(&lines),
-            count,
-        };
+        let (log, writer) = Log::new();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines() {
                 let Ok(line) = line else { return };
-                let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-                lines.push(line);
-                sender.send_replace(lines.len());
+                writer.push(line);
             }
         });
         Ok(Self {
@@ -193,51 +168,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
-    }
-}
-
-impl Log {
-    /// Everything up to now.
-    #[must_use]
-    pub fn lines(&self) -> Vec<String> {
-        self.lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// The last lines, for a message.
-    #[must_use]
-    pub fn tail(&self) -> String {
-        let lines = self.lines();
-        lines[lines.len().saturating_sub(15)..].join("\n")
-    }
-
-    /// Waits for a line that contains `text`, beginning with line number `from`. Answers
-    /// the number of the line after it.
-    ///
-    /// # Errors
-    /// If it does not come.
-    pub async fn until(&mut self, text: &str, from: usize) -> anyhow::Result<usize> {
-        let waited = timeout(PATIENCE, async {
-            let mut seen = from;
-            loop {
-                let lines = self.lines();
-                if let Some(at) = lines.iter().skip(seen).position(|line| line.contains(text)) {
-                    return Some(seen + at + 1);
-                }
-                seen = lines.len().max(from);
-                self.count.changed().await.ok()?;
-            }
-        });
-        match waited.await {
-            Ok(Some(next)) => Ok(next),
-            Ok(None) => bail!(
-                "it ended without saying {text:?}; it said:\n{}",
-                self.tail()
-            ),
-            Err(_) => bail!("it does not say {text:?}; it says:\n{}", self.tail()),
-        }
     }
 }
 

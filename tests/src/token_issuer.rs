@@ -1,6 +1,10 @@
 //! A small issuer of Kubernetes-shaped service-account tokens. It stands for a cluster's
 //! API server in tests and in the demo, and is nothing that a cluster should use.
 
+mod claims;
+mod discovery;
+mod jws;
+
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,61 +15,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+pub use claims::Claims;
+pub use discovery::Discovery;
+use jws::{fixed, hmac_sha256, rsa_numbers};
+
 /// Signs tokens with one key.
 pub struct TokenIssuer {
     key: PrivateKey,
     algorithm: &'static str,
+    key_id: String,
     issuer: String,
-}
-
-/// What a token says; begin with [`Claims::new`] and change what the test is about.
-#[derive(Clone, Debug)]
-pub struct Claims {
-    /// `alg` of the header.
-    pub algorithm: Option<String>,
-    /// `kid` of the header.
-    pub key_id: String,
-    /// `iss`.
-    pub issuer: Option<String>,
-    /// `aud`.
-    pub audience: String,
-    /// Namespace of the service account.
-    pub namespace: String,
-    /// Its name.
-    pub service_account: String,
-    /// The pod that it is bound to.
-    pub pod: Option<String>,
-    /// The node that the pod runs on.
-    pub node: Option<String>,
-    /// Begins so long before now; negative lies in the future.
-    pub age: i64,
-    /// Valid for so long after now; negative is over.
-    pub lifetime: i64,
-    /// `warnafter`: a token of extended life.
-    pub extended: bool,
-    /// Bytes of a claim that nobody reads.
-    pub padding: usize,
-}
-
-impl Claims {
-    /// A good token of this account, in a pod on `node`.
-    #[must_use]
-    pub fn new(audience: &str, namespace: &str, service_account: &str, node: &str) -> Self {
-        Self {
-            algorithm: None,
-            key_id: "key-1".to_owned(),
-            issuer: None,
-            audience: audience.to_owned(),
-            namespace: namespace.to_owned(),
-            service_account: service_account.to_owned(),
-            pod: Some(format!("{service_account}-0")),
-            node: Some(node.to_owned()),
-            age: 1,
-            lifetime: 3600,
-            extended: false,
-            padding: 0,
-        }
-    }
 }
 
 impl TokenIssuer {
@@ -83,8 +42,22 @@ impl TokenIssuer {
         Ok(Self {
             key: PrivateKey::generate(algorithm)?,
             algorithm: name,
+            key_id: "key-1".to_owned(),
             issuer: issuer.to_owned(),
         })
+    }
+
+    /// The same with another name of its key.
+    #[must_use]
+    pub fn key_named(mut self, key_id: &str) -> Self {
+        key_id.clone_into(&mut self.key_id);
+        self
+    }
+
+    /// Its `iss`.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     /// The issuer that was kept at `path` before, or a new one that is kept there.
@@ -104,6 +77,7 @@ impl TokenIssuer {
         Ok(Self {
             key,
             algorithm: "ES256",
+            key_id: "key-1".to_owned(),
             issuer: issuer.to_owned(),
         })
     }
@@ -127,7 +101,7 @@ impl TokenIssuer {
         let Value::Object(mut key) = key else {
             unreachable!("an object was written")
         };
-        key.insert("kid".to_owned(), "key-1".into());
+        key.insert("kid".to_owned(), self.key_id.as_str().into());
         key.insert("use".to_owned(), "sig".into());
         key.insert("alg".to_owned(), self.algorithm.into());
         json!({"keys": [key]}).to_string()
@@ -168,11 +142,16 @@ impl TokenIssuer {
         if claims.padding > 0 {
             body["padding"] = "x".repeat(claims.padding).into();
         }
-        let header = json!({"alg": algorithm, "kid": claims.key_id});
+        let key_id = claims.key_id.as_deref().unwrap_or(&self.key_id);
+        let header = json!({"alg": algorithm, "kid": key_id, "typ": "JWT"});
         let encoded = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", encoded(&header), encoded(&body));
         let signature = match algorithm {
             "none" => Vec::new(),
+            "HS256" => {
+                let key = crate::mesh::pem("PUBLIC KEY", self.key.public_key().spki_der());
+                hmac_sha256(key.as_bytes(), message.as_bytes()).to_vec()
+            }
             _ => self.sign(message.as_bytes()),
         };
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -194,35 +173,6 @@ impl TokenIssuer {
 fn unique() -> String {
     let random = arx_identity::crypto::random::<16>();
     random.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// An ECDSA signature as JWS has it (RFC 7518, 3.4): two numbers of 32 bytes, instead of a
-/// DER sequence of two integers.
-fn fixed(der: &[u8]) -> Vec<u8> {
-    let mut rest = &der[2..];
-    let mut out = Vec::with_capacity(64);
-    for _ in 0..2 {
-        let length = usize::from(rest[1]);
-        let number = &rest[2..2 + length];
-        let number = &number[number.len().saturating_sub(32)..];
-        out.extend(std::iter::repeat_n(0, 32 - number.len()));
-        out.extend_from_slice(number);
-        rest = &rest[2 + length..];
-    }
-    out
-}
-
-/// Modulus and exponent of an RSA public key: the last two integers of its SPKI.
-fn rsa_numbers(spki: &[u8]) -> (&[u8], &[u8]) {
-    // Keys made here have the exponent 65537: five bytes at the end. The modulus stands
-    // before it, with a zero in front.
-    let modulus_end = spki.len() - 5;
-    let bytes = [256, 384, 512].into_iter().find(|bytes| {
-        let start = modulus_end - bytes;
-        spki[start - 1] == 0 && spki[start - 5] == 0x02
-    });
-    let start = modulus_end - bytes.expect("a key of 2048, 3072 or 4096 bits");
-    (&spki[start..modulus_end], &spki[modulus_end + 2..])
 }
 
 /// The time of day, for those who wait for one.

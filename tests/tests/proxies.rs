@@ -38,7 +38,7 @@ impl Pair {
         let api = Envoy::warm(&mesh.directory, api).await?;
         let mut web = Proxy::new("web", &agents[0].socket, apps[0].port);
         web.token = Some(mesh.token("shop", "web", "n1"));
-        web.peer = Some((api.inbound, API.to_owned()));
+        web.peer = Some((api.ports.inbound, API.to_owned()));
         change(&mut web);
         let web = Envoy::warm(&mesh.directory, web).await?;
         Ok(Self {
@@ -51,7 +51,7 @@ impl Pair {
     }
 
     fn load(&self) -> Load {
-        Load::start(self.web.outbound, 4, Duration::from_millis(10))
+        Load::start(self.web.ports.outbound, 4, Duration::from_millis(10))
     }
 }
 
@@ -78,7 +78,7 @@ fn short_lived() -> Options {
 async fn two_envoys_speak_mtls_with_what_arx_issued_and_each_knows_the_other() -> anyhow::Result<()>
 {
     let pair = Pair::start(Options::default()).await?;
-    let (status, body) = web::get(pair.web.outbound, "/").await?;
+    let (status, body) = web::get(pair.web.ports.outbound, "/").await?;
     ensure!(
         status == 200 && body.contains(&format!("URI={WEB}")),
         "{status}: {body}"
@@ -98,7 +98,7 @@ async fn delta_and_the_ids_as_names_work_as_well_with_a_sidecar_s_large_node() -
         proxy.trust = "spiffe://example.org".to_owned();
     })
     .await?;
-    let (status, _) = web::get(pair.web.outbound, "/").await?;
+    let (status, _) = web::get(pair.web.ports.outbound, "/").await?;
     ensure!(status == 200, "{status}");
     Ok(())
 }
@@ -174,7 +174,7 @@ async fn a_peer_of_another_identity_is_refused_on_either_side() -> anyhow::Resul
     });
     let proxy = web.await?;
     proxy.is_warm().await?;
-    let (status, _) = web::get(proxy.outbound, "/").await?;
+    let (status, _) = web::get(proxy.ports.outbound, "/").await?;
     ensure!(status == 503, "{status}");
     ensure!(proxy.stat("cluster.peer.ssl.fail_verify_san").await? > 0);
     // The callee accepts somebody else.
@@ -189,9 +189,12 @@ async fn a_peer_of_another_identity_is_refused_on_either_side() -> anyhow::Resul
         })
         .await?;
     proxy.is_warm().await?;
-    let (status, _) = web::get(proxy.outbound, "/").await?;
+    let (status, _) = web::get(proxy.ports.outbound, "/").await?;
     ensure!(status == 503, "{status}");
-    let refused = format!("listener.127.0.0.1_{}.ssl.fail_verify_san", api.inbound);
+    let refused = format!(
+        "listener.127.0.0.1_{}.ssl.fail_verify_san",
+        api.ports.inbound
+    );
     ensure!(api.stat(&refused).await? > 0);
     Ok(())
 }
@@ -199,7 +202,7 @@ async fn a_peer_of_another_identity_is_refused_on_either_side() -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_peer_that_speaks_plain_text_is_refused() -> anyhow::Result<()> {
     let pair = Pair::start(Options::default()).await?;
-    let answer = web::get(pair.api.inbound, "/").await;
+    let answer = web::get(pair.api.ports.inbound, "/").await;
     ensure!(answer.is_err(), "{answer:?}");
     Ok(())
 }
@@ -213,9 +216,9 @@ async fn a_peer_under_a_foreign_root_is_refused() -> anyhow::Result<()> {
     let app = App::start().await?;
     let mut options = Proxy::new("foreign", &agent.socket, app.port);
     options.token = Some(foreign.token("shop", "web", "n1"));
-    options.peer = Some((pair.api.inbound, API.to_owned()));
+    options.peer = Some((pair.api.ports.inbound, API.to_owned()));
     let envoy = Envoy::warm(&foreign.directory, options).await?;
-    let (status, _) = web::get(envoy.outbound, "/").await?;
+    let (status, _) = web::get(envoy.ports.outbound, "/").await?;
     ensure!(status == 503, "{status}");
     ensure!(envoy.stat("cluster.peer.ssl.fail_verify_error").await? > 0);
     Ok(())
@@ -244,8 +247,11 @@ async fn a_proxy_gets_its_own_identity_only_whatever_names_it_asks_for() -> anyh
         thief.certificate().await.is_err(),
         "it has got a certificate"
     );
-    let (_, warming) =
-        web::get(thief.admin, "/config_dump?resource=dynamic_warming_secrets").await?;
+    let (_, warming) = web::get(
+        thief.ports.admin,
+        "/config_dump?resource=dynamic_warming_secrets",
+    )
+    .await?;
     ensure!(warming.contains(API), "{warming}");
     ensure!(mesh::AUDIENCE == "arx");
     Ok(())
@@ -265,7 +271,7 @@ async fn a_listener_warms_until_its_secrets_are_ready_and_then_opens() -> anyhow
         Ok(web::metric(agent.ops_port, "arx_agent_streams").await? == Some(2.0))
     })
     .await?;
-    let closed = tokio::net::TcpStream::connect(("127.0.0.1", envoy.inbound))
+    let closed = tokio::net::TcpStream::connect(("127.0.0.1", envoy.ports.inbound))
         .await
         .is_err();
     ensure!(closed, "the listener is open without a certificate");

@@ -6,7 +6,7 @@ use clap::Parser;
 
 /// Two Envoys speak mTLS while everything is renewed, killed and brought back.
 #[derive(Debug, Parser)]
-#[command(name = "arx-demo")]
+#[command(name = "arx-demo", version)]
 struct Arguments {
     /// Leave everything running at the end, until Ctrl-C.
     #[arg(long)]

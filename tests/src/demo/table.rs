@@ -5,50 +5,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::envoy::Envoy;
-use crate::http as web;
-use crate::load::Outcome;
-use crate::mesh::Agent;
+use super::proxy::Proxy;
 
 /// Between lines where nothing can be drawn over.
 const EVERY: Duration = Duration::from_secs(5);
-
-/// A proxy at one moment.
-pub(super) struct Row {
-    name: &'static str,
-    serial: String,
-    expires: String,
-    taken: u64,
-    refused: u64,
-    acks: u64,
-}
-
-impl Row {
-    /// What the proxy and its agent say. A dash where one does not answer just now.
-    pub(super) async fn read(name: &'static str, envoy: &Envoy, agent: &Agent) -> Self {
-        let certificate = envoy.certificate().await.ok();
-        let dash = || "-".to_owned();
-        let acks = web::metric(agent.ops_port, "arx_agent_push_ack_seconds_count")
-            .await
-            .ok()
-            .flatten();
-        Self {
-            name,
-            serial: certificate
-                .as_ref()
-                .map_or_else(dash, |(serial, _)| serial.chars().take(12).collect()),
-            // The time of day of "2026-11-26T00:28:18Z".
-            expires: certificate
-                .map_or_else(dash, |(_, end)| end.chars().skip(11).take(8).collect()),
-            taken: envoy.pushes().await.unwrap_or(0),
-            refused: envoy.stat("sds.default.update_rejected").await.unwrap_or(0),
-            acks: acks.map_or(0, |count| count as u64),
-        }
-    }
-}
+/// Back over so many lines (ECMA-48: CUU), and nothing left below (ED).
+const UP: (&str, &str) = ("\x1b[", "A\x1b[J");
 
 pub(super) struct Table {
     terminal: bool,
+    /// Lines that stand there now.
     drawn: usize,
     last: Option<Instant>,
 }
@@ -62,62 +28,90 @@ impl Table {
         }
     }
 
-    pub(super) fn show(
-        &mut self,
-        started: Instant,
-        rows: &[Row],
-        load: &Outcome,
-        back: &Outcome,
-        authority: bool,
-    ) {
-        let authority = if authority { "up" } else { "DOWN" };
-        let requests = load.good + load.failed + back.good + back.failed;
-        let failed = load.failed + back.failed;
+    /// Shows how it stands.
+    pub(super) fn show(&mut self, started: Instant, authority: bool, proxies: &[Proxy]) {
         let elapsed = started.elapsed().as_secs();
-        if !self.terminal {
-            if self.last.is_some_and(|last| last.elapsed() < EVERY) {
-                return;
-            }
+        let authority = if authority { "up" } else { "DOWN" };
+        if self.terminal {
+            let lines = lines(elapsed, authority, proxies);
+            self.draw(&lines);
+            self.drawn = lines.len();
+        } else if self.last.is_none_or(|last| last.elapsed() >= EVERY) {
             self.last = Some(Instant::now());
-            let rows: Vec<_> = rows
-                .iter()
-                .map(|row| {
-                    format!(
-                        "{} {} until {} pushed {} acked {}",
-                        row.name, row.serial, row.expires, row.taken, row.acks
-                    )
-                })
-                .collect();
-            println!(
-                "[{elapsed:>3} s] authority {authority}, {requests} requests, {failed} failed | {}",
-                rows.join(" | ")
-            );
-            return;
+            let proxies: Vec<_> = proxies.iter().map(line).collect();
+            self.draw(&[format!(
+                "[{elapsed:>3} s] authority {authority} | {}",
+                proxies.join(" | ")
+            )]);
         }
-        let mut text = String::new();
-        if self.drawn > 0 {
-            text.push_str(&format!("\x1b[{}A", self.drawn));
-        }
-        let mut lines = vec![
-            format!(
-                "[{elapsed:>3} s] authority {authority:<5} requests {requests:<8} failed {failed}"
-            ),
-            format!(
-                "  {:<6}{:<15}{:<11}{:>7}{:>9}{:>6}",
-                "proxy", "serial", "expires", "pushes", "refused", "ACKs"
-            ),
-        ];
-        lines.extend(rows.iter().map(|row| {
-            format!(
-                "  {:<6}{:<15}{:<11}{:>7}{:>9}{:>6}",
-                row.name, row.serial, row.expires, row.taken, row.refused, row.acks
-            )
-        }));
-        for line in &lines {
-            text.push_str(&format!("\x1b[2K{line}\n"));
-        }
-        self.drawn = lines.len();
+    }
+
+    /// Says what has happened; it stays there above the table.
+    pub(super) fn say(&mut self, started: Instant, what: &str) {
+        self.draw(&[format!("[{:>3} s] ** {what}", started.elapsed().as_secs())]);
+        self.drawn = 0;
+        // What it led to is told at once.
+        self.last = None;
+    }
+
+    fn draw(&self, lines: &[String]) {
+        let mut text = match self.drawn {
+            0 => String::new(),
+            drawn => format!("{}{drawn}{}", UP.0, UP.1),
+        };
+        text.extend(lines.iter().flat_map(|line| [line.as_str(), "\n"]));
         let mut out = stdout().lock();
+        // Whoever has closed the other end does not want to see it.
         let _shown = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
+}
+
+fn lines(elapsed: u64, authority: &str, proxies: &[Proxy]) -> Vec<String> {
+    let mut lines = vec![
+        String::new(),
+        format!("[{elapsed:>3} s] authority {authority}"),
+        format!(
+            "  {:<6}{:>9}{:>8}  {:<14}{:<10}{:>8}{:>8}{:>6}{:>9}",
+            "proxy",
+            "requests",
+            "failed",
+            "serial",
+            "expires",
+            "renewed",
+            "pushes",
+            "ACKs",
+            "refused"
+        ),
+    ];
+    lines.extend(proxies.iter().map(|proxy| {
+        let requests = proxy.requests();
+        format!(
+            "  {:<6}{:>9}{:>8}  {:<14}{:<10}{:>8}{:>8}{:>6}{:>9}",
+            proxy.name,
+            requests.good + requests.failed,
+            requests.failed,
+            proxy.serial(),
+            proxy.expires,
+            proxy.renewals(),
+            proxy.pushes,
+            proxy.acks(),
+            proxy.refused
+        )
+    }));
+    lines
+}
+
+fn line(proxy: &Proxy) -> String {
+    let requests = proxy.requests();
+    format!(
+        "{} {} requests, {} failed, serial {} until {}, renewed {}, {} pushes, {} ACKs",
+        proxy.name,
+        requests.good + requests.failed,
+        requests.failed,
+        proxy.serial(),
+        proxy.expires,
+        proxy.renewals(),
+        proxy.pushes,
+        proxy.acks()
+    )
 }
