@@ -83,8 +83,8 @@ async fn two_envoys_speak_mtls_with_what_arx_issued_and_each_knows_the_other() -
         status == 200 && body.contains(&format!("URI={WEB}")),
         "{status}: {body}"
     );
-    ensure!(pair.web.identity().await? == WEB);
-    ensure!(pair.api.identity().await? == API);
+    ensure!(pair.web.certificate().await?.identity == WEB);
+    ensure!(pair.api.certificate().await?.identity == API);
     Ok(())
 }
 
