@@ -118,8 +118,7 @@ async fn readyz_is_json_for_who_accepts_it() -> Outcome {
     );
     port.store.set_failing("ARX-STORE-FULL", "m");
     let value: serde_json::Value = serde_json::from_str(body(&port.send(ask).await?))?;
-    let store =
-        serde_json::json!({ "name": "store", "ok": false, "code": "ARX-STORE-FULL", "message": "m" });
+    let store = serde_json::json!({ "name": "store", "ok": false, "code": "ARX-STORE-FULL", "message": "m" });
     assert_eq!(
         value,
         serde_json::json!({ "ready": false, "conditions": [store] })
