@@ -32,24 +32,24 @@ fn objects(lines: &str) -> Vec<Value> {
 #[test]
 fn a_json_line_has_time_level_target_message_and_flat_fields() {
     let lines = logged(Format::Json, Level::Info, |_| {
-        warn!(target: "arx_ca::issue", code = "ARX-X", count = 3, ratio = 0.5, ok = true, id = %"spiffe://a", "refused");
+        warn!(target: "arx_ca::issue", code = "ARX-START", count = 3, ratio = 0.5, ok = true, id = %"spiffe://a", "refused");
     });
     assert_eq!(
         lines,
         "{\"time\":\"2026-05-28T20:26:40.123Z\",\"level\":\"warn\",\"target\":\"arx_ca::issue\",\"message\":\"refused\",\
-         \"code\":\"ARX-X\",\"count\":3,\"ratio\":0.5,\"ok\":true,\"id\":\"spiffe://a\"}\n"
+         \"code\":\"ARX-START\",\"count\":3,\"ratio\":0.5,\"ok\":true,\"id\":\"spiffe://a\"}\n"
     );
 }
 
 #[test]
 fn a_text_line_reads_well() {
     let lines = logged(Format::Text, Level::Info, |_| {
-        info!(target: "arx_ca", code = "ARX-X", who = "a b", none = "", "{} of {}", 1, 2);
+        info!(target: "arx_ca", code = "ARX-START", who = "a b", none = "", "{} of {}", 1, 2);
         error!(target: "arx_ca", n = -1, "failed");
     });
     assert_eq!(
         lines,
-        "2026-05-28T20:26:40.123Z  INFO arx_ca: 1 of 2 code=ARX-X who=\"a b\" none=\"\"\n\
+        "2026-05-28T20:26:40.123Z  INFO arx_ca: 1 of 2 code=ARX-START who=\"a b\" none=\"\"\n\
          2026-05-28T20:26:40.123Z ERROR arx_ca: failed n=-1\n"
     );
 }

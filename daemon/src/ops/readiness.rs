@@ -153,10 +153,10 @@ mod tests {
             [STARTING, STARTING]
         );
         store.set_ok();
-        root.set_failing("ARX-ROOT-AWAY", "the signer does not answer");
+        root.set_failing("ARX-STORE-UNAVAILABLE", "the signer does not answer");
         let failing = Failing {
             name: "root",
-            code: "ARX-ROOT-AWAY",
+            code: "ARX-STORE-UNAVAILABLE",
             message: "the signer does not answer".to_owned(),
         };
         assert_eq!(readiness.failing(), [failing]);
@@ -172,7 +172,7 @@ mod tests {
         readiness
             .clone()
             .condition("store")
-            .set_failing("ARX-DISK-FULL", "no space; free some");
+            .set_failing("ARX-STORE-FULL", "no space; free some");
         assert!(!readiness.is_ready());
     }
 

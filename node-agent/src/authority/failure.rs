@@ -106,7 +106,7 @@ mod tests {
         };
         Status::with_details(
             Code::ResourceExhausted,
-            "ARX-OVERLOAD: the queue is full",
+            "ARX-QUEUE-FULL: the queue is full",
             Bytes::from(details.encode_to_vec()),
         )
     }
@@ -119,7 +119,7 @@ mod tests {
         };
         let failure = CallFailure::from(status(Some(delay)));
         assert_eq!(failure.retry_after, Duration::from_millis(3500));
-        assert_eq!(failure.reason(), "ARX-OVERLOAD");
+        assert_eq!(failure.reason(), "ARX-QUEUE-FULL");
     }
 
     #[test]

@@ -274,7 +274,7 @@ impl Ca {
         let (id, ttl) = match &item.evidence {
             Some(issue_item::Evidence::Node(_)) => (caller.clone(), node_ttl),
             Some(issue_item::Evidence::Local(_)) if refuse_local => {
-                return refuse("ARX-NO-RULE", 0);
+                return refuse("ARX-POLICY-NO-RULE", 0);
             }
             Some(issue_item::Evidence::Local(process)) => {
                 (id(&format!("/local/{}", process.uid)), ttl)
@@ -289,11 +289,11 @@ impl Ca {
                 let name = account.rsplit(':').next().unwrap_or_default().to_owned();
                 (id(&format!("/sa/{name}")), ttl)
             }
-            _ => return refuse("ARX-EVIDENCE", 0),
+            _ => return refuse("ARX-EVIDENCE-UNSUPPORTED", 0),
         };
         match self.issued(&item.csr, &id, ttl) {
             Ok(issued) => issue_result::Outcome::Issued(issued),
-            Err(_) => refuse("ARX-CSR", 0),
+            Err(_) => refuse("ARX-CSR-MALFORMED", 0),
         }
     }
 }

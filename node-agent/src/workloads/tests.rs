@@ -126,7 +126,7 @@ fn token(pod: &str, expires_in: u64, signature: &str) -> Evidence {
 
 fn refusal(retry_after_ms: u32) -> Outcome {
     Outcome::Refused(Refusal {
-        code: "ARX-NO-RULE".into(),
+        code: "ARX-POLICY-NO-RULE".into(),
         message: "nobody has said who this is".into(),
         grpc_code: 7,
         retry_after_ms,

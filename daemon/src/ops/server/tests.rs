@@ -79,7 +79,7 @@ fn head(answer: &str) -> String {
 #[tokio::test]
 async fn livez_is_ok_as_long_as_the_process_answers() -> Outcome {
     let port = open().await?;
-    port.store.set_failing("ARX-X", "broken");
+    port.store.set_failing("ARX-STORE-FULL", "broken");
     let answer = port.get("/livez").await?;
     assert!(answer.starts_with("HTTP/1.1 200 "));
     assert_eq!(body(&answer), "ok\n");
@@ -93,12 +93,12 @@ async fn readyz_is_200_or_503_and_lists_each_condition_with_code_and_message() -
     assert!(answer.starts_with("HTTP/1.1 200 "));
     assert_eq!(body(&answer), "ready\n[+] store: ok\n");
     port.store
-        .set_failing("ARX-DISK-FULL", "no space left; free some");
+        .set_failing("ARX-STORE-FULL", "no space left; free some");
     let answer = port.get("/readyz").await?;
     assert!(answer.starts_with("HTTP/1.1 503 "));
     assert_eq!(
         body(&answer),
-        "not ready\n[-] store: ARX-DISK-FULL: no space left; free some\n"
+        "not ready\n[-] store: ARX-STORE-FULL: no space left; free some\n"
     );
     port.store.set_ok();
     assert!(port.get("/readyz").await?.starts_with("HTTP/1.1 200 "));
@@ -116,10 +116,9 @@ async fn readyz_is_json_for_who_accepts_it() -> Outcome {
         value,
         serde_json::json!({ "ready": true, "conditions": [{ "name": "store", "ok": true }] })
     );
-    port.store.set_failing("ARX-X", "m");
+    port.store.set_failing("ARX-STORE-FULL", "m");
     let value: serde_json::Value = serde_json::from_str(body(&port.send(ask).await?))?;
-    let store =
-        serde_json::json!({ "name": "store", "ok": false, "code": "ARX-X", "message": "m" });
+    let store = serde_json::json!({ "name": "store", "ok": false, "code": "ARX-STORE-FULL", "message": "m" });
     assert_eq!(
         value,
         serde_json::json!({ "ready": false, "conditions": [store] })
