@@ -1,5 +1,5 @@
 //! The node API, `arx.node.v1`: what a message says is checked here, what is done about
-//! it is decided in [`issue`](crate::issue) and kept in [`fleet`](crate::fleet).
+//! it is decided in `issue` and kept in [`fleet`](crate::fleet).
 
 mod follow;
 
