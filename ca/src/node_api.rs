@@ -92,6 +92,7 @@ impl wire::node_server::Node for Api {
                     ),
                 ));
             }
+            let _share = self.0.shares.take(&node.name, items.len())?;
             Ok(wire::IssueResponse {
                 results: self.0.issue(&node, items).await,
             })
