@@ -18,6 +18,7 @@ use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::queue::Queue;
+use crate::share::Shares;
 use crate::state::State;
 use crate::token::Tokens;
 use crate::trust::{Standing, Trust};
@@ -57,6 +58,8 @@ pub struct Ca {
     pub ledger: Ledger,
     /// The agents.
     pub fleet: Fleet,
+    /// How much one node may take.
+    pub shares: Shares,
     /// Who is served first.
     pub queue: Queue,
     /// Answers that may be asked for again.

@@ -111,20 +111,21 @@ impl Report {
     /// Looks into a copy of the state file, so that a running authority is not disturbed.
     async fn state(&mut self, config: &Config, _clock: &Clock) -> Option<State> {
         let file = config.state.directory.join("state.redb");
-        let seal = match seal_source(config).seal(!file.exists()) {
+        let first = !file.exists();
+        let seal = match seal_source(config).look(first) {
             Ok(seal) => seal,
             Err(error) => {
                 self.wrong(&format!("sealing key: {error} ({})", error.code()));
                 return None;
             }
         };
-        if !file.exists() {
+        let (Some(seal), false) = (seal, first) else {
             self.well(&format!(
                 "state: {} will be made at the first start",
                 file.display()
             ));
             return None;
-        }
+        };
         let opened = match store::Redb::peek(&file) {
             Ok(copy) => State::inspect(std::sync::Arc::new(copy), seal, &config.trust_domain).await,
             Err(error) => {

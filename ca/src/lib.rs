@@ -22,6 +22,7 @@ pub mod refusal;
 pub mod run;
 pub mod seal;
 pub mod serve;
+pub mod share;
 pub mod state;
 pub mod store;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The node API, `arx.node.v1`: what a message says is checked here, what is done about
-//! it is decided in [`issue`](crate::issue) and kept in [`fleet`](crate::fleet).
+//! it is decided in `issue` and kept in [`fleet`](crate::fleet).
 
 mod follow;
 
@@ -92,6 +92,7 @@ impl wire::node_server::Node for Api {
                     ),
                 ));
             }
+            let _share = self.0.shares.take(&node.name, items.len())?;
             Ok(wire::IssueResponse {
                 results: self.0.issue(&node, items).await,
             })

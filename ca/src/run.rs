@@ -29,6 +29,7 @@ use crate::node_api;
 use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::serve::{Nodes, serve_admin};
+use crate::share::Shares;
 use crate::token::Tokens;
 use keep::Conditions;
 use open::{Parts, StartError};
@@ -147,6 +148,7 @@ impl Process {
             trust: Arc::new(parts.trust),
             ledger: parts.ledger,
             fleet: Fleet::default(),
+            shares: Shares::default(),
             queue: Queue::new(processors(), config.node_api.queue),
             answers: Answers::default(),
             metrics,

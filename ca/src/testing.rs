@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::seal::Seal;
+use crate::share::Shares;
 use crate::state::State;
 use crate::store::Memory;
 use crate::token::Tokens;
@@ -127,6 +128,7 @@ impl House {
             trust: Arc::new(trust),
             ledger,
             fleet: Fleet::default(),
+            shares: Shares::default(),
             queue: Queue::new(2, 1000),
             answers: Answers::default(),
             metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),

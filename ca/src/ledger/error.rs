@@ -60,6 +60,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the same may succeed later without anybody changing a file: the disk is full
+    /// or read-only.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                matches!(Pause::from(source).cause, Cause::DiskFull | Cause::ReadOnly)
+            }
+            Self::Append(error) => matches!(error, AppendError::Paused(_)),
+            _ => false,
+        }
+    }
+
     /// The stable reason code.
     #[must_use]
     pub fn code(&self) -> &'static str {

@@ -1,7 +1,9 @@
 //! What is opened from the disk, in the order in which the parts need each other.
 
+use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,13 +59,13 @@ macro_rules! start_error_from {
     )*};
 }
 start_error_from!(
-    store::OpenError: |_| false,
+    store::OpenError: |error| matches!(error, store::OpenError::Store(error) if error.passes()),
     seal::SourceError: |_| false,
     SourceError: |_| false,
     StateError: StateError::passes,
     AuthorityError: AuthorityError::passes,
     TrustError: TrustError::passes,
-    ledger::Error: |_| false,
+    ledger::Error: ledger::Error::passes,
     ledger::AppendError: |error| matches!(error, ledger::AppendError::Paused(_)),
 );
 
@@ -111,14 +113,10 @@ impl Parts {
         accept_loss: bool,
     ) -> Result<Self, StartError> {
         let directory = &config.state.directory;
-        std::fs::create_dir_all(directory)
-            .and_then(|()| {
-                std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
-            })
-            .map_err(StartError::io(format!(
-                "can't prepare state.directory {}",
-                directory.display()
-            )))?;
+        private_directory(directory).map_err(StartError::io(format!(
+            "can't prepare state.directory {}",
+            directory.display()
+        )))?;
         let now = clock.now();
         let store: store::Shared = Arc::new(store::Redb::open_or_create(
             &directory.join("state.redb"),
@@ -153,6 +151,16 @@ impl Parts {
             ledger,
         })
     }
+}
+
+/// A directory for its owner alone.
+fn private_directory(directory: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let mode = std::fs::metadata(directory)?.permissions().mode();
+    if mode & 0o777 == 0o700 {
+        return Ok(());
+    }
+    std::fs::set_permissions(directory, Permissions::from_mode(0o700))
 }
 
 /// Where the sealing key comes from.

@@ -1,0 +1,457 @@
+//! Bad days: wrong configurations, files that are not as they should be, a full disk.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, ensure};
+
+use arx_tests::http as web;
+use arx_tests::mesh::{AUDIENCE, Mesh, Options};
+use arx_tests::node::Authority;
+use arx_tests::process::{Process, binary, free_port, until};
+use arx_tests::token_issuer::Claims;
+use rustix::process::Signal;
+
+fn run(program: &str, config: &Path, more: &[&str]) -> anyhow::Result<Output> {
+    Ok(Command::new(binary(program)?)
+        .arg("--config")
+        .arg(config)
+        .args(more)
+        .output()?)
+}
+
+/// The program refuses its configuration, and says all of `parts`.
+fn refused(program: &str, config: &Path, parts: &[&str]) -> anyhow::Result<()> {
+    let output = run(program, config, &[])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(2),
+        "{program} ended with {:?}: {said}",
+        output.status
+    );
+    for part in parts {
+        ensure!(said.contains(part), "{part:?} is missing in: {said}");
+    }
+    Ok(())
+}
+
+/// A copy of a configuration with one change.
+fn changed(config: &Path, from: &str, to: &str) -> anyhow::Result<std::path::PathBuf> {
+    let text = std::fs::read_to_string(config)?;
+    ensure!(text.contains(from), "{from:?} is not in {text}");
+    let copy = config.with_file_name("changed.toml");
+    std::fs::write(&copy, text.replacen(from, to, 1))?;
+    Ok(copy)
+}
+
+async fn joins(mesh: &Mesh, node: &str) -> anyhow::Result<()> {
+    let authority = Authority {
+        port: mesh.node_port,
+        bundle: mesh.bundle(),
+    };
+    let claims = Claims::new(
+        &format!("{AUDIENCE}/join"),
+        "arx-system",
+        "arx-node-agent",
+        node,
+    );
+    authority
+        .new_node(&authority.tls(None)?, &mesh.issuer.mint(&claims))
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_refused_with_file_line_reason_and_remedy() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start(Options::default()).await?;
+    mesh.kill_authority().await?;
+    let good = mesh.authority_config();
+    let cases: [(&str, &str, &[&str]); 5] = [
+        (
+            "node_ttl =",
+            "node_tll =",
+            &["changed.toml:", "node_tll", "node_ttl"],
+        ),
+        (
+            "node_ttl = \"1h\"",
+            "node_ttl = 24",
+            &["changed.toml:", "node_ttl"],
+        ),
+        (
+            "node_ttl = \"1h\"",
+            "node_ttl = \"8d\"",
+            &["changed.toml:", "intermediate_ttl"],
+        ),
+        (
+            "/jwks.json",
+            "/missing.json",
+            &["changed.toml:", "missing.json", "No such file"],
+        ),
+        (
+            "trust_domain = \"example.org\"",
+            "trust_domain = \"Example.org\"",
+            &["changed.toml:1", "trust_domain"],
+        ),
+    ];
+    for (from, to, parts) in cases {
+        refused("arx-ca", &changed(&good, from, to)?, parts)?;
+    }
+    refused(
+        "arx-ca",
+        Path::new("/nonexistent.toml"),
+        &["/nonexistent.toml", "no such file"],
+    )?;
+
+    let agent = mesh.prepare_agent("n1")?;
+    let cases: [(&str, &str, &[&str]); 4] = [
+        (
+            "[socket]",
+            "[sokcet]",
+            &["changed.toml:", "sokcet", "socket"],
+        ),
+        (
+            "token_file = ",
+            "token_file = 1 # ",
+            &["changed.toml:", "token_file"],
+        ),
+        (
+            "/bundle.pem",
+            "/missing.pem",
+            &["changed.toml:", "missing.pem"],
+        ),
+        (
+            "/sds.sock",
+            &format!("/{}.sock", "x".repeat(120)),
+            &["changed.toml:", "bytes"],
+        ),
+    ];
+    for (from, to, parts) in cases {
+        refused("arx-node-agent", &changed(&agent.config, from, to)?, parts)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn check_says_everything_without_starting_or_changing_anything() -> anyhow::Result<()> {
+    let mesh = Mesh::prepare(Options::default())?;
+    let before = std::fs::read_dir(&mesh.directory)?.count();
+    let output = run("arx-ca", &mesh.authority_config(), &["check"])?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(
+        String::from_utf8_lossy(&output.stdout).contains("all is well"),
+        "{output:?}"
+    );
+    ensure!(
+        std::fs::read_dir(&mesh.directory)?.count() == before,
+        "it has made something"
+    );
+    let unreachable = changed(
+        &mesh.authority_config(),
+        "jwks_file = ",
+        "discovery_url = \"http://127.0.0.1:1\" # ",
+    )?;
+    let output = run("arx-ca", &unreachable, &["check"])?;
+    ensure!(output.status.code() == Some(2), "{output:?}");
+    ensure!(
+        String::from_utf8_lossy(&output.stdout).contains("cluster c1"),
+        "{output:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_others_can_read_is_refused() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start(Options::default()).await?;
+    mesh.kill_authority().await?;
+    let key = mesh.directory.join("seal.key");
+    std::fs::set_permissions(&key, Permissions::from_mode(0o644))?;
+    let output = run("arx-ca", &mesh.authority_config(), &[])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success() && said.contains("seal.key") && said.contains("chmod 600"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_second_authority_on_one_state_is_told_who_holds_it() -> anyhow::Result<()> {
+    let mesh = Mesh::start(Options::default()).await?;
+    let other = changed(
+        &mesh.authority_config(),
+        &mesh.node_port.to_string(),
+        &free_port()?.to_string(),
+    )?;
+    let other = changed(
+        &other,
+        &mesh.ops_port.to_string(),
+        &free_port()?.to_string(),
+    )?;
+    let output = run("arx-ca", &other, &[])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let holder = mesh.authority.as_ref().context("it runs")?.id();
+    ensure!(
+        output.status.code() == Some(1) && said.contains(&format!("process {holder}")),
+        "{said}"
+    );
+    ensure!(
+        mesh.status().await?.trust_domain == "example.org",
+        "the first goes on"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_truncated_state_file_is_refused_and_left_as_it_is() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start(Options::default()).await?;
+    mesh.kill_authority().await?;
+    let file = mesh.directory.join("authority/state.redb");
+    let whole = std::fs::read(&file)?;
+    std::fs::write(&file, &whole[..whole.len() / 3])?;
+    let output = run("arx-ca", &mesh.authority_config(), &[])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1) && said.contains("ARX-STORE-DAMAGED"),
+        "{said}"
+    );
+    ensure!(
+        std::fs::read(&file)? == whole[..whole.len() / 3],
+        "it was changed"
+    );
+    std::fs::write(&file, whole)?;
+    mesh.start_authority().await
+}
+
+#[tokio::test]
+async fn a_state_that_was_lost_is_not_begun_anew_unless_that_is_said() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start(Options::default()).await?;
+    mesh.kill_authority().await?;
+    std::fs::remove_file(mesh.directory.join("authority/state.redb"))?;
+    let output = run("arx-ca", &mesh.authority_config(), &[])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1)
+            && said.contains("ARX-TRUST-LOST")
+            && said.contains("--accept-loss"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_dead_agent_left_is_replaced_and_a_living_one_keeps_its_socket() -> anyhow::Result<()>
+{
+    let mesh = Mesh::start(Options::default()).await?;
+    let mut agent = mesh.agent("n1").await?;
+    let other = changed(&agent.config, "/state\"", "/other\"")?;
+    let other = changed(&other, &agent.ops_port.to_string(), "0")?;
+    let output = run("arx-node-agent", &other, &[])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success() && said.contains("in use"),
+        "{said}"
+    );
+    agent.kill().await?;
+    ensure!(agent.socket.exists(), "it was killed");
+    agent.start().await
+}
+
+#[tokio::test]
+async fn a_configuration_is_reloaded_whole_or_not_at_all() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start(Options::default()).await?;
+    let path = mesh.authority_config();
+    let good = std::fs::read_to_string(&path)?;
+    let process = mesh.authority.as_mut().context("it runs")?;
+    let mut log = process.log();
+    std::fs::write(
+        &path,
+        good.replace("node_ttl = \"1h\"", "node_ttl = \"30m\""),
+    )?;
+    process.signal(Signal::HUP)?;
+    let next = log.until("\"generation\":2", 0).await?;
+    std::fs::write(&path, good.replace("node_ttl", "node_tll"))?;
+    process.signal(Signal::HUP)?;
+    let next = log.until("configuration refused", next).await?;
+    std::fs::write(
+        &path,
+        good.replace(
+            "trust_domain = \"example.org\"",
+            "trust_domain = \"example.com\"",
+        ),
+    )?;
+    process.signal(Signal::HUP)?;
+    log.until("trust_domain can't change while the process runs", next)
+        .await?;
+    ensure!(mesh.status().await?.configuration_generation == 2);
+    Ok(())
+}
+
+/// A file system of its own, as small as a test needs it.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path) -> anyhow::Result<Option<Self>> {
+        std::fs::create_dir_all(path)?;
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(path)
+            .output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Ok(Some(Self(path.to_owned())));
+        }
+        eprintln!("skipped: mounting a file system needs root");
+        Ok(None)
+    }
+
+    fn remount(&self, options: &str) -> anyhow::Result<()> {
+        let output = Command::new("mount")
+            .args(["-o", &format!("remount,{options}")])
+            .arg(&self.0)
+            .output()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(())
+    }
+
+    /// Takes all space that is left.
+    fn fill(&self) -> anyhow::Result<std::path::PathBuf> {
+        use std::io::Write as _;
+        let path = self.0.join("filling");
+        let mut file = std::fs::File::create(&path)?;
+        while file.write_all(&[0; 4096]).is_ok() {}
+        while file.write_all(&[0]).is_ok() {}
+        Ok(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _unmounted = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+async fn pauses(
+    mesh: &Mesh,
+    break_it: impl FnOnce() -> anyhow::Result<()>,
+    mend: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    joins(mesh, "before").await?;
+    break_it()?;
+    until("a refusal", || async {
+        Ok(joins(mesh, "during").await.is_err())
+    })
+    .await?;
+    until("the reason in /readyz", || async {
+        let (status, text) = web::get(mesh.ops_port, "/readyz").await?;
+        Ok(status == 503 && text.contains("ARX-LEDGER-PAUSED"))
+    })
+    .await?;
+    mend()?;
+    until("readiness", || async {
+        Ok(web::get(mesh.ops_port, "/readyz").await?.0 == 200)
+    })
+    .await?;
+    joins(mesh, "after").await?;
+    let report = mesh
+        .admin()
+        .await?
+        .verify_ledger(arx_proto::admin::v1::VerifyLedgerRequest {})
+        .await?
+        .into_inner();
+    ensure!(report.problems.is_empty(), "{:?}", report.problems);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_full_disk_pauses_issuance_with_a_reason_until_space_returns() -> anyhow::Result<()> {
+    let mut mesh = Mesh::prepare(Options::default())?;
+    let Some(disk) = SmallDisk::mount(&mesh.directory.join("authority"))? else {
+        return Ok(());
+    };
+    mesh.start_authority().await?;
+    let filling = std::cell::Cell::new(None);
+    pauses(
+        &mesh,
+        || {
+            filling.set(Some(disk.fill()?));
+            Ok(())
+        },
+        || {
+            Ok(std::fs::remove_file(
+                filling.take().context("it was filled")?,
+            )?)
+        },
+    )
+    .await
+}
+
+/// Starts an authority whose disk can't be written, and mends that when it has said so.
+async fn starts_later(
+    mesh: &mut Mesh,
+    codes: [&str; 3],
+    mend: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    mesh.spawn_authority()?;
+    let told = until("the reason in /readyz", || async {
+        let (status, text) = web::get(mesh.ops_port, "/readyz").await?;
+        Ok(status == 503 && codes.iter().any(|code| text.contains(code)))
+    });
+    let said = || {
+        mesh.authority
+            .as_ref()
+            .map(|process| process.log().tail())
+            .unwrap_or_default()
+    };
+    told.await.with_context(said)?;
+    mend()?;
+    mesh.authority_is_ready().await?;
+    joins(mesh, "after").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_authority_starts_on_a_full_disk_says_so_and_goes_on_by_itself() -> anyhow::Result<()> {
+    let mut mesh = Mesh::prepare(Options::default())?;
+    let Some(disk) = SmallDisk::mount(&mesh.directory.join("authority"))? else {
+        return Ok(());
+    };
+    mesh.start_authority().await?;
+    mesh.kill_authority().await?;
+    let filling = disk.fill()?;
+    let mend = || Ok(std::fs::remove_file(filling)?);
+    starts_later(
+        &mut mesh,
+        ["ARX-STORE-FULL", "ARX-LEDGER-IO", "ARX-LEDGER-PAUSED"],
+        mend,
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_authority_on_a_read_only_disk_says_so_and_goes_on_by_itself() -> anyhow::Result<()> {
+    let mut mesh = Mesh::prepare(Options::default())?;
+    let Some(disk) = SmallDisk::mount(&mesh.directory.join("authority"))? else {
+        return Ok(());
+    };
+    mesh.start_authority().await?;
+    mesh.kill_authority().await?;
+    disk.remount("ro")?;
+    starts_later(
+        &mut mesh,
+        ["ARX-STORE-READ-ONLY", "ARX-LEDGER-IO", "ARX-LEDGER-PAUSED"],
+        || disk.remount("rw"),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_process_that_is_asked_to_end_does_so_with_exit_code_0() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start(Options::default()).await?;
+    let mut agent = mesh.agent("n1").await?;
+    let process: Process = agent.process.take().context("it runs")?;
+    ensure!(process.stop().await?.success());
+    let process = mesh.authority.take().context("it runs")?;
+    ensure!(process.stop().await?.success());
+    ensure!(!mesh.admin_socket().exists(), "its socket is left");
+    Ok(())
+}
