@@ -15,7 +15,7 @@ TTL ?= 1h
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo up down test bench check fmt clippy doc arrows deny ring tools clean
+.PHONY: help build demo up down test bench check fmt clippy doc arrows deny ring tools envoy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,7 +23,7 @@ help: ## list the targets
 build: ## build every binary, unoptimised, into target/debug
 	$(CARGO) build --workspace --bins
 
-demo: tools build ## two Envoys talk mTLS while everything is renewed, killed and brought back (KEEP=1: leave it running)
+demo: envoy build ## two Envoys talk mTLS while everything is renewed, killed and brought back (KEEP=1: leave it running)
 	target/debug/arx-demo $(if $(KEEP),--keep)
 
 up: build ## start an Arx of one machine in the background (DIR=where, TTL=of certificates)
@@ -32,10 +32,10 @@ up: build ## start an Arx of one machine in the background (DIR=where, TTL=of ce
 down: ## stop what `make up` started (DIR=where)
 	target/debug/arx-stack down --dir "$(DIR)"
 
-test: tools build ## all tests, with real Envoys
+test: envoy build ## all tests, with real Envoys
 	$(CARGO) test --workspace
 
-bench: tools ## measure the release binaries; writes target/bench.json
+bench: envoy ## measure the release binaries; writes target/bench.json
 	$(CARGO) build --release --workspace --bins
 	target/release/arx-bench --output target/bench.json
 
@@ -53,7 +53,8 @@ doc: ## API documentation without a broken link
 arrows: ## who may depend on whom, and documents that point nowhere
 	$(CARGO) test -p arx-tests --test architecture --test documents
 
-deny: tools ## licences, sources and banned packages
+deny: ## licences, sources and banned packages
+	@scripts/tools.sh cargo-deny
 	"$(ARX_TOOLS)/bin/cargo-deny" --locked check -D warnings licenses bans sources
 
 ring: ## build everything with the other crypto provider, and test identity with it
@@ -63,6 +64,9 @@ ring: ## build everything with the other crypto provider, and test identity with
 
 tools: ## bring what tests and checks need into target/tools, once
 	@scripts/tools.sh
+
+envoy: ## of these, Envoy alone: the demo and the tests need no more
+	@scripts/tools.sh envoy
 
 clean: ## remove what was built, tools included
 	cargo clean

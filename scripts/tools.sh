@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Brings what checks and tests need into $ARX_TOOLS (default: target/tools), once.
-# A tool is there when its stamp is there; a stamp names the tool's version, so that a
-# change of version here fetches it again. Safe to run twice at the same time.
+# usage: tools.sh [envoy] [cargo-deny]; without a name, both
+# Brings what tests (Envoy) and checks (cargo-deny) need into $ARX_TOOLS (default:
+# target/tools), once. A tool is there when its stamp is there; a stamp names the tool's
+# version, so that a change of version here fetches it again. Safe to run twice at the
+# same time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -51,5 +53,14 @@ cargo_deny() {
     touch "$tools/stamps/cargo-deny-$CARGO_DENY"
 }
 
-envoy
-cargo_deny
+(($#)) || set -- envoy cargo-deny
+for tool in "$@"; do
+    case $tool in
+    envoy) envoy ;;
+    cargo-deny) cargo_deny ;;
+    *)
+        echo "tools: there is no $tool: name envoy or cargo-deny, or nothing for both" >&2
+        exit 2
+        ;;
+    esac
+done

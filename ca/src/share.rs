@@ -44,7 +44,11 @@ impl Shares {
             ));
         }
         *own += items;
-        Ok(Share { shares: self.clone(), name: name.clone(), items })
+        Ok(Share {
+            shares: self.clone(),
+            name: name.clone(),
+            items,
+        })
     }
 }
 
@@ -71,7 +75,10 @@ mod tests {
     use super::*;
 
     fn node(name: &str) -> NodeName {
-        NodeName { cluster: "c".into(), node: name.into() }
+        NodeName {
+            cluster: "c".into(),
+            node: name.into(),
+        }
     }
 
     #[test]
@@ -84,6 +91,9 @@ mod tests {
         shares.take(&node("other"), MOST).expect("its own share");
         drop(held);
         drop(shares.take(&node("wild"), MOST).expect("given back"));
-        assert!(shares.lock().is_empty(), "nothing is kept of nodes that ask for nothing");
+        assert!(
+            shares.lock().is_empty(),
+            "nothing is kept of nodes that ask for nothing"
+        );
     }
 }

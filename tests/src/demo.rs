@@ -39,10 +39,10 @@ const API: &str = "spiffe://example.org/ns/shop/sa/api";
 /// If anything does not start, a request failed, a certificate was not renewed often
 /// enough in time, or a signal came before the end.
 pub async fn run(keep: bool) -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // The terminal was closed.
+    let mut hangup = signal(SignalKind::hangup())?;
     // Dropping what runs ends it; the folder goes last.
     let temporary = tempfile::Builder::new()
         .prefix("arx-demo-")
@@ -51,6 +51,7 @@ pub async fn run(keep: bool) -> anyhow::Result<()> {
         outcome = play(temporary.path(), keep) => outcome,
         _ = interrupt.recv() => ended(keep),
         _ = terminate.recv() => ended(keep),
+        _ = hangup.recv() => ended(keep),
     }
 }
 

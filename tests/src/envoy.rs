@@ -107,6 +107,26 @@ pub struct Served {
     pub identity: String,
 }
 
+/// The certificate that the Envoy with this admin port serves, as `/certs` tells it.
+///
+/// # Errors
+/// If it does not answer or serves none.
+pub async fn served(admin: u16) -> anyhow::Result<Served> {
+    let (_, text) = web::get(admin, "/certs").await?;
+    let certs: Value = serde_json::from_str(&text)?;
+    let chains = certs["certificates"].as_array().context("certificates")?;
+    let leaf = chains
+        .iter()
+        .find_map(|entry| entry["cert_chain"].as_array()?.first())
+        .context("it serves no certificate")?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    Ok(Served {
+        serial: text(&leaf["serial_number"]).context("a serial number")?,
+        expires: text(&leaf["expiration_time"]).context("an end")?,
+        identity: text(&leaf["subject_alt_names"][0]["uri"]).context("a URI")?,
+    })
+}
+
 /// Each Envoy needs a number of its own on one machine.
 fn base_id() -> String {
     let random = arx_identity::crypto::random::<4>();
@@ -208,19 +228,7 @@ impl Envoy {
     /// # Errors
     /// If it does not answer or serves none.
     pub async fn certificate(&self) -> anyhow::Result<Served> {
-        let (_, text) = web::get(self.ports.admin, "/certs").await?;
-        let certs: Value = serde_json::from_str(&text)?;
-        let chains = certs["certificates"].as_array().context("certificates")?;
-        let leaf = chains
-            .iter()
-            .find_map(|entry| entry["cert_chain"].as_array()?.first())
-            .context("it serves no certificate")?;
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        Ok(Served {
-            serial: text(&leaf["serial_number"]).context("a serial number")?,
-            expires: text(&leaf["expiration_time"]).context("an end")?,
-            identity: text(&leaf["subject_alt_names"][0]["uri"]).context("a URI")?,
-        })
+        served(self.ports.admin).await
     }
 
     /// How often it was given a certificate; the same one again counts too.

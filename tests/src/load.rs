@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::ensure;
 use http::StatusCode;
 use tokio::task::JoinSet;
 
@@ -36,6 +37,24 @@ pub struct Outcome {
     pub failed: u64,
     /// Why, of the first of them.
     pub reasons: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether something was answered and nothing failed.
+    ///
+    /// # Errors
+    /// If not, with the reasons.
+    pub fn without_failure(&self) -> anyhow::Result<()> {
+        ensure!(self.good > 0, "nothing was answered: {:?}", self.reasons);
+        ensure!(
+            self.failed == 0,
+            "{} of {} failed: {:?}",
+            self.failed,
+            self.good + self.failed,
+            self.reasons
+        );
+        Ok(())
+    }
 }
 
 impl Load {

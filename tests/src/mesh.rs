@@ -3,6 +3,7 @@
 mod agent;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 use anyhow::Context as _;
 use arx_daemon::files::write_atomically;
@@ -262,13 +263,12 @@ agents = ["arx-system/arx-node-agent"]
     ///
     /// # Errors
     /// If it does not.
-    pub async fn stop_authority(&mut self) -> anyhow::Result<()> {
+    pub async fn stop_authority(&mut self) -> anyhow::Result<ExitStatus> {
         self.authority
             .take()
             .context("the authority does not run")?
             .stop()
-            .await?;
-        Ok(())
+            .await
     }
 
     /// Writes the authority's configuration anew after a change of the options.

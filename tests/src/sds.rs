@@ -3,10 +3,11 @@
 
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use arx_identity::CertChain;
-use arx_proto::envoy::config::core::v3::{Node, data_source::Specifier};
+use arx_identity::{CertChain, PrivateKey, Svid};
+use arx_proto::envoy::config::core::v3::{DataSource, Node, data_source::Specifier};
 use arx_proto::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use arx_proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use arx_proto::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
@@ -213,9 +214,26 @@ pub fn chain(secret: &Secret) -> anyhow::Result<CertChain> {
     let Some(secret::Type::TlsCertificate(certificate)) = &secret.r#type else {
         bail!("{} is not a certificate", secret.name);
     };
-    let source = certificate.certificate_chain.as_ref();
+    Ok(CertChain::from_pem(inline(
+        certificate.certificate_chain.as_ref(),
+    )?)?)
+}
+
+/// Chain and key of a secret.
+///
+/// # Errors
+/// If it holds none.
+pub fn svid(secret: &Secret) -> anyhow::Result<Svid> {
+    let Some(secret::Type::TlsCertificate(certificate)) = &secret.r#type else {
+        bail!("{} is not a certificate", secret.name);
+    };
+    let key = PrivateKey::from_pem(inline(certificate.private_key.as_ref())?)?;
+    Ok(Svid::new(chain(secret)?, Arc::new(key))?)
+}
+
+fn inline(source: Option<&DataSource>) -> anyhow::Result<&str> {
     match source.and_then(|source| source.specifier.as_ref()) {
-        Some(Specifier::InlineBytes(pem)) => Ok(CertChain::from_pem(std::str::from_utf8(pem)?)?),
-        _ => bail!("the chain of {} is not inline", secret.name),
+        Some(Specifier::InlineBytes(pem)) => Ok(std::str::from_utf8(pem)?),
+        _ => bail!("a part of the secret is not inline"),
     }
 }

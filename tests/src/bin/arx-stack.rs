@@ -35,10 +35,11 @@ enum Command {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    let command = Arguments::parse().command;
     let done = async {
-        match Arguments::parse().command {
-            Command::Up { dir, ttl } => Stack::new(&dir, &ttl)?.up().await,
-            Command::Down { dir } => Stack::new(&dir, "1h")?.down().await,
+        match command {
+            Command::Up { dir, ttl } => Stack::new(&dir)?.up(&ttl).await,
+            Command::Down { dir } => Stack::new(&dir)?.down().await,
         }
     };
     match done.await {

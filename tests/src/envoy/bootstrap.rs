@@ -86,7 +86,8 @@ fn tls(options: &Options, accept: &str, context: &str) -> Value {
     let mut rules =
         json!({"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": matcher}]});
     if options.refuses_roots {
-        rules["verify_certificate_hash"] = json!(["not a hash"]);
+        // As long as a hash, and not hexadecimal.
+        rules["verify_certificate_hash"] = json!(["g".repeat(64)]);
     }
     let mut typed = json!({
         "@type": format!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{context}"),

@@ -1,6 +1,7 @@
 //! An agent of a node.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 use anyhow::Context as _;
 use arx_daemon::files::write_atomically;
@@ -117,12 +118,11 @@ address = "127.0.0.1:{ops_port}"
     ///
     /// # Errors
     /// If it does not.
-    pub async fn stop(&mut self) -> anyhow::Result<()> {
+    pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         self.process
             .take()
             .context("the agent does not run")?
             .stop()
-            .await?;
-        Ok(())
+            .await
     }
 }

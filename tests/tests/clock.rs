@@ -1,0 +1,119 @@
+//! The clock of the machine jumps by an hour, forwards and backwards. Played with
+//! libfaketime, which lets wall time jump for the processes that it is loaded into and
+//! leaves monotonic time alone.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use arx_tests::app::App;
+use arx_tests::envoy::{Envoy, Options as Proxy};
+use arx_tests::http as web;
+use arx_tests::mesh::{AUDIENCE, Mesh, Options};
+use arx_tests::process::{Process, binary, until};
+use arx_tests::token_issuer::Claims;
+
+/// Where Debian's package `faketime` puts it, on each architecture.
+fn library() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib")
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    folders
+        .map(|folder| folder.join("faketime/libfaketime.so.1"))
+        .find(|path| path.exists())
+}
+
+fn start(name: &str, config: &Path, library: &Path, clock: &Path) -> anyhow::Result<Process> {
+    let program = binary(name)?;
+    let arguments = [
+        format!("LD_PRELOAD={}", library.display()),
+        format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
+        "FAKETIME_NO_CACHE=1".to_owned(),
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+        program.display().to_string(),
+        "--config".to_owned(),
+        config.display().to_string(),
+    ];
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    Process::start(name, Path::new("/usr/bin/env"), &arguments)
+}
+
+fn jumps(process: &Process) -> usize {
+    process
+        .log()
+        .lines()
+        .iter()
+        .filter(|line| line.contains("ARX-CLOCK-JUMP"))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_jump_of_the_clock_is_logged_once_and_starts_no_storm() -> anyhow::Result<()> {
+    let Some(library) = library() else {
+        eprintln!("skipped: libfaketime (Debian's package faketime) is not there");
+        return Ok(());
+    };
+    // Shorter than the jump: whatever a workload has is over by it.
+    let options = Options {
+        ttl: "50m".to_owned(),
+        node_ttl: "5h".to_owned(),
+        ..Options::default()
+    };
+    let mut mesh = Mesh::start(options).await?;
+    mesh.stop_authority().await?;
+    let clock = mesh.directory.join("clock");
+    std::fs::write(&clock, "+0")?;
+    mesh.authority = Some(start("arx-ca", &mesh.authority_config(), &library, &clock)?);
+    mesh.authority_is_ready().await?;
+    let mut agent = mesh.prepare_agent("n1")?;
+    agent.process = Some(start("arx-node-agent", &agent.config, &library, &clock)?);
+    agent.is_ready().await?;
+    let app = App::start().await?;
+    let mut proxy = Proxy::new("web", &agent.socket, app.port);
+    // Longer than the jump, other than what a workload has.
+    let mut claims = Claims::new(AUDIENCE, "shop", "web", "n1");
+    claims.lifetime = 3 * 3600;
+    proxy.token = Some(mesh.issuer.mint(&claims));
+    let envoy = Envoy::warm(&mesh.directory, proxy).await?;
+    let issued = || async { anyhow::Ok(mesh.status().await?.issued_total) };
+
+    for (number, offset) in ["+1h", "+0"].into_iter().enumerate() {
+        let before = issued().await?;
+        std::fs::write(&clock, offset)?;
+        let authority = mesh.authority.as_ref().context("it runs")?;
+        let process = agent.process.as_ref().context("it runs")?;
+        until("the word on the jump", || async {
+            Ok(jumps(authority) > number && jumps(process) > number)
+        })
+        .await?;
+        if offset == "+1h" {
+            until("renewal", || async { Ok(issued().await? > before) }).await?;
+        }
+        // A storm would show within this.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        ensure!(
+            jumps(authority) == number + 1,
+            "the authority has told it {} times",
+            jumps(authority)
+        );
+        ensure!(
+            jumps(process) == number + 1,
+            "the agent has told it {} times",
+            jumps(process)
+        );
+        let after = issued().await?;
+        ensure!(
+            after - before <= 4,
+            "{} certificates were issued after {offset}",
+            after - before
+        );
+        ensure!(web::get(mesh.ops_port, "/readyz").await?.0 == 200);
+        ensure!(web::get(agent.ops_port, "/readyz").await?.0 == 200);
+    }
+    ensure!(envoy.stat("sds.default.update_rejected").await? == 0);
+    for process in [mesh.authority.as_ref(), agent.process.as_ref()] {
+        let log = process.context("it runs")?.log().lines().join("\n");
+        ensure!(!log.contains("panicked"), "{log}");
+    }
+    Ok(())
+}
