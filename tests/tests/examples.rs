@@ -62,7 +62,10 @@ enum Line {
     /// `[table]` or `[[table]]`, with the table's dotted name.
     Table(String),
     /// `key = value`, commented out or not, with the dotted key.
-    Key { key: String, commented: bool },
+    Key {
+        key: String,
+        commented: bool,
+    },
     Other,
 }
 
@@ -110,7 +113,11 @@ fn folder() -> anyhow::Result<tempfile::TempDir> {
         not_before: UNIX_EPOCH,
         not_after: UNIX_EPOCH + Duration::from_secs(4_000_000_000),
     };
-    let root = profile::root(key.public_key(), &TrustDomain::parse(TRUST_DOMAIN)?, validity)?;
+    let root = profile::root(
+        key.public_key(),
+        &TrustDomain::parse(TRUST_DOMAIN)?,
+        validity,
+    )?;
     let signature = key.sign(root.to_be_signed())?;
     let root = root.complete(&signature)?;
     fs::write(
