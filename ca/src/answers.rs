@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use crate::refusal::{Fault, Refusal};
 
@@ -57,9 +57,13 @@ struct State {
 struct Entry {
     /// SHA-256 of what was asked.
     content: [u8; 32],
-    /// Holds the answer when there is one; its sender is dropped without one if the
-    /// request failed.
-    outcome: watch::Receiver<Option<Answer>>,
+    outcome: Progress,
+}
+
+enum Progress {
+    /// Those who wait for it. Dropped if the request failed.
+    Running(Vec<oneshot::Sender<Answer>>),
+    Answered(Answer),
 }
 
 /// What is known of a request that comes in.
@@ -75,17 +79,13 @@ pub enum Known {
 
 /// A request that somebody else carries out.
 #[derive(Debug)]
-pub struct Running(watch::Receiver<Option<Answer>>);
+pub struct Running(oneshot::Receiver<Answer>);
 
 impl Running {
     /// Waits for its answer; `None` if it failed. Whoever holds a [`Claim`] resolves it
     /// before waiting here: two batches could wait for each other otherwise.
-    pub async fn outcome(mut self) -> Option<Answer> {
-        self.0
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|answer| answer.clone())
+    pub async fn outcome(self) -> Option<Answer> {
+        self.0.await.ok()
     }
 }
 
@@ -94,7 +94,7 @@ impl Running {
 pub struct Claim {
     answers: Answers,
     request: Request,
-    outcome: watch::Sender<Option<Answer>>,
+    resolved: bool,
 }
 
 impl Answers {
@@ -110,20 +110,16 @@ impl Answers {
     ) -> Result<Known, Refusal> {
         let mut state = self.lock();
         state.forget(now);
-        let Some(entry) = state.entries.get(&request) else {
-            let (outcome, receiver) = watch::channel(None);
-            state.entries.insert(
-                request.clone(),
-                Entry {
-                    content,
-                    outcome: receiver,
-                },
-            );
+        let Some(entry) = state.entries.get_mut(&request) else {
+            let outcome = Progress::Running(Vec::new());
+            state
+                .entries
+                .insert(request.clone(), Entry { content, outcome });
             drop(state);
             return Ok(Known::New(Claim {
                 answers: self.clone(),
                 request,
-                outcome,
+                resolved: false,
             }));
         };
         if entry.content != content {
@@ -133,10 +129,13 @@ impl Answers {
                 "this idempotency key was used for another request: make a new one for each",
             ));
         }
-        let answer = entry.outcome.borrow().clone();
-        Ok(match answer {
-            Some(answer) => Known::Answered(answer),
-            None => Known::Running(Running(entry.outcome.clone())),
+        Ok(match &mut entry.outcome {
+            Progress::Answered(answer) => Known::Answered(answer.clone()),
+            Progress::Running(waiting) => {
+                let (sender, receiver) = oneshot::channel();
+                waiting.push(sender);
+                Known::Running(Running(receiver))
+            }
         })
     }
 
@@ -160,18 +159,27 @@ impl State {
 
 impl Claim {
     /// The request was answered with `answer`.
-    pub fn resolve(self, answer: Answer, now: Instant) {
-        self.outcome.send_replace(Some(answer));
-        self.answers
-            .lock()
-            .done
-            .push_back((now, self.request.clone()));
+    pub fn resolve(mut self, answer: Answer, now: Instant) {
+        self.resolved = true;
+        let mut state = self.answers.lock();
+        let before = state
+            .entries
+            .get_mut(&self.request)
+            .map(|entry| std::mem::replace(&mut entry.outcome, Progress::Answered(answer.clone())));
+        state.done.push_back((now, self.request.clone()));
+        drop(state);
+        if let Some(Progress::Running(waiting)) = before {
+            for sender in waiting {
+                // Whoever asked may be gone.
+                let _gone = sender.send(answer.clone());
+            }
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.outcome.borrow().is_none() {
+        if !self.resolved {
             self.answers.lock().entries.remove(&self.request);
         }
     }

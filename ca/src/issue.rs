@@ -183,7 +183,7 @@ impl Ca {
         rules: &Rules,
         tasks: Vec<Task>,
         outcomes: &mut [Option<Outcome>],
-        records: &mut Vec<ledger::Record>,
+        records: &mut Vec<ledger::Prepared>,
     ) -> Vec<Draft> {
         let mut drafts = Vec::with_capacity(tasks.len());
         let mut tasks = tasks.into_iter().peekable();
@@ -218,7 +218,9 @@ impl Ca {
                         // What is proved and not allowed may be an attack from a node. What is not
                         // even proved could fill the ledger with noise.
                         if refusal.fault == Fault::Forbidden {
-                            records.push(refused_record(node, request, &refusal, now));
+                            records.extend(
+                                refused_record(node, request, &refusal, now).prepare().ok(),
+                            );
                         }
                         outcomes[index] = Some(self.refuse(&refusal));
                     }
@@ -239,7 +241,7 @@ impl Ca {
         rules: &Rules,
         task: Task,
         now: SystemTime,
-    ) -> Result<(Draft, ledger::Record), Refusal> {
+    ) -> Result<(Draft, ledger::Prepared), Refusal> {
         let Task {
             index,
             item,
@@ -282,7 +284,11 @@ impl Ca {
             not_after: certificate.not_after(),
             kind,
         };
-        Ok((draft, ledger::Record::new(now, record)))
+        // Here already, because a batch of records in pieces is spread all over memory.
+        let record = ledger::Record::new(now, record)
+            .prepare()
+            .map_err(|error| unrecorded(&error))?;
+        Ok((draft, record))
     }
 
     /// The intermediate that signs now.
@@ -303,18 +309,13 @@ impl Ca {
     /// Queues the records; they are durable when the future has returned.
     fn record(
         &self,
-        records: Vec<ledger::Record>,
+        records: Vec<ledger::Prepared>,
     ) -> impl Future<Output = Result<(), Refusal>> + Send + use<> {
-        let append = (!records.is_empty()).then(|| self.ledger.append(records));
+        let append = (!records.is_empty()).then(|| self.ledger.append_prepared(records));
         async move {
             let Some(append) = append else { return Ok(()) };
-            append.await.map(|_receipt| ()).map_err(|error| {
-                Refusal::new(
-                    error.code(),
-                    Fault::Dependency,
-                    format!("nothing is issued that can't be recorded: {error}"),
-                )
-            })
+            let recorded = append.await.map(|_receipt| ());
+            recorded.map_err(|error| unrecorded(&error))
         }
     }
 
@@ -420,7 +421,8 @@ impl Ca {
             policy_generation: rules.generation,
             ..issued_record(&issuing, &certificate, sequence)
         };
-        let recorded = self.record(vec![ledger::Record::new(now, record)]);
+        let record = ledger::Record::new(now, record).prepare();
+        let recorded = self.record(vec![record.map_err(|error| unrecorded(&error))?]);
         drop(announced);
         recorded.await?;
         self.joined(&name, join, &certificate);
@@ -472,8 +474,17 @@ impl Ca {
             trace_id: Vec::new(),
         };
         // The refusal stands, whether or not it can be recorded.
-        let _unrecorded = self.record(vec![ledger::Record::new(now, record)]).await;
+        let record = ledger::Record::new(now, record).prepare();
+        let _unrecorded = self.record(record.into_iter().collect()).await;
     }
+}
+
+fn unrecorded(error: &ledger::AppendError) -> Refusal {
+    Refusal::new(
+        error.code(),
+        Fault::Dependency,
+        format!("nothing is issued that can't be recorded: {error}"),
+    )
 }
 
 /// Signs a leaf for the key of a CSR.

@@ -33,7 +33,7 @@ use arx_identity::{Sequence, TrustDomain};
 use tokio::sync::watch;
 
 pub use codec::Content;
-pub use commit::{Announced, Receipt};
+pub use commit::{Announced, Prepared, Receipt};
 pub use error::{AppendError, Cause, Error, Pause, Problem};
 pub use export::Export;
 pub use json::Entry;
@@ -116,6 +116,18 @@ impl Ledger {
     pub fn append(
         &self,
         records: Vec<Record>,
+    ) -> impl Future<Output = Result<Receipt, AppendError>> + Send + use<> {
+        let queued = commit::prepare(records).and_then(|records| self.0.commits.queue(records));
+        async move { queued?.await }
+    }
+
+    /// The same for records that were [prepared](Record::prepare).
+    ///
+    /// # Errors
+    /// [`AppendError`]: then none of them counts as recorded.
+    pub fn append_prepared(
+        &self,
+        records: Vec<Prepared>,
     ) -> impl Future<Output = Result<Receipt, AppendError>> + Send + use<> {
         let queued = self.0.commits.queue(records);
         async move { queued?.await }

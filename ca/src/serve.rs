@@ -4,6 +4,8 @@
 //! Nobody can hold a connection longer than they are entitled to: strangers get a minute,
 //! nodes until their certificate ends or its root is no longer trusted.
 
+mod calls;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -18,7 +20,7 @@ use arx_proto::node::v1::node_server::NodeServer;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
@@ -28,6 +30,7 @@ use crate::admin::Api as AdminApi;
 use crate::caller::Caller;
 use crate::metrics::Metrics;
 use crate::node_api::Api as NodeApi;
+use calls::{Calls, Running};
 
 /// How long somebody without a certificate may stay: long enough for one join.
 const STRANGERS: Duration = Duration::from_secs(60);
@@ -105,8 +108,9 @@ impl Nodes {
             api: self.api.clone(),
         };
         let _open = self.metrics.connection();
-        let connection = Box::pin(protocol().serve_connection(TokioIo::new(stream), service));
-        run(connection, stay.over(), &self.drain).await;
+        let calls = Calls::default();
+        let connection = protocol(&calls).serve_connection(TokioIo::new(stream), service);
+        run(Box::pin(connection), calls, stay.over(), &self.drain).await;
     }
 }
 
@@ -147,8 +151,9 @@ pub async fn serve_admin(
         let until = drain.clone();
         tasks.spawn("admin connection", OnPanic::Continue, async move {
             let service = Admin { api };
-            let connection = Box::pin(protocol().serve_connection(TokioIo::new(stream), service));
-            run(connection, std::future::pending(), &until).await;
+            let calls = Calls::default();
+            let connection = protocol(&calls).serve_connection(TokioIo::new(stream), service);
+            run(Box::pin(connection), calls, std::future::pending(), &until).await;
             drop(place);
         });
     }
@@ -173,8 +178,8 @@ where
 }
 
 /// An agent asks for batches of some 20 KiB and reads little, so large windows win nothing.
-fn protocol() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn protocol(calls: &Calls) -> http2::Builder<Calls> {
+    let mut builder = http2::Builder::new(calls.clone());
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(64 * 1024)
@@ -190,7 +195,8 @@ fn protocol() -> http2::Builder<TokioExecutor> {
 /// Drives a connection until its peer ends it, or it has `over`stayed, or the process is
 /// drained; what is being answered then is still answered.
 async fn run<S, IO>(
-    mut connection: std::pin::Pin<Box<http2::Connection<TokioIo<IO>, S, TokioExecutor>>>,
+    mut connection: std::pin::Pin<Box<http2::Connection<TokioIo<IO>, S, Calls>>>,
+    calls: Calls,
     over: impl Future<Output = ()>,
     drain: &Drain,
 ) where
@@ -202,8 +208,9 @@ async fn run<S, IO>(
     S::Future: Send + 'static,
     IO: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut running = Running::default();
     let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
+        ended = calls.clone().drive(connection.as_mut(), &mut running) => Some(ended),
         () = over => None,
         () = drain.requested() => None,
     };
@@ -211,7 +218,7 @@ async fn run<S, IO>(
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            calls.drive(connection.as_mut(), &mut running).await
         }
     };
     if let Err(error) = ended {

@@ -1,6 +1,8 @@
 //! The connections of proxies: HTTP/2 with small windows, each with the process at its
 //! other end known before anything of it is read.
 
+mod pieces;
+
 use crate::attest::Peer;
 use crate::metrics::Metrics;
 use crate::sys;
@@ -16,6 +18,8 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tower_service::Service;
+
+use pieces::Pieces;
 
 /// Smaller windows save nothing, and hang where two streams begin with 61 KB each.
 const STREAM_WINDOW: u32 = 16 * 1024;
@@ -125,7 +129,7 @@ impl Connections {
             .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(MOST_STREAMS)
             .max_header_list_size(HEADERS)
-            .serve_connection(TokioIo::new(stream), answer);
+            .serve_connection(TokioIo::new(Pieces::new(stream)), answer);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

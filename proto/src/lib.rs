@@ -8,6 +8,8 @@
     reason = "everything below is generated"
 )]
 
+pub mod codec;
+
 /// What an operator's command line asks of an authority.
 pub mod admin {
     /// Version 1 of `arx.admin`.

@@ -142,7 +142,7 @@ pub fn hello() -> Hello {
         max_version: 1,
         instance_id: unique(),
         cache_id: unique(),
-        software: "arx-bench".to_owned(),
+        software: "arx-tests".to_owned(),
         ..Hello::default()
     }
 }

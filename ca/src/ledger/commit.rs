@@ -50,8 +50,10 @@ impl Drop for Announced {
     fn drop(&mut self) {
         if self.0.announced.fetch_sub(1, Ordering::AcqRel) == 1 {
             // Under the lock, or the thread could miss it between looking and waiting.
-            let _queue = self.0.lock();
-            self.0.wake.notify_one();
+            let queue = self.0.lock();
+            if queue.jobs.len() >= queue.expected {
+                self.0.wake.notify_one();
+            }
         }
     }
 }
@@ -80,11 +82,14 @@ struct Shared {
 struct Waiting {
     jobs: VecDeque<Job>,
     records: usize,
+    /// As many calls waited for the last commit, or came in while it was made. Those who
+    /// ask for one certificate after the other are about to come again.
+    expected: usize,
     closed: bool,
 }
 
 struct Job {
-    bodies: Vec<Vec<u8>>,
+    bodies: Vec<Prepared>,
     done: oneshot::Sender<Result<Receipt, AppendError>>,
 }
 
@@ -140,20 +145,16 @@ impl Commits {
     /// Queues `records`; the future returns when they are durable.
     pub(super) fn queue(
         &self,
-        records: Vec<Record>,
+        records: Vec<Prepared>,
     ) -> Result<impl Future<Output = Result<Receipt, AppendError>> + Send + use<>, AppendError>
     {
-        let bodies = records
-            .into_iter()
-            .map(encode)
-            .collect::<Result<Vec<_>, _>>()?;
-        let outcome = self.enqueue(bodies)?;
+        let outcome = self.enqueue(records)?;
         Ok(async move { outcome.await.unwrap_or(Err(AppendError::Closed)) })
     }
 
     fn enqueue(
         &self,
-        bodies: Vec<Vec<u8>>,
+        bodies: Vec<Prepared>,
     ) -> Result<oneshot::Receiver<Result<Receipt, AppendError>>, AppendError> {
         if let Some(pause) = self.shared.paused.borrow().clone() {
             return Err(AppendError::Paused(pause));
@@ -169,18 +170,17 @@ impl Commits {
             }
             queue.records += bodies.len();
             queue.jobs.push_back(Job { bodies, done });
-            self.shared.wake.notify_one();
+            // While more are gathered, the thread is woken when there are enough.
+            if queue.jobs.len() == 1 {
+                self.shared.wake.notify_one();
+            }
         }
         Ok(outcome)
     }
 
     /// The same for a thread that may block.
     pub(super) fn append_blocking(&self, records: Vec<Record>) -> Result<Receipt, AppendError> {
-        let bodies = records
-            .into_iter()
-            .map(encode)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.enqueue(bodies)?
+        self.enqueue(prepare(records)?)?
             .blocking_recv()
             .unwrap_or(Err(AppendError::Closed))
     }
@@ -256,7 +256,8 @@ impl Shared {
     }
 
     /// The next jobs, at least one; `None` if there will be no more. Waits for more of
-    /// them while some are announced, but not longer than `gather`.
+    /// them while some are announced or expected, but not longer than `gather`: a call
+    /// that is alone waits for nobody, and many share one commit.
     fn gather(&self, gather: Duration) -> Option<Vec<Job>> {
         let mut queue = self.lock();
         while queue.jobs.is_empty() {
@@ -269,7 +270,7 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         let until = Instant::now() + gather;
-        while self.announced.load(Ordering::Acquire) > 0
+        while (self.announced.load(Ordering::Acquire) > 0 || queue.jobs.len() < queue.expected)
             && !queue.closed
             && queue.records < QUEUE / 2
         {
@@ -287,13 +288,20 @@ impl Shared {
         let mut bytes = 0;
         while let Some(job) = queue.jobs.pop_front() {
             queue.records -= job.bodies.len();
-            bytes += job.bodies.iter().map(Vec::len).sum::<usize>();
+            bytes += job.bodies.iter().map(|body| body.0.len()).sum::<usize>();
             jobs.push(job);
             if bytes >= COMMIT {
                 break;
             }
         }
+        queue.expected = jobs.len();
         Some(jobs)
+    }
+
+    /// A commit was made: whoever came in meanwhile is in flight too.
+    fn committed(&self) {
+        let mut queue = self.lock();
+        queue.expected += queue.jobs.len();
     }
 
     fn pause(&self, error: &io::Error) -> Pause {
@@ -311,7 +319,10 @@ impl Writer {
     fn run(mut self, shared: &Shared) {
         while let Some(jobs) = shared.gather(self.gather) {
             match self.commit(shared, &jobs) {
-                Ok(first) => answer(jobs, first),
+                Ok(first) => {
+                    shared.committed();
+                    answer(jobs, first);
+                }
                 Err(error) => {
                     let pause = shared.pause(&error);
                     for job in jobs {
@@ -342,7 +353,7 @@ impl Writer {
         let mut offsets = Vec::new();
         for (number, body) in jobs.iter().flat_map(|job| &job.bodies).enumerate() {
             offsets.push(length + (commit.len() - CHAIN) as u64);
-            frame::push(&mut commit, first + number as u64, body);
+            frame::push(&mut commit, first + number as u64, &body.0);
         }
         self.file.write_all_at(&commit[CHAIN..], length)?;
         self.file.sync_data()?;
@@ -357,7 +368,7 @@ impl Writer {
         let outlines: Vec<Outline> = jobs
             .iter()
             .flat_map(|job| &job.bodies)
-            .map(|body| codec::outline(body))
+            .map(|body| codec::outline(&body.0))
             .collect();
         for (outline, offset) in outlines.iter().zip(&offsets) {
             segments.pairs.add(outline, *offset);
@@ -468,6 +479,24 @@ fn answer(jobs: Vec<Job>, mut first: u64) {
         first += job.bodies.len() as u64;
         let _gone = job.done.send(Ok(receipt));
     }
+}
+
+/// A record as it goes to the disk. It is one piece, where the record itself is many.
+#[derive(Clone, Debug)]
+pub struct Prepared(Vec<u8>);
+
+impl Record {
+    /// Makes it ready to be appended.
+    ///
+    /// # Errors
+    /// [`AppendError::TooLarge`] if something in it is longer than it may be.
+    pub fn prepare(self) -> Result<Prepared, AppendError> {
+        encode(self).map(Prepared)
+    }
+}
+
+pub(super) fn prepare(records: Vec<Record>) -> Result<Vec<Prepared>, AppendError> {
+    records.into_iter().map(Record::prepare).collect()
 }
 
 fn encode(record: Record) -> Result<Vec<u8>, AppendError> {

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::codec::{Kind, Outline};
 use super::error::Error;
 use super::json::Entry as Recorded;
-use super::record::{Event, from_millis, to_millis};
+use super::record::{Event, MAX_SERIAL, from_millis, to_millis};
 use super::search::read_at;
 use super::segment;
 
@@ -64,8 +64,28 @@ enum Progress {
     Failed(String),
 }
 
-type SerialKey = Box<[u8]>;
+/// A serial number in place: there are four of each, and following a pointer for every
+/// comparison in a tree costs more than the rest of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct SerialKey {
+    length: u8,
+    bytes: [u8; MAX_SERIAL],
+}
+
 type NodeKey = (Arc<str>, Arc<str>);
+
+impl SerialKey {
+    fn new(serial: &[u8]) -> Option<Self> {
+        let mut bytes = [0; MAX_SERIAL];
+        bytes.get_mut(..serial.len())?.copy_from_slice(serial);
+        let length = u8::try_from(serial.len()).ok()?;
+        Some(Self { length, bytes })
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -251,7 +271,7 @@ impl Live {
         let state = self.lock();
         state
             .leaves
-            .get(serial.as_bytes())
+            .get(&SerialKey::new(serial.as_bytes())?)
             .map(|leaf| from_millis(leaf.not_after_ms))
     }
 
@@ -273,7 +293,12 @@ impl Live {
         let valid = on_node.filter_map(|serial| {
             let leaf = state.leaves.get(serial)?;
             let counts = leaf.not_after_ms >= now && !is_node(&leaf.identity);
-            counts.then(|| Some((Serial::from_bytes(serial)?, from_millis(leaf.issued_ms))))?
+            counts.then(|| {
+                Some((
+                    Serial::from_bytes(serial.as_bytes())?,
+                    from_millis(leaf.issued_ms),
+                ))
+            })?
         });
         valid.collect()
     }
@@ -285,7 +310,10 @@ impl Live {
         let now = to_millis(now);
         let line = |((cluster, node), serials): (&NodeKey, &HashSet<SerialKey>)| {
             let known = serials.iter().filter_map(|serial| {
-                Some((state.leaves.get(serial)?, Serial::from_bytes(serial)?))
+                Some((
+                    state.leaves.get(serial)?,
+                    Serial::from_bytes(serial.as_bytes())?,
+                ))
             });
             let mut own: Vec<_> = known
                 .filter(|(leaf, _)| leaf.not_after_ms >= now && is_node(&leaf.identity))
@@ -314,7 +342,7 @@ impl Live {
         let state = self.lock();
         let mut nodes = BTreeMap::<_, Vec<_>>::new();
         for (_, serial, leaf) in state.matching(filter, None, to_millis(now)) {
-            if let Some(serial) = Serial::from_bytes(serial) {
+            if let Some(serial) = Serial::from_bytes(serial.as_bytes()) {
                 nodes.entry(leaf.node.clone()).or_default().push(serial);
             }
         }
@@ -343,7 +371,7 @@ impl Live {
             let file = File::open(&path).map_err(Error::io("open", &path))?;
             leaves.extend(leaf(read_at(&file, &path, place.offset)?));
         }
-        let next = next.map(|(identity, serial)| format!("{}@{identity}", hex(&serial)));
+        let next = next.map(|(identity, serial)| format!("{}@{identity}", hex(serial.as_bytes())));
         Ok(LivePage { leaves, next })
     }
 }
@@ -352,7 +380,9 @@ impl State {
     fn add(&mut self, outline: Outline, place: Place) {
         match outline.kind {
             Kind::Issued(issued) => {
-                let serial: SerialKey = issued.serial.into();
+                let Some(serial) = SerialKey::new(&issued.serial) else {
+                    return;
+                };
                 if self.released.remove(&serial) || self.leaves.contains_key(&serial) {
                     return;
                 }
@@ -377,16 +407,15 @@ impl State {
                 };
                 *self.under.entry(leaf.issuer).or_default() += 1;
                 *self.under.entry(leaf.root).or_default() += 1;
-                self.identities
-                    .entry(identity)
-                    .or_default()
-                    .insert(serial.clone());
-                self.nodes.entry(node).or_default().insert(serial.clone());
-                self.ends.insert((leaf.not_after_ms, serial.clone()));
+                self.identities.entry(identity).or_default().insert(serial);
+                self.nodes.entry(node).or_default().insert(serial);
+                self.ends.insert((leaf.not_after_ms, serial));
                 self.leaves.insert(serial, leaf);
             }
             Kind::Released { serial, .. } => {
-                let serial: SerialKey = serial.into();
+                let Some(serial) = SerialKey::new(&serial) else {
+                    return;
+                };
                 if !self.remove(&serial) && !self.complete {
                     self.released.insert(serial);
                 }
@@ -418,7 +447,7 @@ impl State {
                 *count -= 1;
             }
         }
-        self.ends.remove(&(leaf.not_after_ms, serial.clone()));
+        self.ends.remove(&(leaf.not_after_ms, *serial));
         if let Some(serials) = self.identities.get_mut(&leaf.identity) {
             serials.remove(serial);
             if serials.is_empty() {
@@ -439,7 +468,7 @@ impl State {
             if *end >= before_ms {
                 return;
             }
-            let serial = serial.clone();
+            let serial = *serial;
             self.remove(&serial);
         }
     }
@@ -487,7 +516,7 @@ impl State {
         below
             .flat_map(|(identity, serials)| serials.iter().map(move |serial| (identity, serial)))
             .filter(move |(identity, serial)| {
-                from.is_none_or(|(last, after)| (&***identity, &**serial) > (last.as_str(), after))
+                from.is_none_or(|(last, after)| (&***identity, *serial) > (last.as_str(), after))
             })
             .filter_map(|(identity, serial)| Some((identity, serial, self.leaves.get(serial)?)))
             .filter(move |(_, serial, leaf)| {
@@ -499,7 +528,7 @@ impl State {
                     && filter
                         .serial
                         .as_ref()
-                        .is_none_or(|wanted| wanted.as_bytes() == &***serial)
+                        .is_none_or(|wanted| wanted.as_bytes() == serial.as_bytes())
             })
     }
 
@@ -516,7 +545,7 @@ impl State {
         let mut places = Vec::new();
         for (identity, serial, leaf) in leaves.by_ref().take(limit) {
             places.push(leaf.place);
-            last = Some((Arc::clone(identity), serial.clone()));
+            last = Some((Arc::clone(identity), *serial));
         }
         let next = leaves.next().and(last);
         (places, next)
@@ -560,7 +589,8 @@ fn decode_token(token: &str) -> Result<Option<(String, SerialKey)>, Error> {
     }
     let (serial, identity) = token.split_once('@').ok_or(Error::Token)?;
     let serial: Serial = serial.parse().map_err(|_| Error::Token)?;
-    Ok(Some((identity.to_owned(), serial.as_bytes().into())))
+    let serial = SerialKey::new(serial.as_bytes()).ok_or(Error::Token)?;
+    Ok(Some((identity.to_owned(), serial)))
 }
 
 impl fmt::Debug for Live {

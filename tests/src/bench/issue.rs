@@ -1,0 +1,126 @@
+//! A client that asks for certificates over connections that are kept.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use arx_identity::{KeyAlgorithm, PrivateKey};
+use arx_proto::node::v1::issue_item::Evidence;
+use arx_proto::node::v1::node_client::NodeClient;
+use arx_proto::node::v1::{IssueItem, IssueRequest, LocalProcess, Urgency};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use super::client::Boss;
+use super::node::{self, Authority, Http2};
+
+/// Different keys that are asked for.
+const KEYS: usize = 200;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Options {
+    pub(crate) authority: Authority,
+    /// The node that asks.
+    pub(crate) node: PathBuf,
+    pub(crate) connections: usize,
+    /// Calls at a time, over all connections.
+    pub(crate) in_flight: usize,
+    /// Items of a call.
+    pub(crate) batch: usize,
+    /// Calls of one run.
+    pub(crate) calls: usize,
+}
+
+/// What a run has come to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) certificates: usize,
+    pub(crate) wall_s: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+}
+
+pub(crate) async fn play(boss: &mut Boss, options: Options) -> anyhow::Result<()> {
+    let svid = node::kept(&options.node)?;
+    let tls = options.authority.tls(Some(&svid))?;
+    let mut connections = Vec::new();
+    for _ in 0..options.connections {
+        connections.push(options.authority.connect(&tls).await?);
+    }
+    let keys = (0..KEYS)
+        .map(|_| {
+            Ok(PrivateKey::generate(KeyAlgorithm::EcdsaP256)?
+                .create_csr()?
+                .into())
+        })
+        .collect::<anyhow::Result<Vec<Bytes>>>()?;
+    boss.say("ready", &())?;
+    while boss.order().await?.is_some() {
+        let start = Instant::now();
+        let mut workers = JoinSet::new();
+        for worker in 0..options.in_flight {
+            let client = connections[worker % connections.len()].clone();
+            let calls = options.calls / options.in_flight;
+            workers.spawn(work(client, keys.clone(), worker, calls, options.batch));
+        }
+        let mut times = Vec::new();
+        while let Some(worked) = workers.join_next().await {
+            times.extend(worked??);
+        }
+        let wall = start.elapsed();
+        times.sort_unstable();
+        boss.say(
+            "done",
+            &Report {
+                certificates: times.len() * options.batch,
+                wall_s: wall.as_secs_f64(),
+                p50_ms: percentile(&times, 50),
+                p99_ms: percentile(&times, 99),
+            },
+        )?;
+    }
+    Ok(())
+}
+
+async fn work(
+    mut client: NodeClient<Http2>,
+    keys: Vec<Bytes>,
+    worker: usize,
+    calls: usize,
+    batch: usize,
+) -> anyhow::Result<Vec<Duration>> {
+    let mut times = Vec::with_capacity(calls);
+    let mut keys = keys.into_iter().cycle().skip(worker * 7);
+    let uid = rustix::process::getuid().as_raw();
+    for _ in 0..calls {
+        let items = keys.by_ref().take(batch).map(|csr| IssueItem {
+            idempotency_key: node::unique(),
+            csr,
+            urgency: Urgency::Start.into(),
+            evidence: Some(Evidence::Local(LocalProcess {
+                uid,
+                ..LocalProcess::default()
+            })),
+            ..IssueItem::default()
+        });
+        let request = IssueRequest {
+            items: items.collect(),
+        };
+        let start = Instant::now();
+        let answer = client.issue(request).await?.into_inner();
+        times.push(start.elapsed());
+        anyhow::ensure!(answer.results.len() == batch, "every item is answered");
+        for result in answer.results {
+            node::issued(result.outcome)?;
+        }
+    }
+    Ok(times)
+}
+
+/// Of sorted times, in milliseconds.
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted
+        .get(at)
+        .map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+}

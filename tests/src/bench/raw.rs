@@ -1,0 +1,73 @@
+//! The raw limit of issuance: verifying a CSR and signing a leaf's bytes, and nothing
+//! else, in a bare loop.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use arx_identity::profile::{self, Issuer, Leaf, Validity};
+use arx_identity::{KeyAlgorithm, KeyPolicy, PrivateKey, SpiffeId, TrustDomain, VerifiedCsr};
+
+use super::client::Client;
+use super::cpu;
+use crate::mesh::TRUST_DOMAIN;
+use crate::token_issuer::now;
+
+/// Pairs between two looks at the clock.
+const ROUND: u32 = 100;
+
+/// What the loop works on.
+pub(crate) struct Raw {
+    key: PrivateKey,
+    message: Vec<u8>,
+    csr: Vec<u8>,
+    policy: KeyPolicy,
+}
+
+impl Raw {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let trust_domain = TrustDomain::parse(TRUST_DOMAIN)?;
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
+        let validity = Validity::authority(now(), Duration::from_secs(86_400));
+        let root = profile::root(key.public_key(), &trust_domain, validity)?;
+        let signature = key.sign(root.to_be_signed())?;
+        let issuer = Issuer::new(&root.complete(&signature)?)?;
+        let leaf = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
+        let content = Leaf {
+            public_key: leaf.public_key(),
+            id: &SpiffeId::new(&trust_domain, "/ns/default/sa/web")?,
+            dns_names: &[],
+            validity: Validity::leaf(&issuer, now(), Duration::from_secs(3600)),
+            revocable: false,
+        };
+        Ok(Self {
+            message: profile::leaf(&issuer, &content)?.to_be_signed().to_vec(),
+            csr: leaf.create_csr()?,
+            key,
+            policy: KeyPolicy::default(),
+        })
+    }
+
+    /// Pairs per second of CPU, while a process that does what a client does has the
+    /// other core.
+    pub(crate) async fn measure(&self, lasting: Duration) -> anyhow::Result<f64> {
+        let mut load = Client::start(&super::client::Role::Load).await?;
+        let outcome = self.bare_loop(lasting);
+        load.tell("stop").await?;
+        outcome
+    }
+
+    fn bare_loop(&self, lasting: Duration) -> anyhow::Result<f64> {
+        let (start, until) = (cpu::own_thread()?, Instant::now() + lasting);
+        let mut pairs = 0;
+        while Instant::now() < until {
+            for _ in 0..ROUND {
+                let csr = VerifiedCsr::verify(&self.csr, &self.policy).context("a good CSR")?;
+                std::hint::black_box(&csr);
+                std::hint::black_box(self.key.sign(&self.message)?);
+            }
+            pairs += ROUND;
+        }
+        let used = cpu::own_thread()?.saturating_sub(start);
+        Ok(f64::from(pairs) / used.as_secs_f64())
+    }
+}
