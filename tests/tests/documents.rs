@@ -84,6 +84,48 @@ fn relative_links_lead_to_a_file() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The name by which a heading is linked to: lower case, hyphens for blanks, no other signs.
+fn anchor(heading: &str) -> String {
+    heading
+        .trim_start_matches('#')
+        .trim()
+        .to_lowercase()
+        .chars()
+        .filter_map(|c| match c {
+            ' ' => Some('-'),
+            c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn links_to_a_place_in_a_document_lead_to_a_heading() -> anyhow::Result<()> {
+    for path in files(&["md"])? {
+        let text = fs::read_to_string(&path)?;
+        for link in between(&text, "](", ')') {
+            let Some((target, place)) = link.split_once('#') else {
+                continue;
+            };
+            if target.contains("://") {
+                continue;
+            }
+            let other = path.parent().context("a file has a folder")?.join(target);
+            let there = match target {
+                "" => text.clone(),
+                _ => fs::read_to_string(other)?,
+            };
+            let mut headings = there.lines().filter(|line| line.starts_with('#'));
+            ensure!(
+                headings.any(|heading| anchor(heading) == place),
+                "{}: link to {link}, and there is no such heading",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn make_targets_named_in_documents_exist() -> anyhow::Result<()> {
     let makefile = fs::read_to_string(root().join("Makefile"))?;
@@ -141,6 +183,54 @@ fn every_reason_code_has_its_page_and_every_page_its_code() -> anyhow::Result<()
         stale.is_empty(),
         "entries of docs/errors.md without a code: {stale:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn reason_codes_named_in_documents_exist() -> anyhow::Result<()> {
+    let page = fs::read_to_string(root().join("docs/errors.md"))?;
+    let known = codes(&page);
+    for path in files(&["md"])? {
+        let text = fs::read_to_string(&path)?;
+        for code in codes(&text) {
+            // `ARX-JOIN-TOKEN-…` means all that begin so.
+            let family = format!("{code}-");
+            ensure!(
+                known.contains(&code) || known.iter().any(|it| it.starts_with(&family)),
+                "{} names {code}, which is none",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn metrics_named_in_documents_are_counted() -> anyhow::Result<()> {
+    let mut source = String::new();
+    for path in files(&["rs"])? {
+        if path.components().any(|part| part.as_os_str() == "src") {
+            source += &fs::read_to_string(&path)?;
+        }
+    }
+    let page = fs::read_to_string(root().join("docs/operate.md"))?;
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    for quoted in page.split('`').skip(1).step_by(2) {
+        let name: String = quoted.chars().take_while(|c| is_name(*c)).collect();
+        if !(name.starts_with("arx_") || name.starts_with("process_")) {
+            continue;
+        }
+        // The agent's have their prefix from a sub-registry; units and `_total` are added
+        // when they are written out.
+        let mut registered = name.trim_start_matches("arx_agent_");
+        for added in ["_total", "_info", "_seconds", "_bytes"] {
+            registered = registered.trim_end_matches(added);
+        }
+        ensure!(
+            source.contains(&format!("\"{registered}")),
+            "docs/operate.md names {name}, which nothing counts"
+        );
+    }
     Ok(())
 }
 
