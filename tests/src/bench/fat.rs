@@ -53,7 +53,7 @@ pub(crate) fn node(id: &str) -> Node {
         id: id.to_owned(),
         cluster: "bench".to_owned(),
         user_agent_name: "envoy".to_owned(),
-        extensions: (0..545).map(extension).collect(),
+        extensions: (0..575).map(extension).collect(),
     }
 }
 
