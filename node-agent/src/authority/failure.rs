@@ -6,6 +6,8 @@ use prost::Message;
 use std::time::Duration;
 use tonic::{Code, Status};
 
+/// Metadata in which an authority says why it refuses.
+const REASON_CODE: &str = "arx-code";
 const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 /// No authority is obeyed that wants to be left alone for longer.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
@@ -47,7 +49,7 @@ impl CallFailure {
     }
 
     /// The stable name of the failure, for logs and metrics: the authority's own reason
-    /// code if its words begin with one.
+    /// code if it gave one.
     pub(crate) fn reason(&self) -> &str {
         let first = self.message.split([':', ' ']).next().unwrap_or_default();
         let is_code = first.starts_with("ARX-")
@@ -68,9 +70,14 @@ impl CallFailure {
 
 impl From<Status> for CallFailure {
     fn from(status: Status) -> Self {
+        let code = status.metadata().get(REASON_CODE);
+        let said = match code.and_then(|code| code.to_str().ok()) {
+            Some(code) => format!("{code}: {}", status.message()),
+            None => status.message().to_owned(),
+        };
         Self {
             code: status.code(),
-            message: status.message().chars().take(LONGEST_MESSAGE).collect(),
+            message: said.chars().take(LONGEST_MESSAGE).collect(),
             retry_after: retry_info(status.details()).min(LONGEST_PATIENCE),
         }
     }
@@ -94,6 +101,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use proptest::prelude::*;
+    use tonic::metadata::MetadataValue;
 
     fn status(delay: Option<prost_types::Duration>) -> Status {
         let info = rpc::RetryInfo { retry_delay: delay };
@@ -104,11 +112,14 @@ mod tests {
             }],
             ..Default::default()
         };
-        Status::with_details(
+        let mut status = Status::with_details(
             Code::ResourceExhausted,
-            "ARX-QUEUE-FULL: the queue is full",
+            "the queue is full",
             Bytes::from(details.encode_to_vec()),
-        )
+        );
+        let code = MetadataValue::from_static("ARX-QUEUE-FULL");
+        status.metadata_mut().insert(REASON_CODE, code);
+        status
     }
 
     #[test]
@@ -120,6 +131,7 @@ mod tests {
         let failure = CallFailure::from(status(Some(delay)));
         assert_eq!(failure.retry_after, Duration::from_millis(3500));
         assert_eq!(failure.reason(), "ARX-QUEUE-FULL");
+        assert_eq!(failure.to_string(), "ARX-QUEUE-FULL: the queue is full");
     }
 
     #[test]
