@@ -34,6 +34,8 @@ use calls::{Calls, Running};
 
 /// How long somebody without a certificate may stay: long enough for one join.
 const STRANGERS: Duration = Duration::from_secs(60);
+/// Largest message of somebody without a certificate: a join has some 500 bytes.
+const STRANGERS_MESSAGE: usize = 64 * 1024;
 /// When nothing was heard of a peer for so long, it is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// And given up when it does not answer within this.
@@ -103,10 +105,15 @@ impl Nodes {
         };
         let caller = Caller::of(stream.peer(), &self.trust_domain);
         let stay = Stay::new(self, &caller);
-        let service = Connection {
-            caller,
-            api: self.api.clone(),
+        let api = match &caller {
+            Caller::Node(_) => self.api.clone(),
+            // A message is read before anybody is known.
+            Caller::Stranger | Caller::Other(_) => self
+                .api
+                .clone()
+                .max_decoding_message_size(STRANGERS_MESSAGE),
         };
+        let service = Connection { caller, api };
         let _open = self.metrics.connection();
         let calls = Calls::default();
         let connection = protocol(&calls).serve_connection(TokioIo::new(stream), service);
