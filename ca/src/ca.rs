@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arx_daemon::Clock;
 use arx_daemon::drain::Drain;
@@ -32,6 +32,8 @@ pub struct Rules {
     pub policy: Policy,
     /// Whose tokens count.
     pub tokens: Tokens,
+    /// How long records of certificates that have ended are kept.
+    pub retention: Duration,
 }
 
 /// The parts of a running authority.

@@ -13,6 +13,7 @@ use crate::run::seal_source;
 use crate::state::State;
 use crate::store;
 use crate::token::Tokens;
+use crate::trust::{Evidence, Trust, TrustError};
 
 /// Validates what the configuration names: state, key files, the authority's own material,
 /// the sources of token keys. Prints a line for each.
@@ -51,6 +52,7 @@ pub fn everything(path: &Path, config: &Config, clock: &Clock) -> ExitCode {
         for note in checked.notes {
             println!("note  {note}");
         }
+        report.trust(config, state.as_ref()).await;
         report.tokens(config, clock).await;
     });
     if report.wrong == 0 {
@@ -142,6 +144,31 @@ impl Report {
                 self.wrong(&format!("state: {error} ({})", error.code()));
                 None
             }
+        }
+    }
+
+    /// What the ledger knows to have been published has to be in the state.
+    async fn trust(&mut self, config: &Config, state: Option<&State>) {
+        let highest = match Ledger::peek_sequence(&config.state.directory.join("ledger")) {
+            Ok(highest) => highest,
+            Err(error) => return self.wrong(&format!("ledger: {error} ({})", error.code())),
+        };
+        match (state, highest) {
+            (None, Some(known)) => {
+                let lost = TrustError::Lost { known };
+                self.wrong(&format!("state: {lost} ({})", lost.code()));
+            }
+            (Some(state), _) => {
+                let evidence = Evidence {
+                    highest,
+                    accept_loss: false,
+                };
+                match Trust::examine(state, None, evidence).await {
+                    Ok(()) => self.well("trust"),
+                    Err(error) => self.wrong(&format!("trust: {error} ({})", error.code())),
+                }
+            }
+            (None, None) => {}
         }
     }
 

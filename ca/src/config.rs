@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use arx_daemon::config::{ByteSize, ConfigError, File, Problems, Span};
+use arx_daemon::config::{ByteSize, ConfigError, File, Problems, Span, secret_file};
 use arx_daemon::log;
 use arx_identity::{KeyAlgorithm, TrustDomain};
 use serde::{Deserialize, Deserializer, de};
@@ -253,6 +253,7 @@ impl Config {
                 "give each a port of its own",
             );
         }
+        self.check_secrets(problems);
         self.check_ledger(problems);
         token::problems(&self.clusters, problems);
         self.policy
@@ -298,7 +299,7 @@ impl Config {
                 format!(
                     "the path has {length} bytes, and a socket's path at most {LONGEST_SOCKET_PATH}"
                 ),
-                "choose a shorter one, such as /run/arx/admin.sock",
+                "choose a shorter one, such as /run/arx-ca/admin.sock",
             );
         }
         match (&self.state.seal_key_file, self.state.seal) {
@@ -328,6 +329,34 @@ impl Config {
                 );
             }
             _ => {}
+        }
+    }
+
+    /// Keys that others can read are no secret. A sealing key that is missing is made at the
+    /// first start.
+    fn check_secrets(&self, problems: &mut Problems<'_>) {
+        let seal = self
+            .state
+            .seal_key_file
+            .as_ref()
+            .filter(|path| path.exists());
+        let keys = [
+            ("state.seal_key_file", seal),
+            ("authority.key_file", self.authority.key_file.as_ref()),
+        ];
+        for (key, path) in keys {
+            if let Some(path) = path {
+                problems.take(key, secret_file(path));
+            }
+        }
+        if let Some(path) = &self.authority.certificate_file
+            && let Err(error) = std::fs::metadata(path)
+        {
+            problems.add(
+                "authority.certificate_file",
+                format!("{}: {error}", path.display()),
+                "name the file of the certificate",
+            );
         }
     }
 

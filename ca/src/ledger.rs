@@ -25,7 +25,7 @@ mod verify;
 mod walk;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -150,6 +150,14 @@ impl Ledger {
     #[must_use]
     pub fn last_sequence(&self) -> Option<Sequence> {
         self.0.commits.sequence()
+    }
+
+    /// The same of a directory that may be open elsewhere. Writes nothing. Blocks.
+    ///
+    /// # Errors
+    /// What keeps a segment from being read.
+    pub fn peek_sequence(directory: &Path) -> Result<Option<Sequence>, Error> {
+        open::peek_sequence(directory)
     }
 
     /// The certificates that are valid.

@@ -68,7 +68,11 @@ pub fn process(path: PathBuf, config: Config, clock: Clock, accept_loss: bool) -
             Ok(None) => exit::OK,
             Err(error) => {
                 tracing::error!(code = error.code, "can't start: {}", error.message);
-                exit::RUNTIME
+                if error.configuration {
+                    exit::CONFIG
+                } else {
+                    exit::RUNTIME
+                }
             }
         }
     });
@@ -158,6 +162,7 @@ impl Process {
                 generation: 1,
                 policy,
                 tokens,
+                retention: config.ledger.retention.get(),
             }),
             readiness,
         });
@@ -242,10 +247,7 @@ impl Process {
         self.until_drained("trust", async move {
             trust.follow().await;
         });
-        self.until_drained(
-            "ledger pruning",
-            keep::prune(Arc::clone(ca), self.config.ledger.retention.get()),
-        );
+        self.until_drained("ledger pruning", keep::prune(Arc::clone(ca)));
         self.until_drained("lines of nodes", keep::restore_lines(Arc::clone(ca)));
         self.until_drained("token keys", keep::keep_keys(Arc::clone(ca)));
     }
@@ -344,6 +346,7 @@ impl Process {
             generation,
             policy,
             tokens,
+            retention: new.ledger.retention.get(),
         });
         self.log.set_level(new.log.level);
         self.config = new;

@@ -115,6 +115,7 @@ impl House {
             generation: 1,
             policy: Policy::new(&config.trust_domain, &config.policy, &config.clusters)?,
             tokens: Tokens::new(&config.clusters, &clock).await?,
+            retention: config.ledger.retention.get(),
         };
         let ca = Ca {
             trust_domain: config.trust_domain.clone(),

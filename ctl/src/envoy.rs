@@ -19,7 +19,11 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Bootstrap {
     /// The agent's socket.
-    #[arg(long, value_name = "PATH", default_value = "/run/arx/sds.sock")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/arx-node-agent/sds.sock"
+    )]
     sds_socket: PathBuf,
     /// Where peers connect, by mTLS.
     #[arg(long, value_name = "PORT", default_value_t = 15443)]

@@ -36,7 +36,7 @@ struct Arguments {
         global = true,
         value_name = "PATH",
         env = "ARX_ADMIN_SOCKET",
-        default_value = "/run/arx/admin.sock"
+        default_value = "/run/arx-ca/admin.sock"
     )]
     socket: PathBuf,
     /// How to print.

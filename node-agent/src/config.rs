@@ -424,7 +424,7 @@ fn many_connections() -> usize {
 }
 
 fn cache_key() -> PathBuf {
-    "/run/arx/agent/cache.key".into()
+    "/run/arx-node-agent/cache.key".into()
 }
 
 fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>

@@ -119,7 +119,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     for group in GROUPS {
         let wanted =
             |id: &&str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == *id);
-        if !group.ids.iter().any(|id| wanted(id)) {
+        if !group.ids.iter().any(wanted) {
             continue;
         }
         eprintln!("measuring {} ...", group.ids.join(", "));

@@ -170,7 +170,7 @@ async fn a_key_that_others_can_read_is_refused() -> anyhow::Result<()> {
     let output = run("arx-ca", &mesh.authority_config(), &[])?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
-        !output.status.success() && said.contains("seal.key") && said.contains("chmod 600"),
+        output.status.code() == Some(2) && said.contains("seal.key") && said.contains("chmod 600"),
         "{said}"
     );
     Ok(())
@@ -229,6 +229,12 @@ async fn a_state_that_was_lost_is_not_begun_anew_unless_that_is_said() -> anyhow
     let mut mesh = Mesh::start(Options::default()).await?;
     mesh.kill_authority().await?;
     std::fs::remove_file(mesh.directory.join("authority/state.redb"))?;
+    let output = run("arx-ca", &mesh.authority_config(), &["check"])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.code() == Some(2) && said.contains("ARX-TRUST-LOST"),
+        "{said}"
+    );
     let output = run("arx-ca", &mesh.authority_config(), &[])?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(

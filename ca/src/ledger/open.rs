@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arx_identity::Sequence;
 use rustix::fs::{FlockOperation, flock};
 
 use super::codec;
@@ -278,6 +279,26 @@ fn each_record(
             }
         }
     }
+}
+
+/// The highest bundle sequence that the newest segments of a directory name; nothing is
+/// written. Blocks.
+///
+/// # Errors
+/// What keeps a segment from being read.
+pub(super) fn peek_sequence(directory: &Path) -> Result<Option<Sequence>, Error> {
+    if !directory.exists() {
+        return Ok(None);
+    }
+    for number in segment::list(directory)?.into_iter().rev() {
+        let (file, path) = segment::open(directory, number, false)?;
+        let length = segment::length(&file, &path)?;
+        let (epoch, number) = pairs_of(&path, length)?.summary.sequence;
+        if epoch > 0 {
+            return Ok(Some(Sequence { epoch, number }));
+        }
+    }
+    Ok(None)
 }
 
 /// Fills the index of valid certificates from older segments, newest first.

@@ -90,9 +90,10 @@ pub(super) async fn keep_keys(ca: Arc<Ca>) {
     }
 }
 
-pub(super) async fn prune(ca: Arc<Ca>, retention: Duration) {
+pub(super) async fn prune(ca: Arc<Ca>) {
     ca.ledger.live().ready().await;
     loop {
+        let retention = ca.rules.get().retention;
         let pruning = Arc::clone(&ca);
         let outcome = tokio::task::spawn_blocking(move || {
             pruning.ledger.prune(pruning.clock.now(), retention)

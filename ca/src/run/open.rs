@@ -31,6 +31,8 @@ pub(super) struct StartError {
     pub(super) message: String,
     /// It may be otherwise soon, without anybody restarting the process.
     passes: bool,
+    /// Starting again can't help before somebody has changed a file.
+    pub(super) configuration: bool,
 }
 
 impl StartError {
@@ -39,6 +41,7 @@ impl StartError {
             code,
             message: message.to_string(),
             passes: false,
+            configuration: false,
         }
     }
 
@@ -49,24 +52,25 @@ impl StartError {
 }
 
 macro_rules! start_error_from {
-    ($($error:ty: $passes:expr),* $(,)?) => {$(
+    ($($error:ty: $passes:expr, $configuration:expr;)*) => {$(
         impl From<$error> for StartError {
             fn from(error: $error) -> Self {
                 let passes: fn(&$error) -> bool = $passes;
-                Self { code: error.code(), message: error.to_string(), passes: passes(&error) }
+                let configuration: fn(&$error) -> bool = $configuration;
+                Self { code: error.code(), message: error.to_string(), passes: passes(&error), configuration: configuration(&error) }
             }
         }
     )*};
 }
 start_error_from!(
-    store::OpenError: |error| matches!(error, store::OpenError::Store(error) if error.passes()),
-    seal::SourceError: |_| false,
-    SourceError: |_| false,
-    StateError: StateError::passes,
-    AuthorityError: AuthorityError::passes,
-    TrustError: TrustError::passes,
-    ledger::Error: ledger::Error::passes,
-    ledger::AppendError: |error| matches!(error, ledger::AppendError::Paused(_)),
+    store::OpenError: |error| matches!(error, store::OpenError::Store(error) if error.passes()), |_| false;
+    seal::SourceError: |_| false, |_| true;
+    SourceError: |_| false, |_| true;
+    StateError: StateError::passes, |_| false;
+    AuthorityError: AuthorityError::passes, |error| matches!(error, AuthorityError::Problems(_));
+    TrustError: TrustError::passes, |_| false;
+    ledger::Error: ledger::Error::passes, |_| false;
+    ledger::AppendError: |error| matches!(error, ledger::AppendError::Paused(_)), |_| false;
 );
 
 /// What is opened from the disk.
