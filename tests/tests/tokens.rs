@@ -54,8 +54,11 @@ fn joining(node: &str) -> Claims {
     Claims::new(&audience, "arx-system", "arx-node-agent", node)
 }
 
-/// Every way in which a token can be wrong, and the reason for each.
-fn defects() -> Vec<(&'static str, fn(&mut Claims))> {
+/// The reason for which a token is refused, and what makes it so.
+type Defect = (&'static str, fn(&mut Claims));
+
+/// Every way in which a token can be wrong.
+fn defects() -> Vec<Defect> {
     vec![
         ("ARX-TOKEN-EXPIRED", |claims| claims.lifetime = -60),
         ("ARX-TOKEN-NOT-YET-VALID", |claims| claims.age = -600),
