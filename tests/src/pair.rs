@@ -18,14 +18,14 @@ pub const API: &str = "spiffe://example.org/ns/shop/sa/api";
 
 /// What runs.
 pub struct Pair {
-    /// Authority and issuer.
-    pub mesh: Mesh,
-    /// Those of `web` and of `api`, on the nodes `n1` and `n2`.
-    pub agents: [Agent; 2],
     /// The caller.
     pub web: Envoy,
     /// The callee; it accepts `web` only.
     pub api: Envoy,
+    /// Those of `web` and of `api`, on the nodes `n1` and `n2`.
+    pub agents: [Agent; 2],
+    /// Authority and issuer; last, because the folder of all goes with it.
+    pub mesh: Mesh,
     _apps: [App; 2],
 }
 
