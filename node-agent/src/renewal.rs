@@ -19,6 +19,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 const LONGEST_BACKOFF_EXPIRED: Duration = Duration::from_secs(15);
 /// No retry comes sooner than this, whatever the jitter says.
 const SHORTEST_RETRY: Duration = Duration::from_millis(50);
+/// A certificate that lives shorter was cut to the end of its issuer, and so would be the
+/// next: half of what remains, and half of that, would be a storm that wins nothing.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(4);
 /// Over how long certificates spread that are overdue or expired when they are looked at.
 const OVERDUE_SPREAD: Duration = Duration::from_secs(120);
 const EXPIRED_SPREAD: Duration = Duration::from_secs(2);
@@ -107,6 +110,9 @@ pub fn backoff(failures: u32, first: Duration, longest: Duration, seed: u64) -> 
 }
 
 fn on_time(facts: &Facts, now: SystemTime, lifetime: Duration, remaining: Duration) -> Duration {
+    if lifetime < SHORTEST_LIFETIME && !remaining.is_zero() {
+        return remaining;
+    }
     let share = 0.5 + SPREAD * (2.0 * fraction(facts.seed, 0) - 1.0);
     let mut at = facts.not_before + lifetime.mul_f64(share);
     if let Some(hint) = facts.hint {

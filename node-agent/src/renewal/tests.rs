@@ -193,3 +193,24 @@ proptest! {
         prop_assert_eq!(wait(&facts, at(1_000_001)), wait(&facts, at(1_000_001)));
     }
 }
+
+#[test]
+fn what_its_issuer_has_cut_short_is_not_halved_without_end() {
+    let end = UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let mut now = end - Duration::from_secs(20);
+    let mut renewals = 0;
+    while now < end {
+        // Each certificate begins when it is issued, and ends with its issuer.
+        let facts = Facts {
+            not_before: now,
+            not_after: end,
+            failures: 0,
+            retry_after: Duration::ZERO,
+            hint: None,
+            seed: renewals,
+        };
+        now += wait(&facts, now).max(Duration::from_millis(1));
+        renewals += 1;
+    }
+    assert!(renewals <= 5, "{renewals} renewals");
+}
