@@ -59,7 +59,7 @@ pub struct Options {
     pub directory: PathBuf,
     /// Whose ledger it is.
     pub trust_domain: TrustDomain,
-    /// A segment that has reached this size is sealed, and another one begun.
+    /// A segment that has reached this size, or 2 GiB, is sealed, and another one begun.
     pub segment_bytes: u64,
     /// How long a commit waits for records that were announced.
     pub gather: Duration,
@@ -108,7 +108,7 @@ impl Ledger {
         self.0.commits.announce()
     }
 
-    /// Appends all of `records` in one commit. They are queued when this returns; they are
+    /// Appends all of `records`, of which there are at most 20,000, in one commit. They are queued when this returns; they are
     /// durable when the future has returned.
     ///
     /// # Errors

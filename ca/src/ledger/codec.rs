@@ -138,6 +138,11 @@ fn known(tag: u16, message: &[u8]) -> Option<Event> {
     })
 }
 
+/// Whether a body says that segments were pruned, without reading it.
+pub(super) fn is_pruned(body: &[u8]) -> bool {
+    prefix(body).tag == PRUNED
+}
+
 /// The part of a record that the indexes need.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outline {
@@ -201,3 +206,6 @@ fn kind(tag: u16, message: &[u8]) -> Option<Kind> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

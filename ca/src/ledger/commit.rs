@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 use super::codec::{self, Outline};
 use super::error::{AppendError, Error, Pause};
 use super::frame::{self, CHAIN, Chain};
-use super::index::{self, Pairs, Term};
+use super::index::{self, Pairs};
 use super::live::{Live, Place};
 use super::record::{Event, MAX_KEY_ID, MAX_SERIAL, Record};
 use super::segment::{self, Header};
@@ -29,6 +29,8 @@ use super::{MAX_RECORD, Status};
 
 /// Records that may wait for the disk. At 10,000 a second it is two seconds' worth.
 const QUEUE: usize = 20_000;
+/// Bytes that may wait for the disk.
+const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one commit, about.
 const COMMIT: usize = 4 * 1024 * 1024;
 /// Between trials of a disk that failed.
@@ -82,6 +84,7 @@ struct Shared {
 struct Waiting {
     jobs: VecDeque<Job>,
     records: usize,
+    bytes: usize,
     /// As many calls waited for the last commit, or came in while it was made. Those who
     /// ask for one certificate after the other are about to come again.
     expected: usize,
@@ -165,10 +168,12 @@ impl Commits {
             if queue.closed {
                 return Err(AppendError::Closed);
             }
-            if queue.records + bodies.len() > QUEUE {
+            let bytes = size(&bodies);
+            if queue.records + bodies.len() > QUEUE || queue.bytes + bytes > QUEUE_BYTES {
                 return Err(AppendError::Busy);
             }
             queue.records += bodies.len();
+            queue.bytes += bytes;
             queue.jobs.push_back(Job { bodies, done });
             // While more are gathered, the thread is woken when there are enough.
             if queue.jobs.len() == 1 {
@@ -215,12 +220,6 @@ impl Commits {
     /// What is durable. Held only to look things up.
     pub(super) fn segments(&self) -> MutexGuard<'_, Segments> {
         self.shared.segments()
-    }
-
-    /// Where `term` may stand in the newest segment, newest first.
-    pub(super) fn find(&self, term: Term<'_>) -> (u32, Vec<u32>) {
-        let segments = self.segments();
-        (segments.active, segments.pairs.find(term))
     }
 
     pub(super) fn close(&self) {
@@ -288,7 +287,8 @@ impl Shared {
         let mut bytes = 0;
         while let Some(job) = queue.jobs.pop_front() {
             queue.records -= job.bodies.len();
-            bytes += job.bodies.iter().map(|body| body.0.len()).sum::<usize>();
+            queue.bytes -= size(&job.bodies);
+            bytes += size(&job.bodies);
             jobs.push(job);
             if bytes >= COMMIT {
                 break;
@@ -315,8 +315,25 @@ impl Shared {
     }
 }
 
+/// When the thread ends, whyever: nobody waits for it in vain.
+struct Ended<'s>(&'s Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.lock();
+        queue.closed = true;
+        queue.jobs.clear();
+        drop(queue);
+        if std::thread::panicking() {
+            let error = io::Error::other("its thread has ended, restart the process");
+            self.0.pause(&error);
+        }
+    }
+}
+
 impl Writer {
     fn run(mut self, shared: &Shared) {
+        let _ended = Ended(shared);
         while let Some(jobs) = shared.gather(self.gather) {
             match self.commit(shared, &jobs) {
                 Ok(first) => {
@@ -430,7 +447,16 @@ impl Writer {
                     tracing::info!(code = "ARX-LEDGER-RESUMED", "the ledger goes on");
                     return true;
                 }
-                Err(error) => tracing::debug!(%error, "the ledger is still paused"),
+                Err(error) => {
+                    // What keeps it paused may have become something else.
+                    let pause = Pause::from(&error);
+                    shared.paused.send_if_modified(|shown| {
+                        let changed = shown.as_ref() != Some(&pause);
+                        *shown = Some(pause);
+                        changed
+                    });
+                    tracing::debug!(%error, "the ledger is still paused");
+                }
             }
             let mut queue = shared.lock();
             let until = Instant::now() + TRIAL;
@@ -438,6 +464,7 @@ impl Writer {
                 // Whoever came in before the pause was seen gets its answer now.
                 let pause = shared.paused.borrow().clone();
                 queue.records = 0;
+                queue.bytes = 0;
                 for job in queue.jobs.drain(..) {
                     let error = pause.clone().map_or(AppendError::Busy, AppendError::Paused);
                     let _gone = job.done.send(Err(error));
@@ -461,16 +488,39 @@ impl Writer {
     /// After a failed sync the kernel may hold pages that never reach the disk, so the file
     /// is opened anew and cut to what was durable before.
     fn trial(&mut self, shared: &Shared, path: &Path) -> io::Result<()> {
-        let length = shared.segments().length;
+        let (length, head) = {
+            let segments = shared.segments();
+            (segments.length, segments.head)
+        };
         let file = File::options().read(true).write(true).open(path)?;
+        let mut last = [0; CHAIN];
+        let whole = file.read_exact_at(&mut last, length - CHAIN as u64);
+        if whole.is_err() || last != head {
+            // Somebody has put back an older copy, or another file. Cutting it to length
+            // would fill it up with zeros.
+            return Err(io::Error::other(format!(
+                "{} does not hold all that was recorded, put back the right one",
+                path.display()
+            )));
+        }
         file.set_len(length)?;
-        file.write_all_at(&[0; TRIAL_BYTES], length)?;
-        file.sync_data()?;
+        let written = file
+            .write_all_at(&[0; TRIAL_BYTES], length)
+            .and_then(|()| file.sync_data());
         file.set_len(length)?;
-        file.sync_data()?;
+        file.sync_all()?;
+        written?;
         self.file = file;
+        if length >= self.segment_bytes {
+            // Or the next commit fails again at what this one has failed at.
+            self.roll(shared)?;
+        }
         Ok(())
     }
+}
+
+fn size(bodies: &[Prepared]) -> usize {
+    bodies.iter().map(|body| body.0.len()).sum()
 }
 
 fn answer(jobs: Vec<Job>, mut first: u64) {

@@ -39,7 +39,10 @@ impl Ledger {
         let mut segments = VecDeque::new();
         for (number, length) in sealed {
             let path = segment::path(&self.0.directory, number);
-            let times = open::summary_of(&path, length, false)?.times;
+            let times = match open::summary_of(&path, length, false) {
+                Err(_) if segment::is_pruned(&self.0.directory, number) => continue,
+                summary => summary?.times,
+            };
             if times.is_some_and(|(first, last)| last >= since_ms && first < until_ms) {
                 segments.push_back((number, length));
             }
@@ -67,7 +70,10 @@ impl Export {
                 let Some((number, length)) = self.segments.pop_front() else {
                     break;
                 };
-                let (file, path) = segment::open(&self.directory, number, false)?;
+                let (file, path) = match segment::open(&self.directory, number, false) {
+                    Err(_) if segment::is_pruned(&self.directory, number) => continue,
+                    opened => opened?,
+                };
                 let header = Header::read(&file, &path)?;
                 self.current = Some((path, Walk::new(file, header.length(), length)));
                 continue;

@@ -21,13 +21,15 @@ const MAGIC: [u8; 8] = *b"ARXLIDX1";
 const HEAD: usize = 64;
 const PAIR: usize = 12;
 const HASH: usize = 32;
+/// Pairs that are read at once where many are wanted.
+const PIECE: usize = 340;
 
 /// What is known of a segment without reading it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Summary {
     /// Time of its first and its last record, ms.
     pub(super) times: Option<(u64, u64)>,
-    /// When the last of its certificates ends, ms; 0 if it has none.
+    /// When the last certificate ends that was issued or released in it, ms; 0 if none was.
     pub(super) ends_ms: u64,
     /// The highest bundle sequence that it names.
     pub(super) sequence: (u64, u64),
@@ -75,8 +77,14 @@ impl Pairs {
                 self.summary.sequence = self.summary.sequence.max(leaf.bundle);
             }
             Kind::Refused { who } if !who.is_empty() => self.put(Term::Identity(who), offset),
-            Kind::Intermediate { serial } | Kind::Released { serial, .. } => {
-                self.put(Term::Serial(serial), offset)
+            Kind::Intermediate { serial } => self.put(Term::Serial(serial), offset),
+            Kind::Released {
+                serial,
+                not_after_ms,
+            } => {
+                self.put(Term::Serial(serial), offset);
+                // Skipping this segment while the certificate lives would revive it.
+                self.summary.ends_ms = self.summary.ends_ms.max(*not_after_ms);
             }
             Kind::Refused { .. } | Kind::Other | Kind::Unknown => {}
         }
@@ -197,26 +205,40 @@ impl Index {
             }
         }
         let mut found = Vec::new();
-        while low < self.pairs {
-            let (other, offset) = self.pair(low)?;
-            if other != hash {
-                break;
+        'pieces: while low < self.pairs {
+            // An identity may have as many as the segment has records.
+            let piece = usize::try_from(self.pairs - low).map_or(PIECE, |left| left.min(PIECE));
+            let mut bytes = vec![0; piece * PAIR];
+            self.file.read_exact_at(&mut bytes, place(low))?;
+            for bytes in bytes.chunks_exact(PAIR) {
+                let (other, offset) = pair(bytes.first_chunk().unwrap_or(&[0; PAIR]));
+                if other != hash {
+                    break 'pieces;
+                }
+                found.push(offset);
             }
-            found.push(offset);
-            low += 1;
+            low += piece as u64;
         }
         found.reverse();
         Ok(found)
     }
 
     fn pair(&self, number: u64) -> io::Result<(u64, u32)> {
-        let mut pair = [0; PAIR];
-        self.file
-            .read_exact_at(&mut pair, HEAD as u64 + number * PAIR as u64)?;
-        let [h0, h1, h2, h3, h4, h5, h6, h7, offset @ ..] = pair;
-        Ok((
-            u64::from_le_bytes([h0, h1, h2, h3, h4, h5, h6, h7]),
-            u32::from_le_bytes(offset),
-        ))
+        let mut bytes = [0; PAIR];
+        self.file.read_exact_at(&mut bytes, place(number))?;
+        Ok(pair(&bytes))
     }
+}
+
+/// Where a pair lies in the file.
+fn place(number: u64) -> u64 {
+    HEAD as u64 + number * PAIR as u64
+}
+
+fn pair(bytes: &[u8; PAIR]) -> (u64, u32) {
+    let [h0, h1, h2, h3, h4, h5, h6, h7, offset @ ..] = *bytes;
+    (
+        u64::from_le_bytes([h0, h1, h2, h3, h4, h5, h6, h7]),
+        u32::from_le_bytes(offset),
+    )
 }

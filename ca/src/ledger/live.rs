@@ -92,12 +92,21 @@ struct State {
     leaves: HashMap<SerialKey, Leaf>,
     identities: BTreeMap<Arc<str>, BTreeSet<SerialKey>>,
     nodes: BTreeMap<NodeKey, HashSet<SerialKey>>,
-    ends: BTreeSet<(u64, SerialKey)>,
-    authorities: Vec<KeyId>,
-    under: HashMap<u32, u64>,
+    /// By end, with what counting needs.
+    ends: BTreeMap<(u64, SerialKey), Above>,
+    authorities: Vec<Vec<u8>>,
+    under_issuer: HashMap<u32, u64>,
+    under_root: HashMap<u32, u64>,
     /// Released before their certificate was seen: older segments are read last.
     released: HashSet<SerialKey>,
     complete: bool,
+}
+
+/// Places of the authorities above a certificate.
+#[derive(Clone, Copy)]
+struct Above {
+    issuer: u32,
+    root: u32,
 }
 
 struct Leaf {
@@ -105,8 +114,7 @@ struct Leaf {
     node: NodeKey,
     not_after_ms: u64,
     issued_ms: u64,
-    issuer: u32,
-    root: u32,
+    above: Above,
     first: bool,
     place: Place,
 }
@@ -212,6 +220,17 @@ impl Live {
             .await;
     }
 
+    /// Returns why some segment can't be read. Never, if all can.
+    #[cfg(test)]
+    pub(super) async fn failed(&self) -> String {
+        let mut ready = self.shared.ready.subscribe();
+        let failed = ready.wait_for(|progress| matches!(progress, Progress::Failed(_)));
+        match failed.await.as_deref() {
+            Ok(Progress::Failed(reason)) => reason.clone(),
+            _ => String::new(),
+        }
+    }
+
     /// Whether all segments have been read.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -242,13 +261,15 @@ impl Live {
     /// How many are valid under this root.
     #[must_use]
     pub fn count_under_root(&self, root: &KeyId, now: SystemTime) -> u64 {
-        self.lock().count_under(root, now, |leaf| leaf.root)
+        let state = self.lock();
+        state.count_under(&state.under_root, root, now, |above| above.root)
     }
 
     /// How many are valid that this intermediate has signed.
     #[must_use]
     pub fn count_under_issuer(&self, issuer: &KeyId, now: SystemTime) -> u64 {
-        self.lock().count_under(issuer, now, |leaf| leaf.issuer)
+        let state = self.lock();
+        state.count_under(&state.under_issuer, issuer, now, |above| above.issuer)
     }
 
     /// End and identity of the valid one that ends first, where a workload or a node holds
@@ -260,7 +281,7 @@ impl Live {
             Bound::Included((to_millis(now), SerialKey::default())),
             Bound::Unbounded,
         ));
-        let mut leaves = valid.filter_map(|(_, serial)| state.leaves.get(serial));
+        let mut leaves = valid.filter_map(|((_, serial), _)| state.leaves.get(serial));
         let leaf = leaves.find(|leaf| !leaf.node.1.is_empty())?;
         Some((from_millis(leaf.not_after_ms), Arc::clone(&leaf.identity)))
     }
@@ -383,7 +404,7 @@ impl State {
                 let Some(serial) = SerialKey::new(&issued.serial) else {
                     return;
                 };
-                if self.released.remove(&serial) || self.leaves.contains_key(&serial) {
+                if self.released.contains(&serial) || self.leaves.contains_key(&serial) {
                     return;
                 }
                 let identity = match self.identities.get_key_value(issued.spiffe_id.as_str()) {
@@ -400,16 +421,18 @@ impl State {
                     node: node.clone(),
                     not_after_ms: issued.not_after_ms,
                     issued_ms: outline.time_ms,
-                    issuer: self.authority(&issued.issuer_key_id),
-                    root: self.authority(&issued.root_key_id),
+                    above: Above {
+                        issuer: self.authority(issued.issuer_key_id),
+                        root: self.authority(issued.root_key_id),
+                    },
                     first: issued.first,
                     place,
                 };
-                *self.under.entry(leaf.issuer).or_default() += 1;
-                *self.under.entry(leaf.root).or_default() += 1;
+                *self.under_issuer.entry(leaf.above.issuer).or_default() += 1;
+                *self.under_root.entry(leaf.above.root).or_default() += 1;
                 self.identities.entry(identity).or_default().insert(serial);
                 self.nodes.entry(node).or_default().insert(serial);
-                self.ends.insert((leaf.not_after_ms, serial));
+                self.ends.insert((leaf.not_after_ms, serial), leaf.above);
                 self.leaves.insert(serial, leaf);
             }
             Kind::Released { serial, .. } => {
@@ -424,15 +447,10 @@ impl State {
         }
     }
 
-    fn authority(&mut self, id: &[u8]) -> u32 {
-        let known = self
-            .authorities
-            .iter()
-            .position(|known| known.as_bytes() == id);
+    fn authority(&mut self, id: Vec<u8>) -> u32 {
+        let known = self.authorities.iter().position(|known| *known == id);
         let place = known.unwrap_or_else(|| {
-            if let Some(id) = KeyId::from_slice(id) {
-                self.authorities.push(id);
-            }
+            self.authorities.push(id);
             self.authorities.len() - 1
         });
         u32::try_from(place).unwrap_or(u32::MAX)
@@ -442,10 +460,11 @@ impl State {
         let Some(leaf) = self.leaves.remove(serial) else {
             return false;
         };
-        for authority in [leaf.issuer, leaf.root] {
-            if let Some(count) = self.under.get_mut(&authority) {
-                *count -= 1;
-            }
+        for count in [
+            self.under_issuer.get_mut(&leaf.above.issuer),
+            self.under_root.get_mut(&leaf.above.root),
+        ] {
+            count.into_iter().for_each(|count| *count -= 1);
         }
         self.ends.remove(&(leaf.not_after_ms, *serial));
         if let Some(serials) = self.identities.get_mut(&leaf.identity) {
@@ -464,7 +483,7 @@ impl State {
     }
 
     fn forget(&mut self, before_ms: u64) {
-        while let Some((end, serial)) = self.ends.first() {
+        while let Some(((end, serial), _)) = self.ends.first_key_value() {
             if *end >= before_ms {
                 return;
             }
@@ -473,26 +492,29 @@ impl State {
         }
     }
 
-    fn ended(&self, now_ms: u64) -> impl Iterator<Item = &Leaf> {
+    fn ended(&self, now_ms: u64) -> impl Iterator<Item = &Above> {
         let before = (
             Bound::Unbounded,
             Bound::Excluded((now_ms, SerialKey::default())),
         );
-        self.ends
-            .range(before)
-            .filter_map(|(_, serial)| self.leaves.get(serial))
+        self.ends.range(before).map(|(_, above)| above)
     }
 
-    fn count_under(&self, id: &KeyId, now: SystemTime, of: impl Fn(&Leaf) -> u32) -> u64 {
-        let Some(place) = self.authorities.iter().position(|known| known == id) else {
+    fn count_under(
+        &self,
+        counts: &HashMap<u32, u64>,
+        id: &KeyId,
+        now: SystemTime,
+        of: impl Fn(&Above) -> u32,
+    ) -> u64 {
+        let same = |known: &Vec<u8>| known == id.as_bytes();
+        let Some(place) = self.authorities.iter().position(same) else {
             return 0;
         };
         let place = u32::try_from(place).unwrap_or(u32::MAX);
-        let all = self.under.get(&place).copied().unwrap_or(0);
-        all - self
-            .ended(to_millis(now))
-            .filter(|leaf| of(leaf) == place)
-            .count() as u64
+        let all = counts.get(&place).copied().unwrap_or(0);
+        let ended = self.ended(to_millis(now));
+        all - ended.filter(|above| of(above) == place).count() as u64
     }
 
     /// The certificates that fit and come after `from`, in the order of the list.

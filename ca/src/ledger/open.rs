@@ -1,8 +1,8 @@
 //! Opening a ledger: who may, what is whole, and what a crash has left.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,16 +10,20 @@ use std::time::SystemTime;
 use arx_identity::Sequence;
 use rustix::fs::{FlockOperation, flock};
 
-use super::codec;
+use super::codec::{self, Kind};
 use super::commit::{Commits, Segments, Writer};
 use super::error::{Error, Problem};
 use super::frame::Chain;
 use super::index::{self, Index, Pairs, Summary};
 use super::live::{Live, Place};
+use super::prune::SKEW_MS;
 use super::record::to_millis;
 use super::segment::{self, Header};
 use super::walk::{Step, Walk, acknowledged_after};
 use super::{Inner, Ledger, Options};
+
+/// Offsets have 32 bits, and a segment ends only after its limit.
+const MAX_SEGMENT: u64 = 2 * 1024 * 1024 * 1024;
 
 /// What opening has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,7 +60,11 @@ impl fmt::Display for Torn {
 
 pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recovery), Error> {
     let directory = &options.directory;
-    fs::create_dir_all(directory).map_err(Error::io("make", directory))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(Error::io("make", directory))?;
     let lock = lock(directory)?;
     let domain = options.trust_domain.as_str();
     let mut numbers = segment::list(directory)?;
@@ -69,6 +77,9 @@ pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recover
             trust_domain: domain.to_owned(),
         };
         let (file, head) = segment::create(directory, &header)?;
+        if let Some(above) = directory.parent().filter(|above| *above != Path::new("")) {
+            segment::sync_directory(above)?;
+        }
         let segments = Segments {
             directory: directory.clone(),
             trust_domain: domain.to_owned(),
@@ -94,19 +105,12 @@ pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recover
     });
     if torn.is_some() {
         file.set_len(found.length)
-            .and_then(|()| file.sync_all())
             .map_err(Error::io("cut", &path))?;
     }
-    let mut sealed = Vec::with_capacity(numbers.len());
-    let mut sequence = (0, 0);
-    for number in numbers {
-        let (file, path) = segment::open(directory, number, false)?;
-        let length = segment::length(&file, &path)?;
-        if let Some(index) = Index::open(&path, length, false) {
-            sequence = sequence.max(index.summary.sequence);
-        }
-        sealed.push((number, length));
-    }
+    // A process that was killed may have left whole records that are not durable, and what
+    // comes next is chained to them.
+    file.sync_all().map_err(Error::io("sync", &path))?;
+    let (sealed, sequence) = sealed_segments(directory, &numbers, &found.pairs.summary)?;
     let recovery = Recovery {
         records: found.records,
         torn,
@@ -131,6 +135,29 @@ pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recover
     start(options, lock, segments, file, live, recovery)
 }
 
+/// Number and length of the sealed segments, and the highest sequence that they name.
+fn sealed_segments(
+    directory: &Path,
+    numbers: &[u32],
+    newest: &Summary,
+) -> Result<(Vec<(u32, u64)>, (u64, u64)), Error> {
+    let mut sealed = Vec::with_capacity(numbers.len());
+    let mut sequence = newest.sequence;
+    for number in numbers.iter().rev() {
+        let (file, path) = segment::open(directory, *number, false)?;
+        let length = segment::length(&file, &path)?;
+        sealed.push((*number, length));
+        if let Some(index) = Index::open(&path, length, false) {
+            sequence = sequence.max(index.summary.sequence);
+        } else if sequence == (0, 0) {
+            // Sequences only grow, so one without index matters if nothing newer tells.
+            sequence = summary_of(&path, length, false)?.sequence;
+        }
+    }
+    sealed.reverse();
+    Ok((sealed, sequence))
+}
+
 fn start(
     options: Options,
     lock: File,
@@ -142,7 +169,7 @@ fn start(
     let writer = Writer {
         file,
         live: live.clone(),
-        segment_bytes: options.segment_bytes,
+        segment_bytes: options.segment_bytes.min(MAX_SEGMENT),
         gather: options.gather,
     };
     let commits = Commits::start(segments, writer)
@@ -260,20 +287,23 @@ pub(super) fn summary_of(path: &Path, length: u64, whole: bool) -> Result<Summar
     Ok(summary)
 }
 
+/// Takes what is whole, and answers whether all of it was.
 fn each_record(
     path: &Path,
     length: u64,
     mut take: impl FnMut(codec::Outline, u64),
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    let mut whole = true;
     let file = File::open(path).map_err(Error::io("open", path))?;
     let header = Header::read(&file, path)?;
     let mut walk = Walk::new(file, header.length(), length);
     loop {
         match walk.step().map_err(Error::io("read", path))? {
             Step::Record(item) => take(codec::outline(item.body), item.offset),
-            Step::End => return Ok(()),
+            Step::End => return Ok(whole),
             Step::Broken { offset, what } => {
-                // What is whole counts; `verify` tells of the damage.
+                whole = false;
+                // `verify` tells the rest.
                 tracing::error!(code = "ARX-LEDGER-DAMAGED", file = %path.display(), offset, what, "a segment is damaged");
                 walk.skip().map_err(Error::io("read", path))?;
             }
@@ -303,21 +333,37 @@ pub(super) fn peek_sequence(directory: &Path) -> Result<Option<Sequence>, Error>
 
 /// Fills the index of valid certificates from older segments, newest first.
 fn read_sealed(directory: &Path, sealed: &[(u32, u64)], live: &Live, now_ms: u64) {
+    // The clock may be ahead, and be put right.
+    let since_ms = now_ms.saturating_sub(SKEW_MS);
     for (number, length) in sealed.iter().rev() {
         let path = segment::path(directory, *number);
         let read = summary_of(&path, *length, true).and_then(|summary| {
-            if summary.ends_ms < now_ms {
-                return Ok(());
+            if summary.ends_ms < since_ms {
+                return Ok(true);
             }
             each_record(&path, *length, |outline, offset| {
-                live.add(outline, Place::new(*number, offset))
+                let ended =
+                    matches!(&outline.kind, Kind::Issued(leaf) if leaf.not_after_ms < since_ms);
+                if !ended {
+                    live.add(outline, Place::new(*number, offset));
+                }
             })
         });
-        if let Err(error) = read {
-            // The count of valid certificates would be too low, and gates rely on it.
-            live.set_failed(error.to_string());
-            tracing::error!(code = error.code(), %error, "the index of valid certificates is not complete");
-            return;
+        // In both cases the count of valid certificates would be too low, and gates rely
+        // on it.
+        match read {
+            Ok(true) => {}
+            Err(_) if segment::is_pruned(directory, *number) => {}
+            Ok(false) => {
+                live.set_failed(format!("{} is damaged", path.display()));
+                tracing::error!(code = "ARX-LEDGER-DAMAGED", file = %path.display(), "the index of valid certificates is not complete: put back an undamaged copy and restart");
+                return;
+            }
+            Err(error) => {
+                live.set_failed(error.to_string());
+                tracing::error!(code = error.code(), %error, "the index of valid certificates is not complete");
+                return;
+            }
         }
     }
     live.set_ready();

@@ -9,7 +9,7 @@ use super::segment::{self, Header};
 use super::{Ledger, index, open};
 
 /// How long after its end a certificate may still be taken for valid by a slow clock.
-const SKEW_MS: u64 = 3600 * 1000;
+pub(super) const SKEW_MS: u64 = 3600 * 1000;
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,13 +27,16 @@ impl Ledger {
     pub fn prune(&self, now: SystemTime, retention: Duration) -> Result<Removed, Error> {
         let keep_since =
             to_millis(now).saturating_sub(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));
-        let sealed = self.0.commits.segments().sealed.clone();
+        let (sealed, active) = {
+            let segments = self.0.commits.segments();
+            (segments.sealed.clone(), segments.active)
+        };
         let mut old = 0;
         for (number, length) in &sealed {
             let path = segment::path(&self.0.directory, *number);
             let summary = open::summary_of(&path, *length, true)?;
             let recent = summary.times.is_some_and(|(_, last)| last >= keep_since);
-            let lives = summary.ends_ms + SKEW_MS >= to_millis(now);
+            let lives = summary.ends_ms.saturating_add(SKEW_MS) >= to_millis(now);
             if recent || lives {
                 break;
             }
@@ -42,9 +45,7 @@ impl Ledger {
         if old == 0 {
             return Ok(Removed::default());
         }
-        let first = sealed
-            .get(old)
-            .map_or_else(|| self.0.commits.segments().active, |(number, _)| *number);
+        let first = sealed.get(old).map_or(active, |(number, _)| *number);
         let (file, path) = segment::open(&self.0.directory, first, false)?;
         let header = Header::read(&file, &path)?;
         let record = Pruned {
@@ -57,14 +58,16 @@ impl Ledger {
             .append_blocking(vec![Record::new(now, record)])?;
         for (number, _) in &sealed[..old] {
             let path = segment::path(&self.0.directory, *number);
-            // The list first: nobody should look for what is about to go.
+            // The index first: one that is left behind would stay for ever.
+            let _none = std::fs::remove_file(index::path(&path));
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            // One after the other also after a power cut: there must not be a gap.
+            segment::sync_directory(&self.0.directory)?;
             self.0
                 .commits
                 .segments()
                 .sealed
                 .retain(|(kept, _)| kept != number);
-            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-            let _none = std::fs::remove_file(index::path(&path));
         }
         Ok(Removed {
             segments: u32::try_from(old).unwrap_or(u32::MAX),

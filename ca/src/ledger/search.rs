@@ -11,7 +11,7 @@ use super::error::{Error, Problem};
 use super::frame::{self, CHAIN, Read};
 use super::index::{Index, Term};
 use super::json::Entry;
-use super::{Ledger, open, segment};
+use super::{Ledger, index, open, segment};
 
 /// What is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +61,12 @@ impl Ledger {
     /// being read.
     pub fn search(&self, query: &Query, size: usize, token: &str) -> Result<Page, Error> {
         let from = decode_token(token)?;
-        let (active, in_active) = self.0.commits.find(query.term());
-        let sealed = self.0.commits.segments().sealed.clone();
+        let (active, in_active, sealed) = {
+            // Together: a segment that is sealed in between would be searched twice.
+            let segments = self.0.commits.segments();
+            let in_active = segments.pairs.find(query.term());
+            (segments.active, in_active, segments.sealed.clone())
+        };
         let mut records = Vec::new();
         let mut last = None;
         let segments = std::iter::once((active, None)).chain(
@@ -77,13 +81,17 @@ impl Ledger {
             }
             let path = segment::path(&self.0.directory, number);
             let offsets = match length {
-                None => in_active.clone(),
-                Some(length) => find(&path, length, query.term())?,
+                None => Ok(in_active.clone()),
+                Some(length) => find(&path, length, query.term()),
             };
-            if offsets.is_empty() {
-                continue;
-            }
-            let file = File::open(&path).map_err(Error::io("open", &path))?;
+            let opened = offsets.and_then(|offsets| {
+                let file = File::open(&path).map_err(Error::io("open", &path))?;
+                Ok((offsets, file))
+            });
+            let (offsets, file) = match opened {
+                Err(_) if segment::is_pruned(&self.0.directory, number) => continue,
+                opened => opened?,
+            };
             for offset in offsets {
                 if from.is_some_and(|last| (number, offset) >= last) {
                     continue;
@@ -116,7 +124,10 @@ fn find(path: &Path, length: u64, term: Term<'_>) -> Result<Vec<u32>, Error> {
     {
         return Ok(found);
     }
-    Ok(open::pairs_of(path, length)?.find(term))
+    let pairs = open::pairs_of(path, length)?;
+    let found = pairs.find(term);
+    index::write(pairs, path, length);
+    Ok(found)
 }
 
 /// The record whose frame begins at `offset`.

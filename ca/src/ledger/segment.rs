@@ -27,7 +27,17 @@ const MAX_DOMAIN: usize = 255;
 
 /// Where segment `number` lies.
 pub(super) fn path(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("{number:08}.seg"))
+    dir.join(file_name(number))
+}
+
+fn file_name(number: u32) -> String {
+    format!("{number:08}.seg")
+}
+
+/// Whether segment `number` was one of the oldest and has been pruned: no answer to a
+/// reader that has come too late for it is an error then.
+pub(super) fn is_pruned(dir: &Path, number: u32) -> bool {
+    list(dir).is_ok_and(|numbers| numbers.first().is_some_and(|first| number < *first))
 }
 
 /// The numbers of all segments in `dir`, ascending and without a gap.
@@ -36,7 +46,9 @@ pub(super) fn list(dir: &Path) -> Result<Vec<u32>, Error> {
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
         let name = entry.map_err(Error::io("list", dir))?.file_name();
         let stem = name.to_str().and_then(|name| name.strip_suffix(".seg"));
-        numbers.extend(stem.and_then(|stem| stem.parse::<u32>().ok()));
+        let number = stem.and_then(|stem| stem.parse::<u32>().ok());
+        // `1.seg` is somebody else's.
+        numbers.extend(number.filter(|number| *name == *file_name(*number)));
     }
     numbers.sort_unstable();
     for pair in numbers.windows(2) {
@@ -97,7 +109,7 @@ impl Header {
         bytes.truncate(filled);
         if let Some([f0, f1]) = bytes
             .strip_prefix(&MAGIC)
-            .and_then(|rest| rest[2..].first_chunk())
+            .and_then(|rest| rest.get(2..)?.first_chunk())
         {
             let format = u16::from_le_bytes([*f0, *f1]);
             if format > FORMAT {
@@ -165,6 +177,12 @@ pub(super) fn create(dir: &Path, header: &Header) -> Result<(File, Chain), Error
         return Err(Error::io("make", &path)(error));
     }
     Ok((file, chain))
+}
+
+/// Makes durable which files are in `dir`.
+pub(super) fn sync_directory(dir: &Path) -> Result<(), Error> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(Error::io("sync", dir))
 }
 
 /// Opens a segment to be read and, if it is the newest, written.

@@ -6,6 +6,10 @@ use arx_identity::Serial;
 
 use super::*;
 
+mod counts;
+mod damage;
+mod disturbed;
+
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn at(seconds: u64) -> SystemTime {

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use super::codec::{self, Content};
 use super::error::{Error, Problem};
 use super::frame::Chain;
+use super::record::{Event, Pruned};
 use super::segment::{self, Header};
 use super::walk::{Step, Walk, acknowledged_after};
 use super::{Ledger, Torn, open};
@@ -70,10 +72,21 @@ fn verify(
     };
     // The chain and the number of the next record, as the segment before leaves them.
     let mut expected: Option<(Chain, u64)> = None;
+    let mut oldest: Option<Header> = None;
+    let mut pruned: Option<Pruned> = None;
     let newest = segments.last().map_or(0, |(number, _)| *number);
     for (number, length) in segments.iter() {
-        let (file, path) = segment::open(directory, *number, false)?;
+        let (file, path) = match segment::open(directory, *number, false) {
+            Err(_) if segment::is_pruned(directory, *number) => {
+                expected = None;
+                continue;
+            }
+            opened => opened?,
+        };
         let header = open::header(&file, &path, trust_domain)?;
+        if expected.is_none() {
+            oldest = Some(header.clone());
+        }
         let mut wrong = Wrong {
             path: &path,
             report: &mut report,
@@ -89,13 +102,39 @@ fn verify(
                 );
             }
         }
-        expected = Some(one(file, &header, *length, *number == newest, &mut wrong)?);
+        let last = *number == newest;
+        expected = Some(one(file, &header, *length, last, &mut pruned, &mut wrong)?);
         report.segments += 1;
     }
     if let Some((chain, _)) = expected {
         report.head = chain;
     }
+    if let Some(oldest) = oldest
+        && let Some(what) = missing_before(&oldest, pruned.as_ref())
+    {
+        let mut wrong = Wrong {
+            path: &segment::path(directory, oldest.number),
+            report: &mut report,
+        };
+        wrong.at(0, what);
+    }
     Ok(report)
+}
+
+/// Pruning records what it is about to remove, and may be interrupted while it does. What
+/// is gone without such a record was not removed by us.
+fn missing_before(oldest: &Header, pruned: Option<&Pruned>) -> Option<&'static str> {
+    if oldest.number == 1 {
+        return None;
+    }
+    match pruned {
+        Some(pruned) if pruned.first_segment == oldest.number => (pruned.hash != oldest.previous)
+            .then_some("the segment does not follow those that were pruned before it"),
+        Some(pruned) if pruned.first_segment > oldest.number => None,
+        _ => Some(
+            "the segments before this one are missing, and no record says that they were pruned",
+        ),
+    }
 }
 
 struct Wrong<'r> {
@@ -121,6 +160,7 @@ fn one(
     header: &Header,
     length: u64,
     newest: bool,
+    pruned: &mut Option<Pruned>,
     wrong: &mut Wrong<'_>,
 ) -> Result<(Chain, u64), Error> {
     let path = wrong.path.to_owned();
@@ -133,8 +173,13 @@ fn one(
                 if item.frame.index != next {
                     wrong.at(item.offset, "records are missing before this one");
                 }
-                next = item.frame.index + 1;
+                next = item.frame.index.saturating_add(1);
                 wrong.report.records += 1;
+                if codec::is_pruned(item.body)
+                    && let Content::Known(Event::Pruned(found)) = codec::decode(item.body)
+                {
+                    *pruned = Some(found);
+                }
             }
             Step::End => return Ok((walk.chain().map_err(read())?, next)),
             Step::Broken { offset, what } => {
