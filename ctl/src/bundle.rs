@@ -8,7 +8,7 @@ use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::client::{Failure, connect};
-use crate::output::{Output, columns, hex, instant_json, now, relative, unix_ms};
+use crate::output::{Output, Style, columns, hex, instant_json, unix_ms};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -27,11 +27,13 @@ pub(crate) enum Command {
 pub(crate) enum Form {
     /// Certificates in PEM, one after the other.
     Pem,
+    /// Certificates in DER, one after the other, with nothing between.
+    Der,
     /// A JWK set by the SPIFFE Trust Domain and Bundle standard.
     Spiffe,
 }
 
-pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<Output, Failure> {
+pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result<Output, Failure> {
     let answer = connect(socket)
         .await?
         .get_bundle(GetBundleRequest {})
@@ -57,18 +59,18 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
     );
     let bundle = bundle.map_err(|error| failed(&error))?;
     Ok(match command {
-        Command::Export { format: Form::Pem } => Output::text(bundle.pem()),
+        Command::Export { format: Form::Pem } => Output::raw(bundle.pem()),
+        Command::Export { format: Form::Der } => Output::raw(bundle.der()),
         // The bundle endpoint has a counter of its own; within one epoch the number is one.
         Command::Export {
             format: Form::Spiffe,
-        } => Output::text(format!("{}\n", bundle.spiffe_json(answer.number, None))),
-        Command::Show if json => Output::json(&to_json(&bundle)),
-        Command::Show => Output::text(to_text(&bundle)),
+        } => Output::raw(format!("{}\n", bundle.spiffe_json(answer.number, None))),
+        Command::Show if style.json => Output::json(&to_json(&bundle)),
+        Command::Show => Output::text(&to_text(&bundle, style)),
     })
 }
 
-fn to_text(bundle: &TrustBundle) -> String {
-    let now_ms = unix_ms(now());
+fn to_text(bundle: &TrustBundle, style: Style) -> String {
     let rows: Vec<_> = bundle
         .roots()
         .iter()
@@ -76,7 +78,7 @@ fn to_text(bundle: &TrustBundle) -> String {
             vec![
                 root.subject().to_owned(),
                 root.public_key().algorithm().to_string(),
-                relative(unix_ms(root.not_after()), now_ms),
+                style.time(unix_ms(root.not_after())),
                 hex(root.public_key().key_id().as_bytes()),
             ]
         })

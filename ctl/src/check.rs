@@ -6,9 +6,9 @@ use std::path::Path;
 use arx_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
-use crate::client::{Failure, connect};
-use crate::output::{Output, now, relative, span, unix_ms};
-use crate::status::all_agents;
+use crate::agents;
+use crate::client::{Client, Failure, connect};
+use crate::output::{Output, Style, relative, span};
 
 /// Clocks that are farther apart make certificates look expired or not yet valid.
 const CLOCK_MS: u64 = 60_000;
@@ -43,30 +43,59 @@ impl Finding {
     }
 }
 
-pub(crate) async fn run(socket: &Path, json: bool) -> Result<Output, Failure> {
-    let mut client = connect(socket).await?;
-    let mut findings = vec![Finding::new(
-        format!("the authority answers at {}", socket.display()),
-        None,
-    )];
-    let status = client.status(wire::StatusRequest {}).await?.into_inner();
-    let agents = all_agents(&mut client).await?;
-    let report = client
-        .verify_ledger(wire::VerifyLedgerRequest {})
-        .await?
-        .into_inner();
-    findings.extend(of_status(&status, unix_ms(now())));
-    findings.extend(of_agents(&agents, &status, unix_ms(now())));
-    findings.push(of_ledger(&report));
+pub(crate) async fn run(socket: &Path, style: Style) -> Result<Output, Failure> {
+    let mut findings = Vec::new();
+    let reached = match connect(socket).await {
+        Ok(mut client) => look(&mut client, &mut findings, style.now_ms).await,
+        Err(failure) => Err(failure),
+    };
+    let answers = format!("the authority answers at {}", socket.display());
+    let wrong = reached.as_ref().err().map(ToString::to_string);
+    findings.insert(0, Finding::new(answers, wrong));
     let well = findings
         .iter()
         .all(|finding| finding.wrong.is_none() || finding.warning);
-    let output = if json {
+    let output = if style.json {
         Output::json(&to_json(&findings))
     } else {
-        Output::text(to_text(&findings))
+        Output::text(&to_text(&findings))
     };
-    Ok(output.well_if(well))
+    Ok(match reached {
+        Ok(()) => output.well_if(well),
+        Err(failure) => Output {
+            exit_code: failure.exit_code(),
+            ..output
+        },
+    })
+}
+
+/// Asks for everything. A question that the authority refuses is a line that failed;
+/// one that does not reach it ends the asking.
+async fn look(
+    client: &mut Client,
+    findings: &mut Vec<Finding>,
+    now_ms: i64,
+) -> Result<(), Failure> {
+    let status = client.status(wire::StatusRequest {}).await?.into_inner();
+    findings.extend(of_status(&status, now_ms));
+    match agents::all(client).await {
+        Ok(agents) => findings.extend(of_agents(&agents, &status, now_ms)),
+        Err(Failure::Unreachable(message)) => return Err(Failure::Unreachable(message)),
+        Err(failure) => findings.push(Finding::new(
+            "the agents can be listed",
+            Some(failure.to_string()),
+        )),
+    }
+    let verified = client.verify_ledger(wire::VerifyLedgerRequest {}).await;
+    match verified.map_err(Failure::from) {
+        Ok(report) => findings.push(of_ledger(report.get_ref())),
+        Err(Failure::Unreachable(message)) => return Err(Failure::Unreachable(message)),
+        Err(failure) => findings.push(Finding::new(
+            "the ledger can be verified",
+            Some(failure.to_string()),
+        )),
+    }
+    Ok(())
 }
 
 fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
@@ -83,8 +112,18 @@ fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
         "the authority's clock agrees with this one",
         wrong,
     ));
+    let building = (!status.index_ready)
+        .then(|| "it is still being built after the start: ask again in a moment".to_owned());
+    findings.push(Finding::warning(
+        "the index of valid certificates is ready",
+        building,
+    ));
     for authority in &status.authorities {
         let role = &authority.role;
+        let name = match role.as_str() {
+            "serving" => "serving certificate",
+            other => other,
+        };
         let end = authority.not_after_unix_ms;
         let wrong = (end <= now_ms).then(|| {
             format!(
@@ -92,7 +131,7 @@ fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
                 relative(end, now_ms)
             )
         });
-        findings.push(Finding::new(format!("the {role} is valid"), wrong));
+        findings.push(Finding::new(format!("the {name} is valid"), wrong));
         if role == "root" && end > now_ms {
             let soon = (end - now_ms < ROOT_MS)
                 .then(|| format!("it ends {}: plan its rotation now", relative(end, now_ms)));
@@ -107,7 +146,7 @@ fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
         });
         if authority.renews_unix_ms > 0 {
             findings.push(Finding::new(
-                format!("the {role} is renewed in time"),
+                format!("the {name} is renewed in time"),
                 wrong,
             ));
         }
@@ -159,6 +198,23 @@ fn of_agents(agents: &[wire::Agent], status: &wire::StatusResponse, now_ms: i64)
             named(
                 pick(&|agent| (agent.trust_epoch, agent.trust_number) != newest),
                 "they are behind; see their logs",
+            ),
+        ),
+        Finding::warning(
+            "proxies have confirmed the newest roots",
+            named(
+                pick(&|agent| agent.subscribers_confirmed < agent.subscribers),
+                "not all proxies there have; they were asked a moment ago, or hang",
+            ),
+        ),
+        Finding::new(
+            "connected agents' own certificates are valid",
+            named(
+                pick(&|agent| {
+                    agent.certificate_not_after_unix_ms > 0
+                        && agent.certificate_not_after_unix_ms <= now_ms
+                }),
+                "theirs has ended and was not renewed; see their logs",
             ),
         ),
         Finding::new(
@@ -254,6 +310,7 @@ mod tests {
             bundle_epoch: 1,
             bundle_number: 1,
             clock_unix_ms: 1000,
+            index_ready: true,
             ..Default::default()
         }
     }
@@ -265,51 +322,103 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_that_is_wrong_fails_its_own_line() {
-        let away = wire::Agent {
-            connected: false,
-            ..agent()
+    fn each_thing_that_is_wrong_with_an_agent_fails_its_own_line() {
+        let wrong = |change: &dyn Fn(&mut wire::Agent)| {
+            let mut other = agent();
+            change(&mut other);
+            let findings = of_agents(&[other, agent()], &status(), 1000);
+            failing(&findings).join("; ")
         };
         assert_eq!(
-            failing(&of_agents(&[away, agent()], &status(), 1000)),
-            ["no agent is away whose certificate is valid"]
+            wrong(&|agent| agent.connected = false),
+            "no agent is away whose certificate is valid"
         );
-        let behind = wire::Agent {
-            trust_number: 0,
-            ..agent()
+        assert_eq!(
+            wrong(&|agent| agent.trust_number = 0),
+            "connected agents hold the newest roots"
+        );
+        assert_eq!(
+            wrong(&|agent| agent.subscribers = 1),
+            "proxies have confirmed the newest roots"
+        );
+        assert_eq!(
+            wrong(&|agent| agent.certificate_not_after_unix_ms = 1000),
+            "connected agents' own certificates are valid"
+        );
+        assert_eq!(
+            wrong(&|agent| agent.clock_offset_ms = -70_000),
+            "the agents' clocks agree with the authority's"
+        );
+        assert_eq!(
+            wrong(&|agent| agent.nacks = 1),
+            "no proxy has refused what it was sent"
+        );
+        assert_eq!(
+            failing(&of_agents(&[], &status(), 1000)),
+            ["an agent is connected"]
+        );
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_with_the_authority_fails_its_own_line() {
+        let of = |authority: wire::Authority| {
+            let status = wire::StatusResponse {
+                authorities: vec![authority],
+                ..status()
+            };
+            failing(&of_status(&status, 1000)).join("; ")
+        };
+        let authority = |role: &str, end, renews| wire::Authority {
+            role: role.to_owned(),
+            not_after_unix_ms: end,
+            renews_unix_ms: renews,
+            ..Default::default()
         };
         assert_eq!(
-            failing(&of_agents(&[behind], &status(), 1000)),
-            ["connected agents hold the newest roots"]
+            of(authority("serving", 500, 0)),
+            "the serving certificate is valid"
         );
-        let skewed = wire::Agent {
-            clock_offset_ms: -70_000,
-            ..agent()
+        assert_eq!(
+            of(authority("root", 1000 + ROOT_MS - 1, 0)),
+            "the root lives for another month"
+        );
+        assert_eq!(of(authority("root", 1000 + ROOT_MS, 0)), "");
+        assert_eq!(
+            of(authority("intermediate", 9000, -120_000)),
+            "",
+            "none is due where the time is not told"
+        );
+        let skewed = of_status(&status(), 62_000);
+        assert_eq!(
+            failing(&skewed),
+            ["the authority's clock agrees with this one"]
+        );
+        let late = wire::StatusResponse {
+            clock_unix_ms: 200_000,
+            authorities: vec![authority("intermediate", 900_000, 1000)],
+            ..status()
         };
         assert_eq!(
-            failing(&of_agents(&[skewed], &status(), 1000)),
-            ["the agents' clocks agree with the authority's"]
+            failing(&of_status(&late, 200_000)),
+            ["the intermediate is renewed in time"]
         );
-        let refused = wire::Agent {
-            nacks: 1,
-            ..agent()
+        let building = wire::StatusResponse {
+            index_ready: false,
+            ..status()
         };
         assert_eq!(
-            failing(&of_agents(&[refused], &status(), 1000)),
-            ["no proxy has refused what it was sent"]
+            failing(&of_status(&building, 1000)),
+            ["the index of valid certificates is ready"]
         );
-        let ended = wire::StatusResponse {
-            authorities: vec![wire::Authority {
-                role: "intermediate".to_owned(),
-                not_after_unix_ms: 500,
+        let sick = wire::StatusResponse {
+            health: vec![wire::Health {
+                component: "ledger".to_owned(),
+                code: "ARX-LEDGER-PAUSED".to_owned(),
                 ..Default::default()
             }],
             ..status()
         };
-        assert_eq!(
-            failing(&of_status(&ended, 1000)),
-            ["the intermediate is valid"]
-        );
+        assert_eq!(failing(&of_status(&sick, 1000)), ["ledger is well"]);
         let damaged = wire::VerifyLedgerResponse {
             problems: vec!["x".to_owned()],
             ..Default::default()

@@ -1,15 +1,21 @@
 //! The connection to an authority, and what can go wrong with it.
 
+use std::error::Error as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arx_proto::admin::v1::admin_client::AdminClient;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
+
+/// An authority that hangs is noticed after so long without a sign of life; one that
+/// works on a long answer gives signs.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// A connection to the admin API.
 pub(crate) type Client = AdminClient<Channel>;
@@ -21,12 +27,15 @@ pub(crate) enum Failure {
     Unreachable(String),
     /// The authority refused, or what was given can't be used.
     Failed(String),
+    /// The command line is wrong.
+    Usage(String),
 }
 
 impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
             Self::Unreachable(_) => 3,
         }
     }
@@ -35,7 +44,9 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Unreachable(message) | Self::Failed(message) => write!(f, "arx: {message}"),
+            Self::Unreachable(message) | Self::Failed(message) | Self::Usage(message) => {
+                f.write_str(message)
+            }
         }
     }
 }
@@ -49,9 +60,16 @@ impl From<tonic::Status> for Failure {
         let message = status.message();
         match (status.code(), code) {
             (_, Some(code)) => Self::Failed(format!("{message} ({code})")),
-            (tonic::Code::Unavailable, None) => {
-                Self::Unreachable(format!("the authority has gone away: {message}"))
-            }
+            // What tonic itself found, not the authority's word.
+            _ if status.source().is_some() => Self::Unreachable(format!(
+                "the authority has gone away, or hangs: {message}; see its log"
+            )),
+            (tonic::Code::Unavailable, None) => Self::Unreachable(format!(
+                "the authority is not there for this now: {message}"
+            )),
+            (tonic::Code::Unimplemented, None) => Self::Failed(
+                "the authority does not know this command: it is of an older version".to_owned(),
+            ),
             (_, None) => Self::Failed(message.to_owned()),
         }
     }
@@ -63,7 +81,9 @@ pub(crate) async fn connect(socket: &Path) -> Result<Client, Failure> {
     UnixStream::connect(socket)
         .await
         .map_err(|error| unreachable(socket, &error))?;
-    let endpoint = Endpoint::from_static("http://localhost");
+    let endpoint = Endpoint::from_static("http://localhost")
+        .http2_keep_alive_interval(SIGN_OF_LIFE)
+        .keep_alive_timeout(SIGN_OF_LIFE);
     let channel = endpoint
         .connect_with_connector(Socket(socket.to_owned()))
         .await;
@@ -144,7 +164,7 @@ mod tests {
         );
         assert_eq!(
             Failure::from(status).to_string(),
-            "arx: no such page (ARX-PAGE-TOKEN)"
+            "no such page (ARX-PAGE-TOKEN)"
         );
     }
 }

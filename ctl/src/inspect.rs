@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::client::Failure;
-use crate::output::{Output, hex, now, unix_ms};
+use crate::output::{Output, Style, hex, instant, relative};
 
 /// Larger files hold something else.
 const LARGEST: u64 = 16 * 1024 * 1024;
@@ -23,22 +23,71 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) kind: &'static str,
-    pub(crate) lines: Vec<(&'static str, String)>,
+    pub(crate) lines: Vec<(&'static str, Fact)>,
     /// What is wrong with it.
     pub(crate) wrong: Vec<String>,
     /// What is unusual about it.
     pub(crate) notes: Vec<String>,
 }
 
-pub(crate) fn run(file: &Path, json: bool) -> Result<Output, Failure> {
+/// One fact about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fact {
+    /// It is not there.
+    None,
+    Text(String),
+    Number(u64),
+    List(Vec<String>),
+    /// Milliseconds since 1970.
+    Time(i64),
+}
+
+impl Fact {
+    fn text(text: impl Into<String>) -> Self {
+        match text.into() {
+            text if text.is_empty() => Self::None,
+            text => Self::Text(text),
+        }
+    }
+
+    fn list(items: &[String]) -> Self {
+        if items.is_empty() {
+            Self::None
+        } else {
+            Self::List(items.to_vec())
+        }
+    }
+
+    fn to_text(&self, now_ms: i64) -> String {
+        match self {
+            Self::None => "-".to_owned(),
+            Self::Text(text) => text.replace('\n', "\u{fffd}"),
+            Self::Number(number) => number.to_string(),
+            Self::List(items) => items.join(", ").replace('\n', "\u{fffd}"),
+            Self::Time(time) => format!("{} ({})", instant(*time), relative(*time, now_ms)),
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Self::None => Value::Null,
+            Self::Text(text) => text.as_str().into(),
+            Self::Number(number) => (*number).into(),
+            Self::List(items) => items.as_slice().into(),
+            Self::Time(time) => instant(*time).into(),
+        }
+    }
+}
+
+pub(crate) fn run(file: &Path, style: Style) -> Result<Output, Failure> {
     let bytes = read(file)?;
-    let findings = explain(&bytes, unix_ms(now()))
+    let findings = explain(&bytes, style.now_ms)
         .map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
     let well = findings.iter().all(|finding| finding.wrong.is_empty());
-    let output = if json {
+    let output = if style.json {
         Output::json(&to_json(&findings))
     } else {
-        Output::text(to_text(&findings))
+        Output::text(&to_text(&findings, style.now_ms))
     };
     Ok(output.well_if(well))
 }
@@ -77,13 +126,25 @@ fn explain(bytes: &[u8], now_ms: i64) -> Result<Vec<Finding>, String> {
             return Ok(vec![finding]);
         }
     }
-    if let Ok(certificate) = Certificate::from_der(bytes) {
-        return Ok(certificate::explain_all(&[certificate], now_ms));
+    if let Some(certificates) = certificates_in_der(bytes) {
+        return Ok(certificate::explain_all(&certificates, now_ms));
     }
     if bytes.first() == Some(&0x30) {
         return Ok(vec![request(bytes)]);
     }
     Err("this is no certificate, request, bundle or token that arx knows: PEM, DER, SPIFFE JSON or a JWT".to_owned())
+}
+
+/// One certificate, or several with nothing between, as a bundle's DER form has them.
+fn certificates_in_der(mut bytes: &[u8]) -> Option<Vec<Certificate>> {
+    let mut certificates = Vec::new();
+    while !bytes.is_empty() {
+        let (rest, _) = x509_parser::parse_x509_certificate(bytes).ok()?;
+        let (der, left) = bytes.split_at(bytes.len() - rest.len());
+        certificates.push(Certificate::from_der(der).ok()?);
+        bytes = left;
+    }
+    (!certificates.is_empty()).then_some(certificates)
 }
 
 fn pem(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
@@ -97,7 +158,10 @@ fn pem(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
         if label.ends_with("PRIVATE KEY") {
             findings.push(Finding {
                 kind: "private key",
-                lines: vec![("what", format!("{label}; nothing of it is shown"))],
+                lines: vec![(
+                    "what",
+                    Fact::Text(format!("{label}; nothing of it is shown")),
+                )],
                 wrong: Vec::new(),
                 notes: vec!["keep it to its owner: `chmod 600`, and in no message".to_owned()],
             });
@@ -115,7 +179,7 @@ fn pem(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
             "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => findings.push(request(&der)),
             other => findings.push(Finding {
                 kind: "unknown",
-                lines: vec![("what", format!("a PEM block {other:?}"))],
+                lines: vec![("what", Fact::Text(format!("a PEM block {other:?}")))],
                 wrong: Vec::new(),
                 notes: Vec::new(),
             }),
@@ -152,20 +216,14 @@ fn bundle(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
     if roots.is_empty() {
         wrong.push("it holds no X.509 root, so nobody is trusted by it".to_owned());
     }
-    let text = |value: &Value| {
-        if value.is_null() {
-            "-".to_owned()
-        } else {
-            value.to_string()
-        }
-    };
+    let number = |value: &Value| value.as_u64().map_or(Fact::None, Fact::Number);
     let head = Finding {
         kind: "SPIFFE bundle",
         lines: vec![
-            ("sequence", text(&json["spiffe_sequence"])),
-            ("refresh hint", text(&json["spiffe_refresh_hint"])),
-            ("X.509 roots", roots.len().to_string()),
-            ("other keys", other.to_string()),
+            ("sequence", number(&json["spiffe_sequence"])),
+            ("refresh hint", number(&json["spiffe_refresh_hint"])),
+            ("X.509 roots", Fact::Number(roots.len() as u64)),
+            ("other keys", Fact::Number(other)),
         ],
         wrong,
         notes: Vec::new(),
@@ -185,17 +243,13 @@ fn request(der: &[u8]) -> Finding {
             Finding {
                 kind: "certificate request",
                 lines: vec![
-                    ("key", csr.public_key().algorithm().to_string()),
-                    ("key id", hex(csr.public_key().key_id().as_bytes())),
+                    ("key", Fact::text(csr.public_key().algorithm().to_string())),
                     (
-                        "claims",
-                        if csr.claimed_names().is_empty() {
-                            "-".to_owned()
-                        } else {
-                            csr.claimed_names().join(", ")
-                        },
+                        "key id",
+                        Fact::text(hex(csr.public_key().key_id().as_bytes())),
                     ),
-                    ("signature", "verifies under its own key".to_owned()),
+                    ("claims", Fact::list(csr.claimed_names())),
+                    ("signature", Fact::text("verifies under its own key")),
                 ],
                 wrong: Vec::new(),
                 notes,
@@ -203,14 +257,14 @@ fn request(der: &[u8]) -> Finding {
         }
         Err(error) => Finding {
             kind: "certificate request",
-            lines: vec![("bytes", der.len().to_string())],
+            lines: vec![("bytes", Fact::Number(der.len() as u64))],
             wrong: vec![error.to_string()],
             notes: Vec::new(),
         },
     }
 }
 
-fn to_text(findings: &[Finding]) -> String {
+fn to_text(findings: &[Finding], now_ms: i64) -> String {
     let mut text = String::new();
     for finding in findings {
         if !text.is_empty() {
@@ -218,7 +272,7 @@ fn to_text(findings: &[Finding]) -> String {
         }
         text.push_str(&format!("{}\n", finding.kind));
         for (name, value) in &finding.lines {
-            text.push_str(&format!("  {name:<18}{value}\n"));
+            text.push_str(&format!("  {name:<18}{}\n", value.to_text(now_ms)));
         }
         for wrong in &finding.wrong {
             text.push_str(&format!("  WRONG: {wrong}\n"));
@@ -233,7 +287,7 @@ fn to_text(findings: &[Finding]) -> String {
 fn to_json(findings: &[Finding]) -> Value {
     let findings = findings.iter().map(|finding| {
         let fields: serde_json::Map<String, Value> =
-            finding.lines.iter().map(|(name, value)| (name.replace(' ', "_").to_lowercase(), value.clone().into())).collect();
+            finding.lines.iter().map(|(name, value)| (name.replace(' ', "_").to_lowercase(), value.to_json())).collect();
         json!({"kind": finding.kind, "fields": fields, "wrong": finding.wrong, "notes": finding.notes})
     });
     Value::Array(findings.collect())

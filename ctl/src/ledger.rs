@@ -2,13 +2,14 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use arx_proto::admin::v1 as wire;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::client::{Failure, connect};
-use crate::output::{Output, columns, hex, now, parse_span, unix_ms};
+use crate::output::{Output, Style, columns, hex, limit, parse_span};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -27,18 +28,18 @@ pub(crate) enum Command {
         #[arg(long)]
         identity: Option<String>,
         /// Stop after so many.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = limit)]
         limit: usize,
     },
     /// Print records as JSON lines, oldest first.
     Export {
         /// Only those of this last span, such as 1h or 7d.
-        #[arg(long)]
-        last: Option<String>,
+        #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+        last: Option<Duration>,
     },
 }
 
-pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<Output, Failure> {
+pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result<Output, Failure> {
     let mut client = connect(socket).await?;
     match command {
         Command::Verify => {
@@ -47,7 +48,7 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
                 .await?
                 .into_inner();
             let well = report.problems.is_empty();
-            if json {
+            if style.json {
                 let report = json!({
                     "records": report.records, "segments": report.segments,
                     "head_sha256": hex(&report.head_sha256), "problems": report.problems,
@@ -68,7 +69,7 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
             } else {
                 "the chain does NOT hold: keep the files, and compare them with a copy\n"
             });
-            Ok(Output::text(text).well_if(well))
+            Ok(Output::text(&text).well_if(well))
         }
         Command::Search {
             serial,
@@ -87,18 +88,21 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
                     page_token,
                 };
                 let page = client.search_ledger(request).await?.into_inner();
-                records.extend(
-                    page.records
-                        .iter()
-                        .filter_map(|record| serde_json::from_str(record).ok()),
-                );
+                for record in &page.records {
+                    let record = serde_json::from_str(record).map_err(|error| {
+                        Failure::Failed(format!(
+                            "the authority sent a record that is no JSON: {error}"
+                        ))
+                    })?;
+                    records.push(record);
+                }
                 page_token = page.page_token;
                 if page_token.is_empty() || records.len() >= limit {
                     break;
                 }
             }
             let well = !records.is_empty();
-            if json {
+            if style.json {
                 return Ok(Output::json(&Value::Array(records)).well_if(well));
             }
             if !well {
@@ -109,15 +113,13 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
             if !page_token.is_empty() {
                 text.push_str(&format!("only the newest {limit}; --limit shows more\n"));
             }
-            Ok(Output::text(text))
+            Ok(Output::text(&text))
         }
         Command::Export { last } => {
-            let since = match last.as_deref().map(parse_span) {
-                None => 0,
-                Some(Ok(span)) => unix_ms(now())
-                    .saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
-                Some(Err(wrong)) => return Err(Failure::Failed(wrong)),
-            };
+            let since = last.map_or(0, |span| {
+                let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+                style.now_ms.saturating_sub(millis)
+            });
             let request = wire::ExportLedgerRequest {
                 since_unix_ms: since,
                 until_unix_ms: 0,

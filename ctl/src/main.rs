@@ -1,6 +1,7 @@
 //! `arx`: the operator's command line. It asks an authority over its admin socket, and
 //! explains certificates, requests, bundles and tokens.
 
+mod agents;
 mod bundle;
 mod check;
 mod client;
@@ -10,6 +11,10 @@ mod ledger;
 mod output;
 mod status;
 mod svid;
+mod version;
+
+#[cfg(test)]
+mod fake;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -18,7 +23,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use client::Failure;
-use output::Output;
+use output::{Output, Style};
 
 /// Exit codes: 0 it is well; 1 it is not, or could not be done; 2 the command line is
 /// wrong; 3 the authority can't be reached.
@@ -27,7 +32,7 @@ use output::Output;
     name = "arx",
     version,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 well, 1 not well or not done, 2 wrong usage, 3 authority not reached."
+    after_help = "Exit codes: 0 well, 1 not well or not done, 2 wrong usage, 3 authority not reached. More in docs/cli.md."
 )]
 struct Arguments {
     /// The authority's admin socket.
@@ -42,6 +47,9 @@ struct Arguments {
     /// How to print.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
     output: Format,
+    /// Tell times also by the clock, in UTC.
+    #[arg(short, long, global = true)]
+    wide: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -65,6 +73,9 @@ enum Command {
         /// Only those that are not connected.
         #[arg(long)]
         away: bool,
+        /// Stop after so many.
+        #[arg(long, default_value_t = 1000, value_parser = output::limit)]
+        limit: usize,
     },
     /// Valid certificates.
     #[command(subcommand)]
@@ -83,6 +94,8 @@ enum Command {
     /// The record of all that was issued and refused.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// The versions of this program and of the authority, if that answers.
+    Version,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -100,80 +113,55 @@ fn main() -> ExitCode {
         Err(error) => return fail(&Failure::Failed(error.to_string())),
     };
     match runtime.block_on(run(arguments)) {
-        Ok(output) => match std::io::stdout().lock().write_all(output.text.as_bytes()) {
-            // A reader that has seen enough is no failure: `arx svid list | head`.
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                fail(&Failure::Failed(error.to_string()))
-            }
-            _ if output.well => ExitCode::SUCCESS,
-            _ => ExitCode::from(1),
+        Ok(output) => match print(&output.body) {
+            Ok(()) => ExitCode::from(output.exit_code),
+            Err(failure) => fail(&failure),
         },
         Err(failure) => fail(&failure),
     }
 }
 
+/// A reader that has seen enough is no failure: `arx svid list | head`.
+fn print(body: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(body).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(
+            format!("can't write to standard output: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn fail(failure: &Failure) -> ExitCode {
-    eprintln!("{failure}");
+    // Where standard error is closed, the exit code still tells.
+    let _unheard = writeln!(std::io::stderr(), "arx: {failure}");
     ExitCode::from(failure.exit_code())
 }
 
 async fn run(arguments: Arguments) -> Result<Output, Failure> {
-    let json = matches!(arguments.output, Format::Json);
+    let style = Style {
+        json: matches!(arguments.output, Format::Json),
+        wide: arguments.wide,
+        now_ms: output::unix_ms(output::now()),
+    };
     let socket = &arguments.socket;
     match arguments.command {
-        Command::Status => status::run(socket, json).await,
-        Command::Check => check::run(socket, json).await,
-        Command::Agents { away } => status::agents(socket, json, away).await,
-        Command::Svid(command) => svid::run(socket, json, command).await,
-        Command::Bundle(command) => bundle::run(socket, json, command).await,
-        Command::Inspect { file } => inspect::run(&file, json),
-        Command::Envoy(command) => envoy::run(&command),
-        Command::Ledger(command) => ledger::run(socket, json, command).await,
+        Command::Status => status::run(socket, style).await,
+        Command::Check => check::run(socket, style).await,
+        Command::Agents { away, limit } => agents::run(socket, style, away, limit).await,
+        Command::Svid(command) => svid::run(socket, style, command).await,
+        Command::Bundle(command) => bundle::run(socket, style, command).await,
+        Command::Inspect { file } => inspect::run(&file, style),
+        Command::Envoy(command) => envoy::run(&command, style),
+        Command::Ledger(command) => ledger::run(socket, style, command).await,
+        Command::Version => version::run(socket, style).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "arx", &mut script);
-            Ok(Output::text(String::from_utf8_lossy(&script).into_owned()))
+            Ok(Output::raw(script))
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_in_order() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_is_in_the_manual() {
-        let manual = include_str!("../../docs/cli.md");
-        let mut command = Arguments::command();
-        command.build();
-        for sub in command
-            .get_subcommands()
-            .filter(|sub| sub.get_name() != "help")
-        {
-            let inner: Vec<_> = sub
-                .get_subcommands()
-                .map(|inner| inner.get_name().to_owned())
-                .filter(|name| name != "help")
-                .collect();
-            if inner.is_empty() {
-                assert!(
-                    manual.contains(&format!("`arx {}", sub.get_name())),
-                    "{}",
-                    sub.get_name()
-                );
-            }
-            for name in inner {
-                assert!(
-                    manual.contains(&format!("`arx {} {name}", sub.get_name())),
-                    "{} {name}",
-                    sub.get_name()
-                );
-            }
-        }
-    }
-}
+mod tests;

@@ -10,26 +10,62 @@ use time::format_description::well_known::Rfc3339;
 /// What a command has to say.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Output {
-    pub(crate) text: String,
-    /// Whether the exit code is 0.
-    pub(crate) well: bool,
+    pub(crate) body: Vec<u8>,
+    pub(crate) exit_code: u8,
 }
 
 impl Output {
-    pub(crate) fn text(text: impl Into<String>) -> Self {
+    /// For people. A node or a token may have called itself anything: what would move a
+    /// terminal's cursor is not passed on.
+    pub(crate) fn text(text: &str) -> Self {
+        let text: String = text
+            .chars()
+            .map(|c| match c {
+                '\n' => c,
+                c if c.is_control() => char::REPLACEMENT_CHARACTER,
+                c => c,
+            })
+            .collect();
+        Self::raw(text)
+    }
+
+    /// For programs, as it is.
+    pub(crate) fn raw(body: impl Into<Vec<u8>>) -> Self {
         Self {
-            text: text.into(),
-            well: true,
+            body: body.into(),
+            exit_code: 0,
         }
     }
 
     pub(crate) fn json(value: &Value) -> Self {
-        Self::text(format!("{value:#}\n"))
+        Self::raw(format!("{value:#}\n"))
     }
 
     pub(crate) fn well_if(mut self, well: bool) -> Self {
-        self.well = well;
+        self.exit_code = u8::from(!well);
         self
+    }
+}
+
+/// How an answer is to be told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Style {
+    /// One JSON value instead of text.
+    pub(crate) json: bool,
+    /// Times also by the clock.
+    pub(crate) wide: bool,
+    /// Relative times count from here.
+    pub(crate) now_ms: i64,
+}
+
+impl Style {
+    /// A time for people: "in 43m", or "in 43m, 2026-11-26T01:10:32Z".
+    pub(crate) fn time(&self, unix_ms: i64) -> String {
+        let relative = relative(unix_ms, self.now_ms);
+        match instant(unix_ms) {
+            absolute if self.wide && !absolute.is_empty() => format!("{relative}, {absolute}"),
+            _ => relative,
+        }
     }
 }
 
@@ -143,6 +179,14 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The argument of `--limit`.
+pub(crate) fn limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("say how many, at least 1".to_owned()),
+    }
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
@@ -164,12 +208,14 @@ pub(crate) fn columns(heading: &[&str], rows: &[Vec<String>]) -> String {
         })
         .collect();
     let mut text = String::new();
+    // A cell must not look like a line of its own.
+    let flat = |cell: &String| cell.replace('\n', "\u{fffd}");
     let heading: Vec<String> = heading.iter().map(|cell| (*cell).to_owned()).collect();
     for row in std::iter::once(&heading).chain(rows) {
         let cells: Vec<_> = row
             .iter()
             .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
+            .map(|(cell, width)| format!("{:<width$}", flat(cell)))
             .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
@@ -207,6 +253,29 @@ mod tests {
         for wrong in ["", "h", "10", "10x", "1h30", "99999999999999999999d"] {
             assert!(parse_span(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn times_are_also_told_by_the_clock_where_that_is_asked_for() {
+        let style = |wide| Style {
+            json: false,
+            wide,
+            now_ms: 1_795_652_852_063,
+        };
+        let end = 1_795_652_852_063 + 2_580_000;
+        assert_eq!(style(false).time(end), "in 43m");
+        assert_eq!(style(true).time(end), "in 43m, 2026-11-26T01:10:32Z");
+        assert_eq!(style(true).time(0), "-");
+    }
+
+    #[test]
+    fn what_others_called_themselves_does_not_reach_the_terminal_as_commands() {
+        let rows = vec![vec!["x\u{1b}[2J\nok     all is well".to_owned()]];
+        let output = Output::text(&columns(&["SOFTWARE"], &rows));
+        assert_eq!(
+            String::from_utf8_lossy(&output.body),
+            "SOFTWARE\nx\u{fffd}[2J\u{fffd}ok     all is well\n"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `arx status` and `arx agents`.
+//! `arx status`: one screen.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,23 +6,20 @@ use std::path::Path;
 use arx_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
-use crate::client::{Client, Failure, connect};
-use crate::output::{Output, columns, hex, instant_json, now, relative, span, unix_ms};
+use crate::client::{Failure, connect};
+use crate::output::{Output, Style, columns, hex, instant_json, span};
 
-/// Entries that are asked for at a time.
-const PAGE: u32 = 500;
-
-pub(crate) async fn run(socket: &Path, json: bool) -> Result<Output, Failure> {
+pub(crate) async fn run(socket: &Path, style: Style) -> Result<Output, Failure> {
     let status = connect(socket)
         .await?
         .status(wire::StatusRequest {})
         .await?
         .into_inner();
     let well = status.health.iter().all(|health| health.ok);
-    let output = if json {
+    let output = if style.json {
         Output::json(&to_json(&status))
     } else {
-        Output::text(to_text(&status, unix_ms(now())))
+        Output::text(&to_text(&status, style))
     };
     Ok(output.well_if(well))
 }
@@ -53,13 +50,13 @@ pub(crate) fn to_json(status: &wire::StatusResponse) -> Value {
     })
 }
 
-fn to_text(status: &wire::StatusResponse, now_ms: i64) -> String {
+fn to_text(status: &wire::StatusResponse, style: Style) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _infallible = writeln!(text, "{name:<14}{value}");
     };
     line("trust domain", status.trust_domain.clone());
-    let up = span(now_ms.abs_diff(status.started_unix_ms));
+    let up = span(style.now_ms.abs_diff(status.started_unix_ms));
     line(
         "authority",
         format!("{}, {}, up {up}", status.replica_id, status.version),
@@ -84,7 +81,7 @@ fn to_text(status: &wire::StatusResponse, now_ms: i64) -> String {
             0 => String::new(),
             end => format!(
                 "; the next ends {}: {}",
-                relative(end, now_ms),
+                style.time(end),
                 status.soonest_expiry_identity
             ),
         };
@@ -111,8 +108,8 @@ fn to_text(status: &wire::StatusResponse, now_ms: i64) -> String {
                 authority.state.clone(),
                 authority.key_algorithm.clone(),
                 authority.custody.clone(),
-                relative(authority.not_after_unix_ms, now_ms),
-                relative(authority.renews_unix_ms, now_ms),
+                style.time(authority.not_after_unix_ms),
+                style.time(authority.renews_unix_ms),
                 authority.live_certificates.to_string(),
                 hex(&authority.key_id).chars().take(16).collect(),
             ];
@@ -149,79 +146,6 @@ fn to_text(status: &wire::StatusResponse, now_ms: i64) -> String {
     text.push('\n');
     text.push_str(&columns(&["HEALTH", "", "CODE", ""], &rows));
     text
-}
-
-/// All agents, page by page.
-pub(crate) async fn all_agents(client: &mut Client) -> Result<Vec<wire::Agent>, Failure> {
-    let mut agents = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let page = client
-            .list_agents(wire::ListAgentsRequest {
-                page_size: PAGE,
-                page_token,
-            })
-            .await?
-            .into_inner();
-        agents.extend(page.agents);
-        page_token = page.page_token;
-        if page_token.is_empty() {
-            return Ok(agents);
-        }
-    }
-}
-
-pub(crate) async fn agents(socket: &Path, json: bool, away: bool) -> Result<Output, Failure> {
-    let mut agents = all_agents(&mut connect(socket).await?).await?;
-    if away {
-        agents.retain(|agent| !agent.connected);
-    }
-    if json {
-        let agents: Vec<_> = agents.iter().map(agent_json).collect();
-        return Ok(Output::json(&Value::Array(agents)));
-    }
-    let now_ms = unix_ms(now());
-    let rows: Vec<_> = agents
-        .iter()
-        .map(|agent| {
-            let state = if agent.connected { "connected" } else { "away" };
-            vec![
-                format!("{}/{}", agent.cluster, agent.node),
-                state.to_owned(),
-                relative(agent.since_unix_ms, now_ms),
-                format!("{}.{}", agent.trust_epoch, agent.trust_number),
-                agent.leaves.to_string(),
-                format!("{}/{}", agent.subscribers_confirmed, agent.subscribers),
-                agent.nacks.to_string(),
-                relative(agent.certificate_not_after_unix_ms, now_ms),
-                format!("{} ms", agent.clock_offset_ms),
-                agent.software.clone(),
-            ]
-        })
-        .collect();
-    let heading = [
-        "NODE",
-        "STATE",
-        "SINCE",
-        "TRUST",
-        "LEAVES",
-        "CONFIRMED",
-        "NACKS",
-        "CERT ENDS",
-        "CLOCK",
-        "SOFTWARE",
-    ];
-    Ok(Output::text(columns(&heading, &rows)))
-}
-
-fn agent_json(agent: &wire::Agent) -> Value {
-    json!({
-        "spiffe_id": agent.spiffe_id, "cluster": agent.cluster, "node": agent.node, "connected": agent.connected,
-        "since": instant_json(agent.since_unix_ms), "software": agent.software, "instance_id": hex(&agent.instance_id),
-        "clock_offset_ms": agent.clock_offset_ms, "trust_sequence": format!("{}.{}", agent.trust_epoch, agent.trust_number),
-        "leaves": agent.leaves, "subscribers": agent.subscribers, "subscribers_confirmed": agent.subscribers_confirmed,
-        "nacks": agent.nacks, "certificate_not_after": instant_json(agent.certificate_not_after_unix_ms),
-    })
 }
 
 #[cfg(test)]
@@ -261,7 +185,12 @@ mod tests {
 
     #[test]
     fn one_screen_shows_what_matters() {
-        let text = to_text(&status(), 4_000_000);
+        let style = Style {
+            json: false,
+            wide: false,
+            now_ms: 4_000_000,
+        };
+        let text = to_text(&status(), style);
         for part in [
             "example.org",
             "3 connected, 4 known",

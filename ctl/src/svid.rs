@@ -1,6 +1,7 @@
 //! `arx svid`: valid certificates, and asking for their early renewal.
 
 use std::path::Path;
+use std::time::Duration;
 
 use arx_proto::admin::v1 as wire;
 use clap::{Args, Subcommand};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Failure, connect};
 use crate::output::{
-    Output, columns, hex, instant, instant_json, now, parse_span, relative, unix_ms,
+    Output, Style, columns, hex, instant, instant_json, limit, parse_span, relative, span,
 };
 
 /// Entries that are asked for at a time.
@@ -21,7 +22,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Which,
         /// Stop after so many.
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 1000, value_parser = limit)]
         limit: usize,
     },
     /// Show everything about one certificate.
@@ -37,8 +38,8 @@ pub(crate) enum Command {
         #[arg(long)]
         all: bool,
         /// The renewals are spread over this long.
-        #[arg(long, default_value = "1m")]
-        within: String,
+        #[arg(long, value_name = "SPAN", default_value = "1m", value_parser = parse_span)]
+        within: Duration,
         /// For the logs.
         #[arg(long, default_value = "asked for by an operator")]
         reason: String,
@@ -48,7 +49,7 @@ pub(crate) enum Command {
 /// Which certificates.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Which {
-    /// A SPIFFE id, or the beginning of one that ends in `/`.
+    /// A SPIFFE id; for a list also the beginning of some, ending in `/`.
     #[arg(long)]
     identity: Option<String>,
     /// The name of a node.
@@ -65,37 +66,35 @@ impl Which {
     }
 }
 
-pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<Output, Failure> {
-    let mut client = connect(socket).await?;
+pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result<Output, Failure> {
     match command {
         Command::List { which, limit } => {
-            let (svids, more) = list(&mut client, &which, limit).await?;
-            if json {
+            let (svids, more) = list(&mut connect(socket).await?, &which, limit).await?;
+            if style.json {
                 return Ok(Output::json(&Value::Array(
                     svids.iter().map(to_json).collect(),
                 )));
             }
-            let now_ms = unix_ms(now());
-            let rows: Vec<_> = svids.iter().map(|svid| row(svid, now_ms)).collect();
+            let rows: Vec<_> = svids.iter().map(|svid| row(svid, style)).collect();
             let mut text = columns(&["IDENTITY", "NODE", "SERIAL", "ENDS", "ISSUED"], &rows);
             if more {
                 text.push_str(&format!("only the first {limit}; --limit shows more\n"));
             }
-            Ok(Output::text(text))
+            Ok(Output::text(&text))
         }
         Command::Show { serial } => {
             let which = Which {
                 serial: Some(serial.clone()),
                 ..Which::default()
             };
-            let (svids, _) = list(&mut client, &which, 1).await?;
+            let (svids, _) = list(&mut connect(socket).await?, &which, 1).await?;
             let svid = svids.first().ok_or_else(|| {
                 Failure::Failed(format!("no valid certificate has serial number {serial}; `arx ledger search --serial {serial}` also finds those that have ended"))
             })?;
-            Ok(if json {
+            Ok(if style.json {
                 Output::json(&to_json(svid))
             } else {
-                Output::text(show(svid, unix_ms(now())))
+                Output::text(&show(svid, style.now_ms))
             })
         }
         Command::Renew {
@@ -105,26 +104,32 @@ pub(crate) async fn run(socket: &Path, json: bool, command: Command) -> Result<O
             reason,
         } => {
             if which.is_everything() && !all {
-                return Err(Failure::Failed(
+                return Err(Failure::Usage(
                     "say which: --identity, --node or --serial; or --all".to_owned(),
                 ));
             }
-            let window = parse_span(&within).map_err(Failure::Failed)?;
+            let window_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
             let request = wire::RequestRenewalRequest {
                 identity: which.identity.unwrap_or_default(),
                 node: which.node.unwrap_or_default(),
                 serial: which.serial.unwrap_or_default(),
-                window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
+                window_ms,
                 reason,
             };
-            let answer = client.request_renewal(request).await?.into_inner();
+            let answer = connect(socket)
+                .await?
+                .request_renewal(request)
+                .await?
+                .into_inner();
             let well = answer.agents > 0;
-            let output = if json {
+            let output = if style.json {
                 Output::json(&json!({"agents": answer.agents, "certificates": answer.certificates}))
             } else if well {
-                Output::text(format!(
-                    "{} agents were asked to renew {} certificates within {within}\n",
-                    answer.agents, answer.certificates
+                Output::text(&format!(
+                    "{} agents were asked to renew {} certificates within {}\n",
+                    answer.agents,
+                    answer.certificates,
+                    span(window_ms)
                 ))
             } else {
                 Output::text("no connected agent holds such a certificate\n")
@@ -170,13 +175,13 @@ fn node(svid: &wire::SvidRecord) -> String {
     }
 }
 
-fn row(svid: &wire::SvidRecord, now_ms: i64) -> Vec<String> {
+fn row(svid: &wire::SvidRecord, style: Style) -> Vec<String> {
     vec![
         svid.spiffe_id.clone(),
         node(svid),
         hex(&svid.serial),
-        relative(svid.not_after_unix_ms, now_ms),
-        relative(svid.issued_unix_ms, now_ms),
+        style.time(svid.not_after_unix_ms),
+        style.time(svid.issued_unix_ms),
     ]
 }
 

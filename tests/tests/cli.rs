@@ -90,7 +90,7 @@ async fn asking_for_renewal_renews_what_was_asked_for() -> anyhow::Result<()> {
     let before = serial()?;
     let refused = arx(&socket, &["svid", "renew"])?;
     ensure!(
-        refused.status.code() == Some(1),
+        refused.status.code() == Some(2),
         "everything is renewed only when that is said: {refused:?}"
     );
     let asked = arx(

@@ -4,8 +4,8 @@
 use arx_identity::profile::{Kind, Severity, violations};
 use arx_identity::{Certificate, KeyId};
 
-use super::Finding;
-use crate::output::{hex, instant, relative, unix_ms};
+use super::{Fact, Finding};
+use crate::output::{hex, relative, unix_ms};
 
 /// Explains each, and whether each is signed by the one after it.
 pub(super) fn explain_all(certificates: &[Certificate], now_ms: i64) -> Vec<Finding> {
@@ -21,7 +21,7 @@ pub(super) fn explain_all(certificates: &[Certificate], now_ms: i64) -> Vec<Find
             if pair[0].is_signed_by(&pair[1]) {
                 findings[place]
                     .lines
-                    .push(("signed by", "the next certificate".to_owned()));
+                    .push(("signed by", Fact::text("the next certificate")));
             } else {
                 findings[place].wrong.push("it is not signed by the certificate that follows: put the chain in order, leaf first".to_owned());
             }
@@ -37,49 +37,28 @@ fn explain(certificate: &Certificate, now_ms: i64) -> Finding {
         (true, false) => (Kind::Intermediate, "intermediate certificate"),
         (false, _) => (Kind::Leaf, "leaf certificate"),
     };
-    let shown = |id: Option<KeyId>| id.map_or_else(|| "-".to_owned(), |id| hex(id.as_bytes()));
+    let shown = |id: Option<KeyId>| id.map_or(Fact::None, |id| Fact::text(hex(id.as_bytes())));
     let (begin, end) = (
         unix_ms(certificate.not_before()),
         unix_ms(certificate.not_after()),
     );
-    let list = |names: &[String]| {
-        if names.is_empty() {
-            "-".to_owned()
-        } else {
-            names.join(", ")
-        }
-    };
+    let spiffe_id = certificate.spiffe_id().map(ToString::to_string);
     let lines = vec![
+        ("SPIFFE id", Fact::text(spiffe_id.unwrap_or_default())),
+        ("URI names", Fact::list(certificate.uris())),
+        ("DNS names", Fact::list(certificate.dns_names())),
+        ("subject", Fact::text(certificate.subject())),
+        ("issuer", Fact::text(certificate.issuer())),
+        ("serial", Fact::text(certificate.serial().to_string())),
+        ("valid from", Fact::Time(begin)),
+        ("valid until", Fact::Time(end)),
         (
-            "SPIFFE id",
-            certificate
-                .spiffe_id()
-                .map_or_else(|| "-".to_owned(), ToString::to_string),
+            "key",
+            Fact::text(certificate.public_key().algorithm().to_string()),
         ),
-        ("URI names", list(certificate.uris())),
-        ("DNS names", list(certificate.dns_names())),
-        (
-            "subject",
-            if certificate.subject().is_empty() {
-                "-".to_owned()
-            } else {
-                certificate.subject().to_owned()
-            },
-        ),
-        ("issuer", certificate.issuer().to_owned()),
-        ("serial", certificate.serial().to_string()),
-        (
-            "valid from",
-            format!("{} ({})", instant(begin), relative(begin, now_ms)),
-        ),
-        (
-            "valid until",
-            format!("{} ({})", instant(end), relative(end, now_ms)),
-        ),
-        ("key", certificate.public_key().algorithm().to_string()),
         ("subject key id", shown(certificate.subject_key_id())),
         ("authority key id", shown(certificate.authority_key_id())),
-        ("sha256", hex(&certificate.sha256())),
+        ("sha256", Fact::text(hex(&certificate.sha256()))),
     ];
     let mut wrong = Vec::new();
     let mut notes = Vec::new();

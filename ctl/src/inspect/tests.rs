@@ -1,6 +1,6 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arx_identity::profile::{Issuer, Leaf, Validity, leaf, root};
+use arx_identity::profile::{Issuer, Kind, Leaf, Validity, intermediate, leaf, root, violations};
 use arx_identity::{KeyAlgorithm, PrivateKey, Sequence, SpiffeId, TrustBundle, TrustDomain};
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -13,7 +13,7 @@ fn now() -> SystemTime {
 }
 
 fn look(bytes: &[u8]) -> Vec<Finding> {
-    explain(bytes, (NOW * 1000).try_into().expect("fits")).expect("known")
+    explain(bytes, NOW_MS).expect("known")
 }
 
 struct Authority {
@@ -59,13 +59,11 @@ impl Authority {
     }
 }
 
-fn field<'a>(finding: &'a Finding, name: &str) -> &'a str {
-    finding
-        .lines
-        .iter()
-        .find(|(other, _)| *other == name)
-        .map(|(_, value)| value.as_str())
-        .expect("a field")
+const NOW_MS: i64 = NOW as i64 * 1000;
+
+fn field(finding: &Finding, name: &str) -> String {
+    let found = finding.lines.iter().find(|(other, _)| *other == name);
+    found.expect("a field").1.to_text(NOW_MS)
 }
 
 #[test]
@@ -109,11 +107,67 @@ fn a_chain_out_of_order_and_a_certificate_that_is_over_are_named() {
 #[test]
 fn a_certificate_that_breaks_the_profile_is_told_which_rule() {
     // Made by OpenSSL: two URIs, keyCertSign, no basicConstraints.
-    let findings = look(include_bytes!("tests/bad-leaf.pem"));
+    let pem = include_str!("tests/bad-leaf.pem");
+    let findings = look(pem.as_bytes());
     let wrong = findings[0].wrong.join("\n");
+    let certificate = Certificate::list_from_pem(pem)
+        .expect("a certificate")
+        .remove(0);
+    let shown = to_text(&findings, NOW_MS);
+    for violation in violations(&certificate, Kind::Leaf) {
+        assert!(
+            shown.contains(&violation.to_string()),
+            "{violation} is not named in:\n{shown}"
+        );
+    }
     for rule in ["keyUsage", "subjectAltName", "basicConstraints"] {
         assert!(wrong.contains(rule), "{rule} is not named in:\n{wrong}");
     }
+}
+
+#[test]
+fn an_intermediate_is_told_from_a_root() {
+    let authority = authority();
+    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
+    let trust_domain = TrustDomain::parse("example.org").expect("a name");
+    let unsigned = intermediate(
+        &Issuer::new(&authority.root).expect("an issuer"),
+        key.public_key(),
+        &trust_domain,
+        "ca-1",
+        Validity::authority(now(), Duration::from_secs(3600)),
+        0,
+    )
+    .expect("an intermediate");
+    let signature = authority.key.sign(unsigned.to_be_signed()).expect("signed");
+    let findings = look(unsigned.complete(&signature).expect("in order").der());
+    assert_eq!(findings[0].kind, "intermediate certificate");
+    assert!(findings[0].wrong.is_empty(), "{findings:?}");
+}
+
+#[test]
+fn certificates_in_der_may_stand_one_after_the_other() {
+    let (one, other) = (authority().root, authority().root);
+    let findings = look(&[one.der(), other.der()].concat());
+    assert_eq!(findings.len(), 2);
+    assert_eq!(field(&findings[1], "serial"), other.serial().to_string());
+    assert!(findings.iter().all(|finding| finding.wrong.is_empty()));
+}
+
+#[test]
+fn json_has_stable_names_and_values_that_programs_can_compare() {
+    let root = authority().root;
+    let json = to_json(&look(root.der()));
+    assert_eq!(json[0]["kind"], "root certificate");
+    let fields = json[0]["fields"].as_object().expect("fields");
+    let names: Vec<_> = fields.keys().map(String::as_str).collect();
+    assert_eq!(
+        names.join(" "),
+        "authority_key_id dns_names issuer key serial sha256 spiffe_id subject \
+         subject_key_id uri_names valid_from valid_until"
+    );
+    assert_eq!(fields["dns_names"], Value::Null);
+    assert_eq!(fields["valid_until"], "2027-01-16T08:00:00Z");
 }
 
 #[test]
@@ -122,7 +176,7 @@ fn a_request_is_explained_and_a_broken_one_is_told_why() {
     let mut csr = key.create_csr().expect("a request");
     let findings = look(&csr);
     assert_eq!(
-        (findings[0].kind, field(&findings[0], "key")),
+        (findings[0].kind, field(&findings[0], "key").as_str()),
         ("certificate request", "ecdsa-p256")
     );
     *csr.last_mut().expect("not empty") ^= 1;
@@ -176,7 +230,7 @@ fn a_token_is_explained_and_its_signature_never_shown() {
             .iter()
             .any(|note| note.contains("names no node"))
     );
-    let shown = to_text(&findings) + &to_json(&findings).to_string();
+    let shown = to_text(&findings, NOW_MS) + &to_json(&findings).to_string();
     let signature = text.rsplit('.').next().expect("three parts");
     assert!(!shown.contains(signature), "{shown}");
 }
@@ -196,7 +250,7 @@ fn a_private_key_is_recognised_and_nothing_of_it_is_shown() {
     let findings = look(pem.as_bytes());
     assert_eq!(findings[0].kind, "private key");
     let body = pem.lines().nth(1).expect("a line");
-    assert!(!to_text(&findings).contains(body));
+    assert!(!to_text(&findings, NOW_MS).contains(body));
 }
 
 #[test]

@@ -5,8 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::Finding;
-use crate::output::{instant, relative};
+use super::{Fact, Finding};
 
 /// Algorithms that an authority takes.
 const TAKEN: [&str; 4] = ["RS256", "ES256", "ES384", "EdDSA"];
@@ -20,27 +19,26 @@ pub(super) fn explain(text: &str, now_ms: i64) -> Option<Finding> {
     let header = json(header)?;
     let claims = json(claims)?;
     let kubernetes = &claims["kubernetes.io"];
+    let account = kubernetes["serviceaccount"]["name"]
+        .as_str()
+        .map_or(Fact::None, |name| {
+            let namespace = kubernetes["namespace"].as_str().unwrap_or("-");
+            Fact::Text(clean(&format!("{namespace}/{name}")))
+        });
     let mut lines = vec![
         ("algorithm", string(&header["alg"])),
         ("key", string(&header["kid"])),
         ("issuer", string(&claims["iss"])),
         ("audience", audience(&claims["aud"])),
         ("subject", string(&claims["sub"])),
-        (
-            "service account",
-            format!(
-                "{}/{}",
-                string(&kubernetes["namespace"]),
-                string(&kubernetes["serviceaccount"]["name"])
-            ),
-        ),
+        ("service account", account),
         ("pod", named(&kubernetes["pod"])),
         ("node", named(&kubernetes["node"])),
     ];
     for (name, key) in [("issued", "iat"), ("not before", "nbf"), ("expires", "exp")] {
-        lines.push((name, time(&claims[key], now_ms)));
+        lines.push((name, time(&claims[key])));
     }
-    lines.push(("signature", "not shown, and not verified here".to_owned()));
+    lines.push(("signature", Fact::text("not shown, and not verified here")));
     let mut wrong = Vec::new();
     let algorithm = header["alg"].as_str().unwrap_or_default();
     if !TAKEN.contains(&algorithm) {
@@ -49,15 +47,12 @@ pub(super) fn explain(text: &str, now_ms: i64) -> Option<Finding> {
     if signature.is_empty() {
         wrong.push("it has no signature".to_owned());
     }
-    match claims["exp"].as_i64() {
+    match seconds(&claims["exp"]) {
         None => wrong.push("it never expires: such tokens are not accepted".to_owned()),
         Some(end) if end.saturating_mul(1000) < now_ms => wrong.push("it has expired".to_owned()),
         Some(_) => {}
     }
-    if claims["nbf"]
-        .as_i64()
-        .is_some_and(|begin| begin.saturating_mul(1000) > now_ms + 30_000)
-    {
+    if seconds(&claims["nbf"]).is_some_and(|begin| begin.saturating_mul(1000) > now_ms + 30_000) {
         wrong.push("it is not valid yet: check the clocks".to_owned());
     }
     let mut notes = Vec::new();
@@ -93,37 +88,45 @@ fn json(part: &str) -> Option<Value> {
 }
 
 /// Control characters of a stranger's token must not reach a terminal.
-fn string(value: &Value) -> String {
-    match value.as_str() {
-        Some(text) => text
-            .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect(),
-        None => "-".to_owned(),
+fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+fn string(value: &Value) -> Fact {
+    value
+        .as_str()
+        .map_or(Fact::None, |text| Fact::text(clean(text)))
+}
+
+fn audience(value: &Value) -> Fact {
+    let one = value.as_str().into_iter();
+    let many = value.as_array().into_iter().flatten();
+    let all: Vec<_> = one
+        .chain(many.filter_map(Value::as_str))
+        .map(clean)
+        .collect();
+    Fact::list(&all)
+}
+
+fn named(value: &Value) -> Fact {
+    match (value["name"].as_str(), value["uid"].as_str()) {
+        (Some(name), Some(uid)) => Fact::Text(clean(&format!("{name} ({uid})"))),
+        (Some(name), None) => Fact::text(clean(name)),
+        (None, _) => Fact::None,
     }
 }
 
-fn audience(value: &Value) -> String {
-    match value.as_array() {
-        Some(many) => many.iter().map(string).collect::<Vec<_>>().join(", "),
-        None => string(value),
-    }
+/// A claim's time is in seconds, and may have a fraction (RFC 7519, 2).
+fn seconds(value: &Value) -> Option<i64> {
+    value
+        .as_i64()
+        .or_else(|| value.as_f64().map(|seconds| seconds as i64))
 }
 
-fn named(value: &Value) -> String {
-    if value.is_null() {
-        "-".to_owned()
-    } else {
-        format!("{} ({})", string(&value["name"]), string(&value["uid"]))
-    }
-}
-
-fn time(value: &Value, now_ms: i64) -> String {
-    match value.as_i64() {
-        Some(seconds) => {
-            let millis = seconds.saturating_mul(1000);
-            format!("{} ({})", instant(millis), relative(millis, now_ms))
-        }
-        None => "-".to_owned(),
-    }
+fn time(value: &Value) -> Fact {
+    seconds(value).map_or(Fact::None, |seconds| {
+        Fact::Time(seconds.saturating_mul(1000))
+    })
 }

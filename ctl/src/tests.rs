@@ -1,0 +1,282 @@
+//! Commands as they are typed, against an authority on a real socket.
+
+use std::path::Path;
+
+use arx_identity::profile::{Validity, root};
+use arx_identity::{KeyAlgorithm, PrivateKey, TrustDomain};
+use arx_proto::admin::v1 as wire;
+use serde_json::Value;
+
+use super::*;
+use crate::fake::{Answers, Authority};
+
+async fn arx(socket: &Path, arguments: &[&str]) -> Result<Output, Failure> {
+    let start = ["arx", "--socket", socket.to_str().expect("text")];
+    let line = [&start, arguments].concat();
+    run(Arguments::try_parse_from(line).expect("a command line in order")).await
+}
+
+async fn text(socket: &Path, arguments: &[&str]) -> String {
+    let output = arx(socket, arguments).await.expect("an answer");
+    String::from_utf8(output.body).expect("text")
+}
+
+async fn json(socket: &Path, arguments: &[&str]) -> Value {
+    let output = arx(socket, &[&["-o", "json"], arguments].concat())
+        .await
+        .expect("an answer");
+    serde_json::from_slice(&output.body).expect("JSON")
+}
+
+fn agents(number: u8) -> Vec<wire::Agent> {
+    let agent = |number| wire::Agent {
+        cluster: "c1".to_owned(),
+        node: format!("n{number}"),
+        connected: true,
+        ..Default::default()
+    };
+    (0..number).map(agent).collect()
+}
+
+fn well() -> Answers {
+    let now_ms = output::unix_ms(output::now());
+    Answers {
+        status: wire::StatusResponse {
+            version: "arx-ca 7".to_owned(),
+            clock_unix_ms: now_ms,
+            index_ready: true,
+            ..Default::default()
+        },
+        agents: agents(1),
+        ledger: Some(wire::VerifyLedgerResponse::default()),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn lists_are_followed_page_by_page_up_to_the_limit() {
+    let svid = |number| wire::SvidRecord {
+        serial: vec![number].into(),
+        ..Default::default()
+    };
+    let authority = Authority::start(Answers {
+        agents: agents(5),
+        svids: (1..=5).map(svid).collect(),
+        records: (0..5)
+            .map(|number| format!("{{\"index\":{number}}}"))
+            .collect(),
+        ..Answers::default()
+    });
+    let socket = authority.path();
+    for (arguments, expected) in [
+        (&["agents"][..], 5),
+        (&["agents", "--limit", "3"], 3),
+        (&["svid", "list"], 5),
+        (&["svid", "list", "--limit", "3"], 3),
+        (&["ledger", "search", "--serial", "01"], 5),
+        (&["ledger", "search", "--serial", "01", "--limit", "4"], 4),
+    ] {
+        let list = json(socket, arguments).await;
+        assert_eq!(
+            list.as_array().map(Vec::len),
+            Some(expected),
+            "{arguments:?}"
+        );
+    }
+    let short = text(socket, &["svid", "list", "--limit", "3"]).await;
+    assert!(
+        short.ends_with("only the first 3; --limit shows more\n"),
+        "{short}"
+    );
+    let whole = text(socket, &["svid", "list", "--limit", "5"]).await;
+    assert!(!whole.contains("--limit"), "{whole}");
+}
+
+#[tokio::test]
+async fn what_is_not_found_is_exit_code_1() {
+    let authority = Authority::start(Answers::default());
+    let socket = authority.path();
+    let missing = arx(socket, &["svid", "show", "01"])
+        .await
+        .expect_err("none");
+    assert_eq!(missing.exit_code(), 1);
+    assert!(
+        missing
+            .to_string()
+            .contains("arx ledger search --serial 01")
+    );
+    let nothing = arx(socket, &["ledger", "search", "--serial", "01"])
+        .await
+        .expect("an answer");
+    assert_eq!(nothing.exit_code, 1);
+    let nobody = arx(socket, &["svid", "renew", "--all"])
+        .await
+        .expect("an answer");
+    assert_eq!(nobody.exit_code, 1);
+    let all = arx(socket, &["svid", "renew"]).await.expect_err("refused");
+    assert_eq!(
+        all.exit_code(),
+        2,
+        "everything is renewed only when that is said"
+    );
+}
+
+#[tokio::test]
+async fn the_check_goes_on_behind_a_line_that_failed() {
+    let authority = Authority::start(well());
+    let output = arx(authority.path(), &["check"]).await.expect("lines");
+    let shown = String::from_utf8(output.body).expect("text");
+    assert_eq!(output.exit_code, 0, "{shown}");
+    assert!(shown.contains("all is well"), "{shown}");
+
+    let broken = Authority::start(Answers {
+        ledger: None,
+        ..well()
+    });
+    let output = arx(broken.path(), &["check"]).await.expect("lines");
+    let shown = String::from_utf8(output.body).expect("text");
+    assert_eq!(output.exit_code, 1, "{shown}");
+    assert!(
+        shown.contains("FAILED the ledger can be verified\n       the ledger's folder"),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
+async fn an_authority_that_is_not_there_is_the_check_s_first_line() {
+    let nowhere = Path::new("/nonexistent/admin.sock");
+    let output = arx(nowhere, &["-o", "json", "check"]).await.expect("lines");
+    assert_eq!(output.exit_code, 3);
+    let lines: Value = serde_json::from_slice(&output.body).expect("JSON");
+    assert_eq!(lines[0]["result"], "failed");
+    assert!(
+        lines[0]["hint"]
+            .as_str()
+            .expect("text")
+            .contains("ARX_ADMIN_SOCKET")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_hangs_is_not_waited_for_for_ever() {
+    let authority = Authority::silent();
+    let failure = arx(authority.path(), &["status"])
+        .await
+        .expect_err("no answer");
+    assert_eq!(failure.exit_code(), 3, "{failure}");
+    assert!(failure.to_string().contains("hangs"), "{failure}");
+}
+
+#[tokio::test]
+async fn versions_are_told_also_without_an_authority() {
+    let authority = Authority::start(well());
+    assert_eq!(
+        json(authority.path(), &["version"]).await["authority"],
+        "arx-ca 7"
+    );
+    let nowhere = Path::new("/nonexistent/admin.sock");
+    let alone = json(nowhere, &["version"]).await;
+    assert_eq!(alone["authority"], Value::Null);
+    assert_eq!(alone["arx"], env!("CARGO_PKG_VERSION"));
+}
+
+#[tokio::test]
+async fn a_bundle_is_exported_in_every_form_and_each_is_read_back() {
+    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
+    let trust_domain = TrustDomain::parse("example.org").expect("a name");
+    let validity = Validity::authority(output::now(), std::time::Duration::from_secs(86_400));
+    let unsigned = root(key.public_key(), &trust_domain, validity).expect("a root");
+    let signature = key.sign(unsigned.to_be_signed()).expect("signed");
+    let root = unsigned.complete(&signature).expect("in order");
+    let authority = Authority::start(Answers {
+        roots: vec![root.der().to_vec()],
+        ..Answers::default()
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("bundle");
+    for form in ["pem", "der", "spiffe"] {
+        let exported = arx(authority.path(), &["bundle", "export", "--format", form])
+            .await
+            .expect("a bundle");
+        std::fs::write(&file, &exported.body).expect("written");
+        let found = json(authority.path(), &["inspect", file.to_str().expect("text")]).await;
+        let serials: Vec<_> = found
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|finding| finding["fields"]["serial"].as_str())
+            .collect();
+        assert_eq!(serials, [root.serial().to_string()], "{form}");
+    }
+    let shown = json(authority.path(), &["bundle", "show"]).await;
+    assert_eq!(shown["sequence"], "1.7");
+    assert_eq!(shown["roots"][0]["serial"], root.serial().to_string());
+}
+
+#[test]
+fn the_command_line_is_in_order() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn every_command_and_option_is_in_the_manual_with_an_example() {
+    fn look(command: &clap::Command, path: &str, manual: &str) {
+        let path = format!("{path}{}", command.get_name());
+        let subcommands = command.get_subcommands();
+        for sub in subcommands.filter(|sub| sub.get_name() != "help") {
+            look(sub, &format!("{path} "), manual);
+        }
+        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+            let told = manual.contains(&format!("--{option}"));
+            assert!(
+                told || ["help", "version"].contains(&option),
+                "{path} --{option} is missing"
+            );
+        }
+        if !command.has_subcommands() {
+            assert!(manual.contains(&format!("`{path}")), "{path} is missing");
+            let example =
+                |line: &str| line.starts_with(&path) || line.contains(&format!("| {path}"));
+            assert!(manual.lines().any(example), "{path} has no example");
+        }
+    }
+    let mut command = Arguments::command();
+    command.build();
+    look(&command, "", include_str!("../../docs/cli.md"));
+}
+
+#[tokio::test]
+async fn the_manual_names_every_field_of_the_json() {
+    let manual = include_str!("../../docs/cli.md");
+    let mut answers = well();
+    answers.status.authorities.push(wire::Authority::default());
+    answers.status.health.push(wire::Health::default());
+    answers.svids.push(wire::SvidRecord::default());
+    let authority = Authority::start(answers);
+    for arguments in [
+        &["status"][..],
+        &["check"],
+        &["agents"],
+        &["svid", "list"],
+        &["svid", "renew", "--all"],
+        &["ledger", "verify"],
+        &["version"],
+    ] {
+        let mut left = vec![json(authority.path(), arguments).await];
+        while let Some(value) = left.pop() {
+            match value {
+                Value::Array(items) => left.extend(items),
+                Value::Object(map) => {
+                    for (name, inner) in map {
+                        assert!(
+                            manual.contains(&format!("`{name}`")),
+                            "{arguments:?}: {name}"
+                        );
+                        left.push(inner);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
