@@ -144,7 +144,7 @@ mod tests {
     fn what_could_be_read_as_something_else_is_quoted() {
         for (text, written) in [
             ("TLSv1_3", "TLSv1_3"),
-            ("/run/arx/sds.sock", "/run/arx/sds.sock"),
+            ("/run/a-b/sds.sock", "/run/a-b/sds.sock"),
             ("0s", "\"0s\""),
             ("yes", "\"yes\""),
             ("127.0.0.1", "\"127.0.0.1\""),
