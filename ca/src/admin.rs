@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use crate::authority::renewal_at;
+use crate::authority::{renewal_at, serving_at};
 use crate::ca::Ca;
 use crate::caller::NodeName;
 use crate::fleet::Agent;
@@ -383,6 +383,18 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
             "memory",
             count,
             renews,
+        ));
+    }
+    if let Some(svid) = ca.authority.serving() {
+        let own = svid.chain().leaf();
+        let renews = serving_at(own.not_before(), own.not_after());
+        all.push(authority(
+            "serving",
+            "active",
+            own,
+            "memory",
+            0,
+            Some(renews),
         ));
     }
     all

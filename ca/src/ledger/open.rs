@@ -136,11 +136,9 @@ pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recover
 }
 
 /// Number and length of the sealed segments, and the highest sequence that they name.
-fn sealed_segments(
-    directory: &Path,
-    numbers: &[u32],
-    newest: &Summary,
-) -> Result<(Vec<(u32, u64)>, (u64, u64)), Error> {
+type Sealed = (Vec<(u32, u64)>, (u64, u64));
+
+fn sealed_segments(directory: &Path, numbers: &[u32], newest: &Summary) -> Result<Sealed, Error> {
     let mut sealed = Vec::with_capacity(numbers.len());
     let mut sequence = newest.sequence;
     for number in numbers.iter().rev() {
