@@ -74,11 +74,14 @@ fn verify(
     let mut expected: Option<(Chain, u64)> = None;
     let mut oldest: Option<Header> = None;
     let mut pruned: Option<Pruned> = None;
+    // Pruned while we were reading: the record that says so is behind what we read.
+    let mut vanished = false;
     let newest = segments.last().map_or(0, |(number, _)| *number);
     for (number, length) in segments.iter() {
         let (file, path) = match segment::open(directory, *number, false) {
             Err(_) if segment::is_pruned(directory, *number) => {
                 expected = None;
+                vanished = true;
                 continue;
             }
             opened => opened?,
@@ -109,7 +112,7 @@ fn verify(
     if let Some((chain, _)) = expected {
         report.head = chain;
     }
-    if let Some(oldest) = oldest
+    if let Some(oldest) = oldest.filter(|_| !vanished)
         && let Some(what) = missing_before(&oldest, pruned.as_ref())
     {
         let mut wrong = Wrong {

@@ -97,7 +97,7 @@ async fn nobody_else_may_read_what_is_written() -> Outcome {
         },
         at(1000),
     )?;
-    fill(&ledger, 0..20).await?;
+    fill(&ledger, 0..40).await?;
     // Finding something in each segment makes its index, if that is not there yet.
     ledger.search(&Query::Serial(vec![1]), 1, "")?;
     let mode =

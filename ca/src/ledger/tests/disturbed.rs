@@ -126,7 +126,7 @@ async fn more_bytes_than_may_wait_are_refused_at_once() -> Outcome {
 async fn an_identity_with_very_many_certificates_is_found_whole_page_by_page() -> Outcome {
     let directory = tempfile::tempdir()?;
     let small = Options {
-        segment_bytes: 200_000,
+        segment_bytes: 100_000,
         ..options(directory.path())
     };
     let (ledger, _) = Ledger::open(small, at(1000))?;
