@@ -1,5 +1,6 @@
 //! One X.509 certificate, parsed once, with the facts that Arx asks of it.
 
+mod extensions;
 mod identifier;
 mod name;
 mod parse;
@@ -13,9 +14,9 @@ use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+pub(crate) use extensions::{Extensions, Usage, alternative_names};
 pub use identifier::{KeyId, Serial};
 use parse::Facts;
-pub(crate) use parse::alternative_names;
 
 use crate::crypto;
 use crate::der::NotDer;
@@ -201,19 +202,15 @@ impl Certificate {
         self.0.extensions.authority_key_id
     }
 
-    /// The path length constraint, if there is one.
-    pub(crate) fn path_len(&self) -> Option<u32> {
-        self.0.extensions.path_len
+    /// What the extensions say.
+    pub(crate) fn extensions(&self) -> &Extensions {
+        &self.0.extensions
     }
 
-    /// Whether keyUsage lets the key sign certificates; none if the extension is missing.
-    pub(crate) fn signs_certificates(&self) -> Option<bool> {
-        self.0.extensions.signs_certificates
-    }
-
-    /// Whether noRevAvail (RFC 9608) is present.
-    pub(crate) fn has_no_rev_avail(&self) -> bool {
-        self.0.extensions.no_rev_avail
+    /// Whether keyUsage lets the key sign certificates.
+    pub(crate) fn signs_certificates(&self) -> bool {
+        let usage = self.0.extensions.usage;
+        usage.is_some_and(|usage| usage.has(Usage::KEY_CERT_SIGN))
     }
 
     /// SHA-256 of the DER.

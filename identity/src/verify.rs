@@ -156,7 +156,7 @@ fn verify_certificates(
 fn check_authorities(leaf: &Certificate, authorities: &[&Certificate]) -> Result<(), String> {
     let mut below = leaf;
     for authority in authorities {
-        if authority.signs_certificates() != Some(true) {
+        if !authority.signs_certificates() {
             return Err(format!(
                 "the authority {} has no keyCertSign, so it must not sign certificates",
                 authority.subject()

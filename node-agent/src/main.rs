@@ -1,7 +1,7 @@
 //! `arx-node-agent --config FILE`: runs the agent of this node. `... check` only says
 //! whether the configuration would work.
 
-use arx_daemon::{Clock, exit, log};
+use arx_daemon::{Clock, exit, heap, log};
 use arx_node_agent::config::Config;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -28,6 +28,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    heap::spare_large();
+    heap::share_one();
     let arguments = Arguments::parse();
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,

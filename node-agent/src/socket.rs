@@ -5,8 +5,8 @@ mod pieces;
 
 use crate::attest::Peer;
 use crate::metrics::Metrics;
-use crate::sys;
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
+use arx_daemon::heap;
 use http_body::Body;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -154,7 +154,7 @@ impl Connections {
             }
             tokio::time::sleep(TRIM_AFTER).await;
             // Whatever closed meanwhile is covered.
-            let _ = tokio::task::spawn_blocking(sys::trim_heap).await;
+            let _ = tokio::task::spawn_blocking(heap::trim).await;
         }
     }
 }

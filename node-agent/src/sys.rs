@@ -1,10 +1,9 @@
-//! The three calls that no safe interface offers: `SO_PEERPIDFD`, without which a peer's
-//! pid could have been reused before it was looked up; waiting for a pidfd; and
-//! `malloc_trim`, without which the memory of closed streams stays with the process. This
-//! is the only file with unsafe code.
+//! The two calls that no safe interface offers: `SO_PEERPIDFD`, without which a peer's
+//! pid could have been reused before it was looked up, and waiting for a pidfd. This is
+//! the only file of the agent with unsafe code.
 #![allow(
     unsafe_code,
-    reason = "SO_PEERPIDFD, AsyncFd::register and malloc_trim have no safe wrapper"
+    reason = "SO_PEERPIDFD and AsyncFd::register have no safe wrapper"
 )]
 
 use std::io;
@@ -52,15 +51,6 @@ pub(crate) async fn readable(fd: OwnedFd) -> io::Result<()> {
     fd.readable().await.map(drop)
 }
 
-/// Gives free memory at the top and inside of the heap back to the kernel.
-pub(crate) fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: `malloc_trim` takes the allocator's own locks and touches free memory only.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,11 +71,5 @@ mod tests {
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT)),
         }
         Ok(())
-    }
-
-    #[test]
-    fn trimming_is_harmless() {
-        drop(vec![0u8; 1 << 20]);
-        trim_heap();
     }
 }

@@ -138,7 +138,7 @@ impl Issuer {
         Ok(Self {
             key_id,
             not_after: certificate.not_after(),
-            path_len: certificate.path_len(),
+            path_len: certificate.extensions().path_len,
             signature_algorithm: certificate.public_key().algorithm().signature_identifier(),
             authority_key_id: authority_key_id(&key_id),
             certificate: certificate.clone(),
@@ -399,7 +399,7 @@ impl Expected {
         }
         if self.kind == Kind::Leaf {
             let wanted = has_no_revocation(self.validity, self.revocable);
-            if certificate.has_no_rev_avail() != wanted {
+            if certificate.extensions().no_rev_avail.is_some() != wanted {
                 return differs("noRevAvail extension");
             }
         } else if !certificate.is_signed_by_key(issuer.public_key()) {

@@ -1,13 +1,10 @@
 //! Checking an encoded certificate against the profile, independently of how it was
-//! built: everything here is read from the DER by another parser.
+//! built: everything here was read from the DER.
 
 use std::fmt;
 
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer, X509Certificate, X509Extension, X509Version};
-
 use super::NO_REV_AVAIL_SECONDS;
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Extensions, Usage};
 use crate::id::SpiffeId;
 use crate::key::KeyAlgorithm;
 
@@ -54,10 +51,7 @@ impl fmt::Display for Violation {
 #[must_use]
 pub fn violations(certificate: &Certificate, kind: Kind) -> Vec<Violation> {
     let mut check = Check { found: Vec::new() };
-    match X509Certificate::from_der(certificate.der()) {
-        Ok((_, parsed)) => check.certificate(certificate, &parsed, kind),
-        Err(_) => check.error("certificate", "does not parse"),
-    }
+    check.certificate(certificate, kind);
     check.found
 }
 
@@ -82,29 +76,22 @@ impl Check {
         });
     }
 
-    fn certificate(&mut self, certificate: &Certificate, parsed: &X509Certificate<'_>, kind: Kind) {
-        if parsed.version() != X509Version::V3 {
-            self.error("version", "is not 3");
-        }
+    fn certificate(&mut self, certificate: &Certificate, kind: Kind) {
+        let extensions = certificate.extensions();
         if certificate.not_before() >= certificate.not_after() {
             self.error("validity", "is empty");
         }
         if certificate.serial().as_bytes().len() < 8 {
             self.warning("serialNumber", "has less than 64 bits");
         }
-        if parsed.tbs_certificate.issuer_uid.is_some()
-            || parsed.tbs_certificate.subject_uid.is_some()
-        {
-            self.error("uniqueIdentifier", "must not be there");
-        }
         self.key_identifiers(certificate, kind);
-        self.basic_constraints(parsed, kind);
-        self.key_usage(certificate, parsed, kind);
+        self.basic_constraints(extensions, kind);
+        self.key_usage(certificate, kind);
         match kind {
-            Kind::Leaf => self.leaf(certificate, parsed),
-            Kind::Intermediate => self.authority(certificate, parsed),
+            Kind::Leaf => self.leaf(certificate),
+            Kind::Intermediate => self.authority(certificate),
             Kind::Root => {
-                self.authority(certificate, parsed);
+                self.authority(certificate);
                 if !certificate.is_signed_by(certificate) {
                     self.error(
                         "signature",
@@ -113,7 +100,9 @@ impl Check {
                 }
             }
         }
-        self.critical_extensions(parsed);
+        for unknown in &extensions.unknown_critical {
+            self.error("extensions", format!("{unknown} is critical and unknown"));
+        }
     }
 
     fn key_identifiers(&mut self, certificate: &Certificate, kind: Kind) {
@@ -140,20 +129,17 @@ impl Check {
         }
     }
 
-    fn basic_constraints(&mut self, parsed: &X509Certificate<'_>, kind: Kind) {
+    fn basic_constraints(&mut self, extensions: &Extensions, kind: Kind) {
         const FIELD: &str = "basicConstraints";
-        let Some(extension) = find(parsed, super::OID_BASIC_CONSTRAINTS) else {
+        let Some(constraints) = extensions.constraints else {
             return self.error(FIELD, "is missing");
         };
-        if !extension.critical {
+        if !constraints.critical {
             self.error(FIELD, "is not critical");
         }
-        let ParsedExtension::BasicConstraints(constraints) = extension.parsed_extension() else {
-            return self.error(FIELD, "does not parse");
-        };
-        match (kind, constraints.ca) {
+        match (kind, extensions.is_ca) {
             (Kind::Leaf, true) => self.error(FIELD, "says CA:TRUE in a leaf"),
-            (Kind::Leaf, false) if extension.value != [0x30, 0x00] => {
+            (Kind::Leaf, false) if !constraints.empty => {
                 self.error(
                     FIELD,
                     "is not an empty SEQUENCE: a default was encoded, or a path length",
@@ -164,83 +150,75 @@ impl Check {
         }
     }
 
-    fn key_usage(&mut self, certificate: &Certificate, parsed: &X509Certificate<'_>, kind: Kind) {
+    fn key_usage(&mut self, certificate: &Certificate, kind: Kind) {
         const FIELD: &str = "keyUsage";
-        let Some(extension) = find(parsed, super::OID_KEY_USAGE) else {
+        let Some(usage) = certificate.extensions().usage else {
             return self.error(FIELD, "is missing");
         };
-        if !extension.critical {
+        if !usage.critical {
             self.error(FIELD, "is not critical");
         }
-        let ParsedExtension::KeyUsage(usage) = extension.parsed_extension() else {
-            return self.error(FIELD, "does not parse");
-        };
         if kind == Kind::Leaf {
-            if usage.key_cert_sign() || usage.crl_sign() {
+            if usage.has(Usage::KEY_CERT_SIGN | Usage::CRL_SIGN) {
                 self.error(FIELD, "lets a leaf sign certificates or CRLs");
             }
-            if !usage.digital_signature() {
+            if !usage.has(Usage::DIGITAL_SIGNATURE) {
                 self.error(FIELD, "lacks digitalSignature");
             }
             let rsa = matches!(certificate.public_key().algorithm(), KeyAlgorithm::Rsa(_));
-            if usage.key_encipherment() && !rsa {
+            if usage.has(Usage::KEY_ENCIPHERMENT) && !rsa {
                 self.error(
                     FIELD,
                     "has keyEncipherment on a key that is not RSA (RFC 8813, 3)",
                 );
             }
-            let others = usage.non_repudiation()
-                || usage.data_encipherment()
-                || usage.key_agreement()
-                || usage.encipher_only()
-                || usage.decipher_only();
-            if others {
+            let expected = Usage::DIGITAL_SIGNATURE
+                | Usage::KEY_ENCIPHERMENT
+                | Usage::KEY_CERT_SIGN
+                | Usage::CRL_SIGN;
+            if usage.has(!expected) {
                 self.warning(
                     FIELD,
                     "has usages beyond digitalSignature and keyEncipherment",
                 );
             }
         } else {
-            if !usage.key_cert_sign() {
+            if !usage.has(Usage::KEY_CERT_SIGN) {
                 self.error(FIELD, "lacks keyCertSign");
             }
-            if !usage.crl_sign() {
+            if !usage.has(Usage::CRL_SIGN) {
                 self.warning(FIELD, "lacks cRLSign");
             }
-            if usage.digital_signature() {
+            if usage.has(Usage::DIGITAL_SIGNATURE) {
                 self.warning(FIELD, "has digitalSignature on an authority");
             }
         }
     }
 
-    fn leaf(&mut self, certificate: &Certificate, parsed: &X509Certificate<'_>) {
-        if parsed.subject().iter().next().is_some() {
+    fn leaf(&mut self, certificate: &Certificate) {
+        let extensions = certificate.extensions();
+        if !has_no_subject(certificate) {
             self.warning("subject", "is not empty");
         }
-        self.leaf_name(certificate, parsed);
+        self.leaf_name(certificate);
         const EKU: &str = "extKeyUsage";
-        match find(parsed, super::OID_EXT_KEY_USAGE).map(X509Extension::parsed_extension) {
-            Some(ParsedExtension::ExtendedKeyUsage(usage)) => {
-                if !usage.server_auth || !usage.client_auth {
+        match extensions.purposes {
+            Some(purposes) => {
+                if !purposes.server_auth || !purposes.client_auth {
                     self.error(EKU, "lacks serverAuth or clientAuth");
                 }
-                let others = usage.any
-                    || usage.code_signing
-                    || usage.email_protection
-                    || usage.time_stamping;
-                if others || usage.ocsp_signing || !usage.other.is_empty() {
+                if purposes.others {
                     self.warning(EKU, "has usages beyond serverAuth and clientAuth");
                 }
             }
-            Some(_) => self.error(EKU, "does not parse"),
             None => self.error(EKU, "is missing"),
         }
         let lifetime = certificate
             .not_after()
             .duration_since(certificate.not_before())
             .unwrap_or_default();
-        if let Some(extension) = find(parsed, super::OID_NO_REV_AVAIL) {
-            if extension.critical || extension.value != [5, 0] {
+        if let Some(sound) = extensions.no_rev_avail {
+            if !sound {
                 self.error("noRevAvail", "is critical, or not NULL (RFC 9608, 2)");
             }
             if lifetime.as_secs() > NO_REV_AVAIL_SECONDS {
@@ -249,43 +227,41 @@ impl Check {
         }
     }
 
-    fn leaf_name(&mut self, certificate: &Certificate, parsed: &X509Certificate<'_>) {
+    fn leaf_name(&mut self, certificate: &Certificate) {
         const SAN: &str = "subjectAltName";
-        let Some(extension) = find(parsed, super::OID_SUBJECT_ALT_NAME) else {
+        let Some(critical) = certificate.extensions().names_critical else {
             return self.error(SAN, "is missing");
         };
-        let subject_is_empty = parsed.subject().iter().next().is_none();
-        if subject_is_empty && !extension.critical {
+        if has_no_subject(certificate) && !critical {
             self.error(
                 SAN,
                 "is not critical, although the subject is empty (RFC 5280, 4.2.1.6)",
             );
         }
         match certificate.uris() {
-            [uri] => match SpiffeId::parse(uri) {
-                Ok(id) if id.path().is_empty() => {
+            [uri] => match &certificate.extensions().spiffe_id {
+                Some(id) if id.path().is_empty() => {
                     self.error(SAN, "is a trust domain's own id, without a path")
                 }
-                Ok(_) => {}
-                Err(error) => self.error(SAN, error.to_string()),
+                Some(_) => {}
+                None => {
+                    if let Err(error) = SpiffeId::parse(uri) {
+                        self.error(SAN, error.to_string());
+                    }
+                }
             },
             uris => self.error(
                 SAN,
                 format!("has {} URIs, exactly one is allowed", uris.len()),
             ),
         }
-        if let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() {
-            let known = |name: &GeneralName<'_>| {
-                matches!(name, GeneralName::URI(_) | GeneralName::DNSName(_))
-            };
-            if !names.general_names.iter().all(known) {
-                self.warning(SAN, "has names other than one URI and DNS names");
-            }
+        if certificate.extensions().other_names {
+            self.warning(SAN, "has names other than one URI and DNS names");
         }
     }
 
-    fn authority(&mut self, certificate: &Certificate, parsed: &X509Certificate<'_>) {
-        if parsed.subject().iter().next().is_none() {
+    fn authority(&mut self, certificate: &Certificate) {
+        if has_no_subject(certificate) {
             self.error("subject", "is empty");
         }
         match certificate.uris() {
@@ -297,43 +273,15 @@ impl Check {
             },
             _ => self.error("subjectAltName", "an authority has at most one URI"),
         }
-        if parsed
-            .name_constraints()
-            .is_ok_and(|constraints| constraints.is_some())
-        {
+        if certificate.extensions().name_constraints {
             self.warning(
                 "nameConstraints",
                 "common verifiers refuse valid leaves under URI name constraints",
             );
         }
     }
-
-    fn critical_extensions(&mut self, parsed: &X509Certificate<'_>) {
-        for extension in parsed
-            .extensions()
-            .iter()
-            .filter(|extension| extension.critical)
-        {
-            if matches!(
-                extension.parsed_extension(),
-                ParsedExtension::UnsupportedExtension { .. }
-            ) {
-                self.error(
-                    "extensions",
-                    format!("{} is critical and unknown", extension.oid),
-                );
-            }
-        }
-    }
 }
 
-fn oid<'a>(extension: &'a X509Extension<'_>) -> &'a [u8] {
-    extension.oid.as_bytes()
-}
-
-fn find<'a, 'b>(parsed: &'a X509Certificate<'b>, wanted: &[u8]) -> Option<&'a X509Extension<'b>> {
-    parsed
-        .extensions()
-        .iter()
-        .find(|extension| oid(extension) == wanted)
+fn has_no_subject(certificate: &Certificate) -> bool {
+    certificate.subject_der() == [0x30, 0x00]
 }

@@ -75,7 +75,7 @@ fn a_leaf_says_what_was_asked_for_and_nothing_else() {
     assert_eq!(leaf.authority_key_id(), Some(issuing.issuer.key_id()));
     assert_eq!(leaf.not_before(), now() - Duration::from_secs(120));
     assert_eq!(leaf.not_after(), now() + HOUR);
-    assert!(leaf.has_no_rev_avail());
+    assert!(leaf.extensions().no_rev_avail.is_some());
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn no_revocation_is_said_only_of_short_lives_without_a_crl() {
     let root = Authority::root(&example());
     let long = Validity::leaf(&root.issuer, now(), 169 * HOUR);
     let leaf = issue(&root, &key(), &[], long).expect("a leaf");
-    assert!(!leaf.has_no_rev_avail());
+    assert!(!leaf.extensions().no_rev_avail.is_some());
     let key = key();
     let content = Leaf {
         public_key: key.public_key(),
@@ -95,7 +95,7 @@ fn no_revocation_is_said_only_of_short_lives_without_a_crl() {
     let unsigned = super::leaf(&root.issuer, &content).expect("a leaf");
     let signature = root.key.sign(unsigned.to_be_signed()).expect("a signature");
     let leaf = unsigned.complete(&signature).expect("a leaf");
-    assert!(!leaf.has_no_rev_avail());
+    assert!(!leaf.extensions().no_rev_avail.is_some());
 }
 
 #[test]

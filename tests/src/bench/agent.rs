@@ -88,7 +88,8 @@ pub(crate) async fn pushes(effort: Effort) -> anyhow::Result<Vec<Figure>> {
             )
             .await?;
             client.hear::<f64>("acked").await?;
-            let used = Cpu::at_rest(process(&agent)?).await?.since(&before);
+            let rest = Cpu::both_at_rest(process(&agent)?, client.id()?).await?;
+            let used = rest.since(&before);
             if run == 0 {
                 // The first one warms up.
                 tokio::time::sleep(SETTLED).await;

@@ -35,7 +35,7 @@ pub(crate) enum Role {
 
 /// A client that runs. It is killed when this is dropped.
 pub(crate) struct Client {
-    _child: Child,
+    child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
@@ -54,7 +54,7 @@ impl Client {
         let input = child.stdin.take().context("standard input is piped")?;
         let output = child.stdout.take().context("standard output is piped")?;
         let mut client = Self {
-            _child: child,
+            child,
             input,
             output: BufReader::new(output).lines(),
         };
@@ -82,6 +82,11 @@ impl Client {
             Some(("failed", reason)) => bail!("a client failed: {reason}"),
             _ => bail!("a client said {line:?} instead of {what:?}"),
         }
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> anyhow::Result<u32> {
+        self.child.id().context("a client has ended")
     }
 
     /// Tells and hears.

@@ -74,19 +74,29 @@ impl Cpu {
     /// Waits until `process` has come to rest, and then reads: the kernel brings a
     /// running thread's time up to date only when it stops.
     pub(crate) async fn at_rest(process: u32) -> anyhow::Result<Self> {
+        Self::both_at_rest(process, process).await
+    }
+
+    /// The same, when whoever keeps it busy is at rest too.
+    pub(crate) async fn both_at_rest(process: u32, other: u32) -> anyhow::Result<Self> {
         const LOOK: Duration = Duration::from_millis(50);
         /// What housekeeping uses between two looks.
         const REST: Duration = Duration::from_micros(500);
-        let mut before = Self::of(process)?;
-        for _ in 0..100 {
+        /// A busy machine may let nobody run for as long as one look.
+        const QUIET: usize = 3;
+        let mut quiet = 0;
+        let mut before = (Self::of(process)?, Self::of(other)?);
+        for _ in 0..200 {
             tokio::time::sleep(LOOK).await;
-            let now = Self::of(process)?;
-            if now.since(&before) < REST {
-                return Ok(now);
+            let now = (Self::of(process)?, Self::of(other)?);
+            let rests = now.0.since(&before.0) < REST && now.1.since(&before.1) < REST;
+            quiet = if rests { quiet + 1 } else { 0 };
+            if quiet == QUIET {
+                return Ok(now.0);
             }
             before = now;
         }
-        Ok(before)
+        Ok(before.0)
     }
 }
 
