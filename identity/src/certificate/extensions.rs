@@ -255,3 +255,121 @@ fn printable(bytes: &[u8]) -> Result<String, NotDer> {
         .map(str::to_owned)
         .map_err(|_| NotDer)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use x509_parser::extensions::{GeneralName, ParsedExtension};
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+    use super::*;
+    use crate::Certificate;
+    use crate::testing::{Authority, example};
+
+    /// Holds what is read here against what x509-parser, code of others, reads.
+    fn compare(certificate: &Certificate) {
+        let (rest, theirs) = X509Certificate::from_der(certificate.der()).expect("read by both");
+        assert!(rest.is_empty());
+        assert_eq!(theirs.subject().as_raw(), certificate.subject_der());
+        assert_eq!(theirs.issuer().as_raw(), certificate.issuer_der());
+        assert_eq!(theirs.public_key().raw, certificate.public_key().spki_der());
+        let seconds = |at: std::time::SystemTime| {
+            let since = at.duration_since(std::time::UNIX_EPOCH);
+            i64::try_from(since.expect("after 1970").as_secs()).expect("before 9999")
+        };
+        let validity = theirs.validity();
+        assert_eq!(
+            validity.not_before.timestamp().max(0),
+            seconds(certificate.not_before())
+        );
+        assert_eq!(
+            validity.not_after.timestamp().max(0),
+            seconds(certificate.not_after())
+        );
+        let ours = certificate.extensions();
+        let mut known = [false; 4];
+        for extension in theirs.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::BasicConstraints(constraints) => {
+                    known[0] = true;
+                    assert_eq!(constraints.ca, ours.is_ca);
+                    assert_eq!(constraints.path_len_constraint, ours.path_len);
+                    assert_eq!(
+                        ours.constraints.map(|it| it.critical),
+                        Some(extension.critical)
+                    );
+                }
+                ParsedExtension::KeyUsage(theirs) => {
+                    known[1] = true;
+                    let usage = ours.usage.expect("keyUsage");
+                    assert_eq!(usage.critical, extension.critical);
+                    for (bit, set) in [
+                        (Usage::DIGITAL_SIGNATURE, theirs.digital_signature()),
+                        (Usage::KEY_ENCIPHERMENT, theirs.key_encipherment()),
+                        (Usage::KEY_CERT_SIGN, theirs.key_cert_sign()),
+                        (Usage::CRL_SIGN, theirs.crl_sign()),
+                    ] {
+                        assert_eq!(usage.has(bit), set, "{bit:x}");
+                    }
+                }
+                ParsedExtension::ExtendedKeyUsage(theirs) => {
+                    known[2] = true;
+                    let purposes = ours.purposes.expect("extKeyUsage");
+                    assert_eq!(purposes.server_auth, theirs.server_auth);
+                    assert_eq!(purposes.client_auth, theirs.client_auth);
+                }
+                ParsedExtension::SubjectAlternativeName(theirs) => {
+                    known[3] = true;
+                    assert_eq!(ours.names_critical, Some(extension.critical));
+                    let uris = theirs.general_names.iter().filter_map(|name| match name {
+                        GeneralName::URI(uri) => Some((*uri).to_owned()),
+                        _ => None,
+                    });
+                    assert_eq!(uris.collect::<Vec<_>>(), ours.uris);
+                }
+                ParsedExtension::SubjectKeyIdentifier(theirs) => {
+                    let id = ours.subject_key_id.expect("subjectKeyIdentifier");
+                    assert_eq!(theirs.0, id.as_bytes());
+                }
+                ParsedExtension::AuthorityKeyIdentifier(theirs) => {
+                    let ours = ours.authority_key_id.as_ref().map(KeyId::as_bytes);
+                    assert_eq!(theirs.key_identifier.as_ref().map(|id| id.0), ours);
+                }
+                _ => {}
+            }
+        }
+        let ours = [
+            ours.constraints.is_some(),
+            ours.usage.is_some(),
+            ours.purposes.is_some(),
+            ours.names_critical.is_some(),
+        ];
+        assert_eq!(ours, known);
+    }
+
+    #[test]
+    fn another_parser_reads_the_same_in_what_we_make() {
+        let root = Authority::root(&example());
+        let issuing = root.below(&example(), 3);
+        compare(root.certificate());
+        for certificate in issuing.valid("spiffe://example.org/web").certificates() {
+            compare(certificate);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn another_parser_reads_the_same_in_whatever_we_accept(
+            at in any::<prop::sample::Index>(),
+            to: u8,
+        ) {
+            let root = Authority::root(&example());
+            let mut der = root.valid("spiffe://example.org/web").leaf().der().to_vec();
+            let at = at.index(der.len());
+            der[at] = to;
+            if let Ok(certificate) = Certificate::from_der(&der) {
+                compare(&certificate);
+            }
+        }
+    }
+}
