@@ -108,6 +108,41 @@ pub struct Issuer {
     signature_algorithm: Vec<u8>,
     /// The authorityKeyIdentifier extension of everything issued here.
     authority_key_id: Vec<u8>,
+    /// The extensions that are the same in every leaf.
+    leaves: LeafExtensions,
+}
+
+/// What every leaf says, encoded once.
+#[derive(Clone, Debug)]
+struct LeafExtensions {
+    /// basicConstraints, keyUsage and extKeyUsage of a key that is not RSA.
+    usual: Vec<u8>,
+    /// The same of an RSA key.
+    rsa: Vec<u8>,
+    no_rev_avail: Vec<u8>,
+}
+
+impl LeafExtensions {
+    fn new() -> Self {
+        // digitalSignature, and keyEncipherment for RSA only (RFC 8813, 3).
+        let usage = |bits: &[u8]| {
+            let purposes = der::sequence(&[
+                &der::tlv(der::OID, &[OID_SERVER_AUTH]),
+                &der::tlv(der::OID, &[OID_CLIENT_AUTH]),
+            ]);
+            [
+                extension(OID_BASIC_CONSTRAINTS, true, &der::sequence(&[])),
+                extension(OID_KEY_USAGE, true, &der::tlv(der::BIT_STRING, &[bits])),
+                extension(OID_EXT_KEY_USAGE, false, &purposes),
+            ]
+            .concat()
+        };
+        Self {
+            usual: usage(&[7, 0b1000_0000]),
+            rsa: usage(&[5, 0b1010_0000]),
+            no_rev_avail: extension(OID_NO_REV_AVAIL, false, &[5, 0]),
+        }
+    }
 }
 
 impl Issuer {
@@ -141,6 +176,7 @@ impl Issuer {
             path_len: certificate.extensions().path_len,
             signature_algorithm: certificate.public_key().algorithm().signature_identifier(),
             authority_key_id: authority_key_id(&key_id),
+            leaves: LeafExtensions::new(),
             certificate: certificate.clone(),
         })
     }
@@ -222,30 +258,20 @@ pub fn leaf(issuer: &Issuer, leaf: &Leaf<'_>) -> Result<Unsigned, ProfileError> 
         issuer: Some(issuer.certificate.clone()),
         revocable: leaf.revocable,
     };
-    // digitalSignature, and keyEncipherment for RSA only (RFC 8813, 3).
-    let usage: &[u8] = match leaf.public_key.algorithm() {
-        KeyAlgorithm::Rsa(_) => &[5, 0b1010_0000],
-        _ => &[7, 0b1000_0000],
+    let usage = match leaf.public_key.algorithm() {
+        KeyAlgorithm::Rsa(_) => &issuer.leaves.rsa,
+        _ => &issuer.leaves.usual,
     };
-    let no_rev_avail = if has_no_revocation(expected.validity, leaf.revocable) {
-        extension(OID_NO_REV_AVAIL, false, &[5, 0])
+    let no_rev_avail: &[u8] = if has_no_revocation(expected.validity, leaf.revocable) {
+        &issuer.leaves.no_rev_avail
     } else {
-        Vec::new()
+        &[]
     };
     let extensions = [
-        extension(OID_BASIC_CONSTRAINTS, true, &der::sequence(&[])),
-        extension(OID_KEY_USAGE, true, &der::tlv(der::BIT_STRING, &[usage])),
-        extension(
-            OID_EXT_KEY_USAGE,
-            false,
-            &der::sequence(&[
-                &der::tlv(der::OID, &[OID_SERVER_AUTH]),
-                &der::tlv(der::OID, &[OID_CLIENT_AUTH]),
-            ]),
-        ),
-        subject_key_id(leaf.public_key),
-        issuer.authority_key_id.clone(),
-        subject_alt_name(true, leaf.id, leaf.dns_names),
+        usage,
+        &subject_key_id(leaf.public_key)[..],
+        &issuer.authority_key_id,
+        &subject_alt_name(true, leaf.id, leaf.dns_names),
         no_rev_avail,
     ];
     Ok(unsigned(
@@ -285,11 +311,11 @@ pub fn intermediate(
     );
     let subject = subject(trust_domain, name, &expected.serial);
     let extensions = [
-        basic_constraints(Some(path_len)),
-        authority_key_usage(),
-        subject_key_id(key),
-        issuer.authority_key_id.clone(),
-        subject_alt_name(false, &expected.id, &[]),
+        &basic_constraints(Some(path_len))[..],
+        &authority_key_usage(),
+        &subject_key_id(key),
+        &issuer.authority_key_id,
+        &subject_alt_name(false, &expected.id, &[]),
     ];
     Ok(unsigned(
         expected,
@@ -317,11 +343,11 @@ pub fn root(
     );
     let subject = subject(trust_domain, "root", &expected.serial);
     let extensions = [
-        basic_constraints(None),
-        authority_key_usage(),
-        subject_key_id(key),
-        authority_key_id(&key.key_id()),
-        subject_alt_name(false, &expected.id, &[]),
+        &basic_constraints(None)[..],
+        &authority_key_usage(),
+        &subject_key_id(key),
+        &authority_key_id(&key.key_id()),
+        &subject_alt_name(false, &expected.id, &[]),
     ];
     Ok(unsigned(
         expected,
@@ -449,9 +475,8 @@ fn unsigned(
     expected: Expected,
     signature_algorithm: &[u8],
     subject: &[u8],
-    extensions: &[Vec<u8>],
+    extensions: &[&[u8]],
 ) -> Unsigned {
-    let extensions: Vec<&[u8]> = extensions.iter().map(Vec::as_slice).collect();
     let issuer = expected
         .issuer
         .as_ref()
@@ -467,7 +492,7 @@ fn unsigned(
         ]),
         subject,
         expected.public_key.spki_der(),
-        &der::tlv(0xa3, &[&der::sequence(&extensions)]),
+        &der::tlv(0xa3, &[&der::sequence(extensions)]),
     ]);
     Unsigned {
         tbs,

@@ -83,7 +83,7 @@ fn no_revocation_is_said_only_of_short_lives_without_a_crl() {
     let root = Authority::root(&example());
     let long = Validity::leaf(&root.issuer, now(), 169 * HOUR);
     let leaf = issue(&root, &key(), &[], long).expect("a leaf");
-    assert!(!leaf.extensions().no_rev_avail.is_some());
+    assert!(leaf.extensions().no_rev_avail.is_none());
     let key = key();
     let content = Leaf {
         public_key: key.public_key(),
@@ -95,7 +95,7 @@ fn no_revocation_is_said_only_of_short_lives_without_a_crl() {
     let unsigned = super::leaf(&root.issuer, &content).expect("a leaf");
     let signature = root.key.sign(unsigned.to_be_signed()).expect("a signature");
     let leaf = unsigned.complete(&signature).expect("a leaf");
-    assert!(!leaf.extensions().no_rev_avail.is_some());
+    assert!(leaf.extensions().no_rev_avail.is_none());
 }
 
 #[test]
