@@ -44,7 +44,6 @@ pub mod config;
 pub mod drain;
 pub mod exit;
 pub mod files;
-pub mod heap;
 pub mod log;
 pub mod ops;
 

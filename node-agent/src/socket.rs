@@ -4,9 +4,9 @@
 mod pieces;
 
 use crate::attest::Peer;
+use crate::heap;
 use crate::metrics::Metrics;
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
-use arx_daemon::heap;
 use http_body::Body;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
