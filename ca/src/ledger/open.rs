@@ -97,7 +97,7 @@ pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recover
 
     let (file, path) = segment::open(directory, newest, true)?;
     let header = header(&file, &path, domain)?;
-    let found = newest_segment(&file, &path, &header, &live)?;
+    let found = newest_segment(&file, &path, &header)?;
     let torn = found.torn.map(|bytes| Torn {
         file: path.clone(),
         offset: found.length,
@@ -127,7 +127,8 @@ pub(super) fn open(options: Options, now: SystemTime) -> Result<(Ledger, Recover
         sequence,
     };
     let older = (directory.clone(), live.clone(), to_millis(now));
-    let read = move || read_sealed(&older.0, &sealed, &older.1, older.2);
+    let newest = (newest, found.length);
+    let read = move || read_all(&older.0, &sealed, newest, &older.1, older.2);
     std::thread::Builder::new()
         .name("ledger reader".to_owned())
         .spawn(read)
@@ -216,7 +217,7 @@ struct Found {
 }
 
 /// Reads the newest segment: what is whole at its beginning stays.
-fn newest_segment(file: &File, path: &Path, header: &Header, live: &Live) -> Result<Found, Error> {
+fn newest_segment(file: &File, path: &Path, header: &Header) -> Result<Found, Error> {
     let length = segment::length(file, path)?;
     let own = file.try_clone().map_err(Error::io("read", path))?;
     let mut walk = Walk::new(own, header.length(), length);
@@ -236,9 +237,7 @@ fn newest_segment(file: &File, path: &Path, header: &Header, live: &Live) -> Res
                     return Err(damaged(item.offset, "a record is missing before this one"));
                 }
                 records += 1;
-                let outline = codec::outline(item.body);
-                pairs.add(&outline, item.offset);
-                live.add(outline, Place::new(header.number, item.offset));
+                pairs.add(&codec::outline(item.body), item.offset);
             }
             Step::End => {
                 let head = walk.chain().map_err(Error::io("read", path))?;
@@ -329,14 +328,20 @@ pub(super) fn peek_sequence(directory: &Path) -> Result<Option<Sequence>, Error>
     Ok(None)
 }
 
-/// Fills the index of valid certificates from older segments, newest first.
-fn read_sealed(directory: &Path, sealed: &[(u32, u64)], live: &Live, now_ms: u64) {
+/// Fills the index of valid certificates, from the newest segment as it was at the start
+/// back to the first. Nothing that is issued waits for it.
+fn read_all(directory: &Path, sealed: &[(u32, u64)], newest: (u32, u64), live: &Live, now_ms: u64) {
     // The clock may be ahead, and be put right.
     let since_ms = now_ms.saturating_sub(SKEW_MS);
-    for (number, length) in sealed.iter().rev() {
+    for (number, length) in sealed.iter().chain(std::iter::once(&newest)).rev() {
         let path = segment::path(directory, *number);
-        let read = summary_of(&path, *length, true).and_then(|summary| {
-            if summary.ends_ms < since_ms {
+        let ended = if *number == newest.0 {
+            Ok(false)
+        } else {
+            summary_of(&path, *length, true).map(|summary| summary.ends_ms < since_ms)
+        };
+        let read = ended.and_then(|ended| {
+            if ended {
                 return Ok(true);
             }
             each_record(&path, *length, |outline, offset| {
