@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use arx_ca::config::Config;
 use arx_ca::{check, run};
-use arx_daemon::{Clock, exit, heap};
+use arx_daemon::{Clock, exit};
 use clap::{Parser, Subcommand};
 
 /// The certificate authority of a service mesh.
@@ -33,7 +33,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    heap::spare_large();
     let arguments = Arguments::parse();
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,

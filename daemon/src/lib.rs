@@ -39,12 +39,12 @@
 //! ```
 #![deny(missing_docs)]
 
+pub mod calls;
 pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod exit;
 pub mod files;
-pub mod heap;
 pub mod log;
 pub mod ops;
 
