@@ -7,6 +7,7 @@ mod authority;
 mod cache;
 pub mod config;
 mod doorway;
+pub mod heap;
 mod issue;
 mod metrics;
 pub mod reload;

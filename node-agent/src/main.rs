@@ -1,11 +1,15 @@
 //! `arx-node-agent --config FILE`: runs the agent of this node. `... check` only says
 //! whether the configuration would work.
 
-use arx_daemon::{Clock, exit, heap, log};
+use arx_daemon::{Clock, exit, log};
 use arx_node_agent::config::Config;
+use arx_node_agent::heap;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: heap::Allocator = heap::Allocator;
 
 /// Enough for keys, the cache and name look-ups at once; each has a heap of its own.
 const BLOCKING_THREADS: usize = 4;
@@ -28,7 +32,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    heap::spare_large();
     heap::share_one();
     let arguments = Arguments::parse();
     let config = match Config::load(&arguments.config) {

@@ -14,8 +14,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Largest payload of a DATA frame that comes out of here.
-const PIECE: usize = 4 * 1024;
+/// Largest payload of a DATA frame that comes out of here: with their heads, two fill the
+/// buffer of 8 KiB that the reader begins with.
+const PIECE: usize = 4 * 1024 - HEAD;
 /// Length of the client's preface, which comes before the first frame.
 const PREFACE: usize = 24;
 const HEAD: usize = 9;
