@@ -4,8 +4,6 @@
 //! Nobody can hold a connection longer than they are entitled to: strangers get a minute,
 //! nodes until their certificate ends or its root is no longer trusted.
 
-mod calls;
-
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -13,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arx_daemon::Clock;
+use arx_daemon::calls::{Calls, Running};
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
 use arx_identity::{KeyId, TrustBundle, TrustDomain, tls};
 use arx_proto::admin::v1::admin_server::AdminServer;
@@ -30,7 +29,6 @@ use crate::admin::Api as AdminApi;
 use crate::caller::Caller;
 use crate::metrics::Metrics;
 use crate::node_api::Api as NodeApi;
-use calls::{Calls, Running};
 
 /// How long somebody without a certificate may stay: long enough for one join.
 const STRANGERS: Duration = Duration::from_secs(60);

@@ -39,6 +39,7 @@
 //! ```
 #![deny(missing_docs)]
 
+pub mod calls;
 pub mod clock;
 pub mod config;
 pub mod drain;

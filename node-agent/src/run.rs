@@ -143,7 +143,7 @@ pub async fn start(
     // First the socket: proxies come before the authority does.
     let listener = arx_daemon::files::bind_socket(&config.socket.path, config.socket.mode.0)?;
     let listener = UnixListener::from_std(listener)?;
-    let closed = Arc::new(Notify::new());
+    let loosened = Arc::new(Notify::new());
     let doorway = Doorway {
         config: configs,
         digests: Arc::new(Digests::default()),
@@ -156,7 +156,7 @@ pub async fn start(
         drain: drain.clone(),
         tasks: tasks.clone(),
         metrics,
-        closed,
+        loosened,
     };
     connections.serve(listener, arx_sds::SdsService::new(Arc::new(doorway)));
     tracing::info!(

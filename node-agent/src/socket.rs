@@ -6,11 +6,12 @@ mod pieces;
 use crate::attest::Peer;
 use crate::heap;
 use crate::metrics::Metrics;
+use arx_daemon::calls::{Calls, Running};
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
 use http_body::Body;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ const MOST_STREAMS: u32 = 2048;
 const HEADERS: u32 = 64 * 1024;
 /// Pause after a failed accept: most likely file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Memory goes back to the kernel this long after something was closed.
+/// Memory goes back to the kernel this long after a connection began or ended.
 const TRIM_AFTER: Duration = Duration::from_millis(500);
 /// How long a connection may take to end when the process does.
 const LINGER: Duration = Duration::from_secs(2);
@@ -43,7 +44,8 @@ pub(crate) struct Connections {
     pub(crate) drain: Drain,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Metrics,
-    pub(crate) closed: Arc<Notify>,
+    /// Told when something has left free memory behind.
+    pub(crate) loosened: Arc<Notify>,
 }
 
 impl Connections {
@@ -118,42 +120,47 @@ impl Connections {
             }
         };
         self.metrics.connections.inc();
+        // First messages are large, and leave free memory behind.
+        self.loosened.notify_one();
         let answer = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(Arc::clone(&peer));
             service.clone().call(request)
         });
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let pieces = Pieces::new(stream);
+        let (calls, mut running) = (Calls::default(), Running::default());
+        let connection = http2::Builder::new(calls.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(MOST_STREAMS)
             .max_header_list_size(HEADERS)
-            .serve_connection(TokioIo::new(Pieces::new(stream)), answer);
+            .serve_connection(TokioIo::new(pieces), answer);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = calls.clone().drive(connection.as_mut(), &mut running) => ended,
             () = self.drain.requested() => {
                 // The streams end by themselves, each with a status.
                 connection.as_mut().graceful_shutdown();
-                tokio::time::timeout(LINGER, connection).await.unwrap_or(Ok(()))
+                let ending = calls.drive(connection.as_mut(), &mut running);
+                tokio::time::timeout(LINGER, ending).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection of a proxy ended");
         }
         self.metrics.connections.dec();
-        self.closed.notify_one();
+        self.loosened.notify_one();
     }
 
     async fn trim(self) {
         loop {
             tokio::select! {
-                () = self.closed.notified() => {}
+                () = self.loosened.notified() => {}
                 () = self.drain.requested() => return,
             }
             tokio::time::sleep(TRIM_AFTER).await;
-            // Whatever closed meanwhile is covered.
+            // Whatever happened meanwhile is covered.
             let _ = tokio::task::spawn_blocking(heap::trim).await;
         }
     }

@@ -1,8 +1,10 @@
-//! The calls of a connection, carried out in the connection's own task.
+//! The calls of an HTTP/2 connection, carried out in the connection's own task.
 //!
-//! A ledger commit answers many calls at once. In tasks of their own each of them would
-//! wake the connection, which would write one answer at a time; here all that are ready
-//! are polled first, and one write carries their answers.
+//! In tasks of their own, each answer that is ready wakes the connection, which writes it
+//! alone; and whatever the connection has read of a request's body waits in memory until
+//! that task's turn comes, which with hundreds of connections is a lot. Here all calls
+//! that can go on are polled first, so that one write carries their answers, and what was
+//! read is taken before more is.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,7 +20,7 @@ type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Takes the calls that a connection opens. Clones are the same.
 #[derive(Clone, Default)]
-pub(super) struct Calls(Arc<Mutex<Vec<Call>>>);
+pub struct Calls(Arc<Mutex<Vec<Call>>>);
 
 impl<F> hyper::rt::Executor<F> for Calls
 where
@@ -37,11 +39,7 @@ where
 impl Calls {
     /// Polls `connection`, whose executor this is, with everything that it opens, until it
     /// ends. Calls that are not over then are dropped with it: nobody would hear of them.
-    pub(super) async fn drive<C>(
-        self,
-        mut connection: Pin<&mut C>,
-        running: &mut Running,
-    ) -> C::Output
+    pub async fn drive<C>(self, mut connection: Pin<&mut C>, running: &mut Running) -> C::Output
     where
         C: Future,
     {
@@ -54,6 +52,9 @@ impl Calls {
                 let opened =
                     std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
                 if opened.is_empty() {
+                    // What was read just now is taken before other connections read more.
+                    // Whatever it leads to wakes this task again.
+                    while let Poll::Ready(Some(())) = running.0.poll_next_unpin(context) {}
                     return Poll::Pending;
                 }
                 running.0.extend(opened);
@@ -65,7 +66,7 @@ impl Calls {
 
 /// Calls that are being carried out.
 #[derive(Default)]
-pub(super) struct Running(FuturesUnordered<Call>);
+pub struct Running(FuturesUnordered<Call>);
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
