@@ -4,21 +4,18 @@
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use arx_daemon::config::{ByteSize, ConfigError, File, Problems, Span, secret_file};
+use arx_daemon::config::{ByteSize, ConfigError, File, Problems, Span, from_text, secret_file};
+use arx_daemon::files::LONGEST_SOCKET_PATH;
 use arx_daemon::log;
 use arx_identity::{KeyAlgorithm, TrustDomain};
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 use crate::authority;
 use crate::policy;
 use crate::state;
 use crate::token;
-
-/// What fits into a socket address with its terminating zero (unix(7)).
-const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Everything that an authority is told.
 #[derive(Clone, Debug, Deserialize)]
@@ -184,17 +181,6 @@ fn queue() -> usize {
 
 fn ten_seconds() -> Span {
     Span::from_secs(10)
-}
-
-fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr,
-    T::Err: std::fmt::Display,
-{
-    String::deserialize(deserializer)?
-        .parse()
-        .map_err(de::Error::custom)
 }
 
 impl Config {

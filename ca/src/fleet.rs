@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use arx_identity::{KeyId, Serial};
+use arx_identity::Serial;
 use arx_proto::node::v1 as wire;
 
 use crate::caller::{Node, NodeName};
@@ -276,11 +276,6 @@ fn superseded(name: &NodeName) -> Refusal {
             "a later join of {name} has cut this certificate off: if that was not this agent, look into who holds its token; else join again"
         ),
     )
-}
-
-/// A key identifier as it stands in messages, if it is one.
-fn key_id(bytes: &[u8]) -> Option<KeyId> {
-    KeyId::from_slice(bytes)
 }
 
 impl fmt::Debug for Fleet {

@@ -13,6 +13,11 @@ impl fmt::Display for Hex<'_> {
     }
 }
 
+/// The lower-case digits as a text.
+pub(crate) fn encode(bytes: &[u8]) -> String {
+    Hex(bytes).to_string()
+}
+
 /// Reads digits of either case into `out`; false if they are not exactly as many bytes.
 pub(crate) fn decode(text: &[u8], out: &mut [u8]) -> bool {
     let (pairs, rest) = text.as_chunks::<2>();

@@ -17,9 +17,11 @@ pub use problem::{ConfigError, Problem, Problems};
 pub use secret::secret_file;
 pub use span::{NotASpan, Span};
 
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
-use serde::de::DeserializeOwned;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 
 /// Reads the TOML file at `path` as a `T`. `T` and the types in it should be `#[serde(deny_unknown_fields)]`.
 ///
@@ -28,4 +30,17 @@ use serde::de::DeserializeOwned;
 /// To check values against each other afterwards with their lines at hand, use [`File`].
 pub fn load<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T, ConfigError> {
     File::read(path)?.parse()
+}
+
+/// For `#[serde(deserialize_with)]`: a value that is written as a text, with its own parser's word on what is wrong.
+///
+/// # Errors
+/// What the parser says, or that there is no text.
+pub fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(D::Error::custom)
 }

@@ -2,16 +2,14 @@
 //! work.
 
 use crate::attest::ServiceAccountToken;
-use arx_daemon::config::{ConfigError, File, Problems, Span, secret_file};
+use arx_daemon::config::{ConfigError, File, Problems, Span, from_text, secret_file};
 use arx_daemon::files::LONGEST_SOCKET_PATH;
 use arx_daemon::log;
 use arx_identity::{KeyAlgorithm, Sequence, SpiffeId, TrustBundle, TrustDomain};
 use serde::{Deserialize, Deserializer, de};
-use std::fmt;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 /// Shorter certificates would be renewed without a pause.
@@ -425,15 +423,6 @@ fn many_connections() -> usize {
 
 fn cache_key() -> PathBuf {
     "/run/arx-node-agent/cache.key".into()
-}
-
-fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: fmt::Display>,
-{
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(de::Error::custom)
 }
 
 #[cfg(test)]

@@ -147,6 +147,16 @@ pub fn hello() -> Hello {
     }
 }
 
+/// So many requests for certificates, each of a new P-256 key, DER.
+pub fn requests(count: usize) -> anyhow::Result<Vec<Bytes>> {
+    let request = |_| {
+        Ok(PrivateKey::generate(KeyAlgorithm::EcdsaP256)?
+            .create_csr()?
+            .into())
+    };
+    (0..count).map(request).collect()
+}
+
 /// 16 random bytes.
 pub fn unique() -> Bytes {
     Bytes::copy_from_slice(&crypto::random::<16>())

@@ -7,7 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arx_identity::{KeyId, Sequence, Serial};
 use arx_proto::node::v1 as wire;
 
-use super::key_id;
 use super::lineage::Lineage;
 use super::session::Open;
 use crate::caller::{Node, NodeName};
@@ -196,7 +195,7 @@ impl Agent {
                 arriving.leaves.insert(
                     serial,
                     Leaf {
-                        root: key_id(&leaf.root_key_id),
+                        root: KeyId::from_slice(&leaf.root_key_id),
                         subscribers: leaf.subscribers,
                     },
                 );

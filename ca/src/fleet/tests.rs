@@ -1,6 +1,6 @@
 use std::time::{Duration, UNIX_EPOCH};
 
-use arx_identity::Sequence;
+use arx_identity::{KeyId, Sequence};
 
 use super::*;
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::codec::{self, Content};
 use super::record::{Event, Validity, from_millis};
+use crate::hex::encode as hex;
 
 /// A record, and its place among all that the ledger ever had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,8 +117,4 @@ fn with_validity(validity: &Validity, mut fields: Value) -> Value {
     fields["not_before"] = rfc3339(validity.not_before).into();
     fields["not_after"] = rfc3339(validity.not_after).into();
     fields
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -22,6 +22,7 @@ use super::json::Entry as Recorded;
 use super::record::{Event, MAX_SERIAL, from_millis, to_millis};
 use super::search::read_at;
 use super::segment;
+use crate::hex::Hex;
 
 /// How long after its end a certificate is kept in the index.
 const KEPT_MS: u64 = 2 * 3600 * 1000;
@@ -392,7 +393,7 @@ impl Live {
             let file = File::open(&path).map_err(Error::io("open", &path))?;
             leaves.extend(leaf(read_at(&file, &path, place.offset)?));
         }
-        let next = next.map(|(identity, serial)| format!("{}@{identity}", hex(serial.as_bytes())));
+        let next = next.map(|(identity, serial)| format!("{}@{identity}", Hex(serial.as_bytes())));
         Ok(LivePage { leaves, next })
     }
 }
@@ -599,10 +600,6 @@ fn leaf(recorded: Recorded) -> Option<LiveLeaf> {
         evidence: issued.evidence.into(),
         replaces: issued.replaces,
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn decode_token(token: &str) -> Result<Option<(String, SerialKey)>, Error> {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use arx_identity::{KeyAlgorithm, PrivateKey};
 use arx_proto::node::v1::issue_item::Evidence;
 use arx_proto::node::v1::node_client::NodeClient;
 use arx_proto::node::v1::{IssueItem, IssueRequest, LocalProcess, Urgency};
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::client::Boss;
-use super::node::{self, Authority, Http2};
+use super::node::{self, Authority, Http2, requests};
 
 /// Different keys that are asked for.
 const KEYS: usize = 200;
@@ -47,13 +46,7 @@ pub(crate) async fn play(boss: &mut Boss, options: Options) -> anyhow::Result<()
     for _ in 0..options.connections {
         connections.push(options.authority.connect(&tls).await?);
     }
-    let keys = (0..KEYS)
-        .map(|_| {
-            Ok(PrivateKey::generate(KeyAlgorithm::EcdsaP256)?
-                .create_csr()?
-                .into())
-        })
-        .collect::<anyhow::Result<Vec<Bytes>>>()?;
+    let keys = requests(KEYS)?;
     boss.say("ready", &())?;
     while boss.order().await?.is_some() {
         let start = Instant::now();

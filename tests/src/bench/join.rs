@@ -4,14 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arx_identity::{KeyAlgorithm, PrivateKey};
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::client::Boss;
 use super::issue::{Report, percentile};
-use super::node::Authority;
+use super::node::{Authority, requests};
 
 const KEYS: usize = 50;
 
@@ -30,13 +28,7 @@ pub(crate) async fn play(boss: &mut Boss, options: Options) -> anyhow::Result<()
     let text = std::fs::read_to_string(&options.tokens)?;
     let mut tokens = text.lines().map(str::to_owned);
     let tls = Arc::new(options.authority.tls(None)?);
-    let keys = (0..KEYS)
-        .map(|_| {
-            Ok(PrivateKey::generate(KeyAlgorithm::EcdsaP256)?
-                .create_csr()?
-                .into())
-        })
-        .collect::<anyhow::Result<Vec<Bytes>>>()?;
+    let keys = requests(KEYS)?;
     boss.say("ready", &())?;
     while boss.order().await?.is_some() {
         let start = Instant::now();
