@@ -22,8 +22,9 @@ use tower_service::Service;
 
 use pieces::Pieces;
 
-/// Smaller windows save nothing, and hang where two streams begin with 61 KB each.
-const STREAM_WINDOW: u32 = 16 * 1024;
+/// A whole first message, of which a proxy's node is some 61 KB: whoever sends it need not
+/// wait for more window. What a connection may have us hold is bounded by its own.
+const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 8 * 1024;
 /// A gateway has hundreds of names, each on a stream of its own.

@@ -8,15 +8,18 @@
 //! What the frames say is not looked at, and nothing but their length and END_STREAM is
 //! changed. Whatever is not as the standard has it goes through for the reader to refuse.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Largest payload of a DATA frame that comes out of here: with their heads, two fill the
 /// buffer of 8 KiB that the reader begins with.
 const PIECE: usize = 4 * 1024 - HEAD;
+/// So much is read at once. Reading pieces one by one costs more than copying them.
+const AHEAD: usize = 32 * 1024;
 /// Length of the client's preface, which comes before the first frame.
 const PREFACE: usize = 24;
 const HEAD: usize = 9;
@@ -24,14 +27,25 @@ const DATA: u8 = 0;
 const END_STREAM: u8 = 0x1;
 const PADDED: u8 = 0x8;
 
+thread_local! {
+    /// The buffer for the next read. A connection has one only while something is in it.
+    static SPARE: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// What was read of a connection and not handed out yet.
+#[derive(Debug)]
+struct Ahead {
+    buffer: Box<[u8]>,
+    from: usize,
+    to: usize,
+}
+
 /// A connection on which no DATA frame that is read is large.
 #[derive(Debug)]
 pub(crate) struct Pieces<IO> {
     inner: IO,
     cutter: Cutter,
-    /// Cut, and not read yet.
-    out: Vec<u8>,
-    from: usize,
+    ahead: Option<Ahead>,
 }
 
 impl<IO> Pieces<IO> {
@@ -43,21 +57,22 @@ impl<IO> Pieces<IO> {
                 at: At::Through(PREFACE),
                 head: [0; HEAD],
                 have: 0,
+                owed: 0,
             },
-            out: Vec::new(),
-            from: 0,
+            ahead: None,
         }
     }
 
-    /// Hands out what was cut, and the memory back when nothing is left of it.
+    /// Hands out what is there, and the buffer back when nothing is left in it.
     fn hand_out(&mut self, buf: &mut ReadBuf<'_>) {
-        let waiting = &self.out[self.from..];
-        let count = waiting.len().min(buf.remaining());
-        buf.put_slice(&waiting[..count]);
-        self.from += count;
-        if self.from == self.out.len() {
-            self.out = Vec::new();
-            self.from = 0;
+        let Some(ahead) = &mut self.ahead else {
+            return self.cutter.cut(&mut &[][..], buf);
+        };
+        let mut bytes = &ahead.buffer[ahead.from..ahead.to];
+        self.cutter.cut(&mut bytes, buf);
+        ahead.from = ahead.to - bytes.len();
+        if bytes.is_empty() {
+            SPARE.set(self.ahead.take().map(|ahead| ahead.buffer));
         }
     }
 }
@@ -65,10 +80,12 @@ impl<IO> Pieces<IO> {
 #[derive(Debug)]
 struct Cutter {
     at: At,
-    /// The head of the frame that is being read.
+    /// The head of the frame or piece that is being read.
     head: [u8; HEAD],
     /// So many bytes of it have come.
     have: usize,
+    /// So many bytes of it are still to be handed out.
+    owed: usize,
 }
 
 /// What the next byte that is read belongs to.
@@ -88,53 +105,33 @@ enum At {
 }
 
 impl Cutter {
-    /// Goes over the beginning of `bytes` that stays as it is, but for heads that are
-    /// changed in place, and answers its length.
-    fn pass(&mut self, bytes: &mut [u8]) -> usize {
-        let mut done = 0;
-        while done < bytes.len() {
-            let ahead = bytes.len() - done;
+    /// Takes from `bytes` what has room in `out`, cut.
+    fn cut(&mut self, bytes: &mut &[u8], out: &mut ReadBuf<'_>) {
+        while out.remaining() > 0 {
             match self.at {
-                At::Piece { left: 0, .. } => break,
+                _ if self.owed > 0 => {
+                    let head = &self.head[HEAD - self.owed..];
+                    let count = head.len().min(out.remaining());
+                    out.put_slice(&head[..count]);
+                    self.owed -= count;
+                }
+                At::Piece { left: 0, .. } => self.next_piece(),
+                _ if bytes.is_empty() => return,
                 At::Through(left) | At::Piece { left, .. } => {
-                    let step = left.min(ahead);
-                    self.went(step);
-                    done += step;
-                }
-                At::Head if self.have == 0 && ahead >= HEAD => {
-                    self.head.copy_from_slice(&bytes[done..done + HEAD]);
-                    self.cut();
-                    bytes[done..done + HEAD].copy_from_slice(&self.head);
-                    done += HEAD;
-                }
-                At::Head => break,
-            }
-        }
-        done
-    }
-
-    /// Takes in all of `bytes`, and writes what comes out of it.
-    fn cut_all(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
-        while !bytes.is_empty() {
-            match self.at {
-                At::Piece { left: 0, .. } => {
-                    self.next_piece();
-                    out.extend_from_slice(&self.head);
-                }
-                At::Through(left) | At::Piece { left, .. } => {
-                    let (step, after) = bytes.split_at(left.min(bytes.len()));
-                    out.extend_from_slice(step);
-                    self.went(step.len());
-                    bytes = after;
+                    let count = left.min(bytes.len()).min(out.remaining());
+                    let (now, after) = bytes.split_at(count);
+                    out.put_slice(now);
+                    self.went(count);
+                    *bytes = after;
                 }
                 At::Head => {
-                    let (step, after) = bytes.split_at((HEAD - self.have).min(bytes.len()));
-                    self.head[self.have..self.have + step.len()].copy_from_slice(step);
-                    self.have += step.len();
-                    bytes = after;
+                    let count = (HEAD - self.have).min(bytes.len());
+                    let (now, after) = bytes.split_at(count);
+                    self.head[self.have..self.have + count].copy_from_slice(now);
+                    self.have += count;
+                    *bytes = after;
                     if self.have == HEAD {
-                        self.cut();
-                        out.extend_from_slice(&self.head);
+                        self.begin();
                     }
                 }
             }
@@ -156,8 +153,9 @@ impl Cutter {
     }
 
     /// Decides about the frame whose head is there, and changes the head if it is cut.
-    fn cut(&mut self) {
+    fn begin(&mut self) {
         self.have = 0;
+        self.owed = HEAD;
         let [high, middle, low, kind, flags, ..] = self.head;
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         if kind == DATA && flags & PADDED == 0 && length > PIECE {
@@ -183,6 +181,7 @@ impl Cutter {
             if ends && rest == 0 {
                 self.head[4] |= END_STREAM;
             }
+            self.owed = HEAD;
         }
     }
 }
@@ -194,41 +193,25 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Pieces<IO> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        let before = buf.filled().len();
         loop {
-            if this.from < this.out.len() {
-                this.hand_out(buf);
+            this.hand_out(buf);
+            if buf.filled().len() > before || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let before = buf.filled().len();
-            match this.cutter.at {
-                At::Piece { left: 0, .. } => {
-                    this.cutter.next_piece();
-                    this.out.extend_from_slice(&this.cutter.head);
-                }
-                // Not beyond the piece, so that nothing has to be moved.
-                At::Piece { left, .. } => {
-                    let room = left.min(buf.remaining());
-                    let mut piece = ReadBuf::new(buf.initialize_unfilled_to(room));
-                    ready!(Pin::new(&mut this.inner).poll_read(context, &mut piece))?;
-                    let count = piece.filled().len();
-                    buf.advance(count);
-                    this.cutter.went(count);
-                    return Poll::Ready(Ok(()));
-                }
-                At::Through(_) | At::Head => {
-                    ready!(Pin::new(&mut this.inner).poll_read(context, buf))?;
-                    let new = &mut buf.filled_mut()[before..];
-                    let passed = this.cutter.pass(new);
-                    if passed == new.len() {
-                        return Poll::Ready(Ok(()));
-                    }
-                    this.cutter.cut_all(&new[passed..], &mut this.out);
-                    buf.set_filled(before + passed);
-                    if passed > 0 {
-                        return Poll::Ready(Ok(()));
-                    }
-                }
+            let mut buffer = SPARE.take().unwrap_or_else(|| vec![0; AHEAD].into());
+            let mut read = ReadBuf::new(&mut buffer);
+            let outcome = Pin::new(&mut this.inner).poll_read(context, &mut read);
+            let to = read.filled().len();
+            if to == 0 {
+                SPARE.set(Some(buffer));
+                return outcome;
             }
+            this.ahead = Some(Ahead {
+                buffer,
+                from: 0,
+                to,
+            });
         }
     }
 }
@@ -422,7 +405,7 @@ mod tests {
             let mut pieces = Pieces::new(&bytes[..]);
             let mut out = Vec::new();
             pieces.read_to_end(&mut out).await.expect("read");
-            assert_eq!(pieces.out.capacity(), 0);
+            assert!(pieces.ahead.is_none());
             assert_eq!(pieces.cutter.at, At::Head);
         });
     }
