@@ -18,8 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Largest payload of a DATA frame that comes out of here: with their heads, two fill the
 /// buffer of 8 KiB that the reader begins with.
 const PIECE: usize = 4 * 1024 - HEAD;
-/// So much is read at once. Reading pieces one by one costs more than copying them.
-const AHEAD: usize = 32 * 1024;
+/// So much is read at once, since reading pieces one by one costs more than copying them;
+/// and in one turn, since whoever reads HTTP/2 has for the frames that wait to be taken a
+/// table that never shrinks.
+const AHEAD: usize = 16 * 1024;
 /// Length of the client's preface, which comes before the first frame.
 const PREFACE: usize = 24;
 const HEAD: usize = 9;
@@ -46,6 +48,8 @@ pub(crate) struct Pieces<IO> {
     inner: IO,
     cutter: Cutter,
     ahead: Option<Ahead>,
+    /// So much was read in this turn.
+    turn: usize,
 }
 
 impl<IO> Pieces<IO> {
@@ -60,6 +64,7 @@ impl<IO> Pieces<IO> {
                 owed: 0,
             },
             ahead: None,
+            turn: 0,
         }
     }
 
@@ -196,17 +201,25 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Pieces<IO> {
         let before = buf.filled().len();
         loop {
             this.hand_out(buf);
-            if buf.filled().len() > before || buf.remaining() == 0 {
+            let came = buf.filled().len() - before;
+            if came > 0 || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
+            }
+            if this.turn >= AHEAD {
+                this.turn = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let mut buffer = SPARE.take().unwrap_or_else(|| vec![0; AHEAD].into());
             let mut read = ReadBuf::new(&mut buffer);
             let outcome = Pin::new(&mut this.inner).poll_read(context, &mut read);
             let to = read.filled().len();
             if to == 0 {
+                this.turn = 0;
                 SPARE.set(Some(buffer));
                 return outcome;
             }
+            this.turn += to;
             this.ahead = Some(Ahead {
                 buffer,
                 from: 0,
