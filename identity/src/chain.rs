@@ -83,7 +83,19 @@ impl CertChain {
     /// # Errors
     /// As [`CertChain::new`], or if one of them is not a certificate.
     pub fn from_der_list<'a>(list: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, ChainError> {
-        Self::new(certificates(list)?)
+        Self::new(certificates(list, None)?)
+    }
+
+    /// As [`CertChain::from_der_list`]. Where an issuer is the same as in `like`, the two
+    /// chains share it: many chains of the same issuers cost little more than their leaves.
+    ///
+    /// # Errors
+    /// As [`CertChain::from_der_list`].
+    pub fn from_der_list_like<'a>(
+        list: impl IntoIterator<Item = &'a [u8]>,
+        like: Option<&Self>,
+    ) -> Result<Self, ChainError> {
+        Self::new(certificates(list, like)?)
     }
 
     /// The chain in a PEM text, leaf first.
@@ -124,18 +136,23 @@ impl CertChain {
 pub(crate) fn parse<'a>(
     list: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<(Vec<Certificate>, SpiffeId), ChainError> {
-    let certificates = certificates(list)?;
+    let certificates = certificates(list, None)?;
     let spiffe_id = identity(&certificates)?;
     Ok((certificates, spiffe_id))
 }
 
 fn certificates<'a>(
     list: impl IntoIterator<Item = &'a [u8]>,
+    like: Option<&CertChain>,
 ) -> Result<Vec<Certificate>, ChainError> {
+    let issuers = like.map_or(&[][..], |like| &like.certificates[1..]);
     list.into_iter()
         .take(MAX_CHAIN + 1)
         .enumerate()
         .map(|(position, der)| {
+            if let Some(same) = issuers.iter().find(|issuer| issuer.der() == der) {
+                return Ok(same.clone());
+            }
             Certificate::from_der(der)
                 .map_err(|source| ChainError::Certificate { position, source })
         })

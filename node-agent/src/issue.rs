@@ -244,11 +244,13 @@ fn judge_all(
         .into_iter()
         .filter_map(|result| Some((result.idempotency_key, result.outcome?)))
         .collect();
+    let mut before = None;
     let each = |(workload, prepared): (WorkloadId, Prepared)| {
         let inventories = prepared.inventories;
         let outcome = match by_key.remove(prepared.idempotency_key.as_slice()) {
             Some(issue_result::Outcome::Issued(issued)) => {
-                judge(&issued, prepared.key, terms.bundle.as_ref(), terms.wall)
+                let bundle = terms.bundle.as_ref();
+                judge(&issued, prepared.key, &mut before, bundle, terms.wall)
             }
             Some(issue_result::Outcome::Refused(refusal)) => Outcome::Refused(refusal),
             None => Outcome::Unusable("the authority's answer does not mention it".to_owned()),
@@ -262,16 +264,18 @@ fn judge_all(
     prepared.into_iter().map(each).collect()
 }
 
-/// Whether a new certificate may replace the old one.
+/// Whether a new certificate may replace the old one. It shares its issuers with the one
+/// that was judged before it.
 fn judge(
     issued: &Issued,
     key: Arc<PrivateKey>,
+    before: &mut Option<CertChain>,
     bundle: Option<&TrustBundle>,
     now: SystemTime,
 ) -> Outcome {
     let chain = issued.chain.iter().map(|der| der.as_ref());
-    let svid = match CertChain::from_der_list(chain) {
-        Ok(chain) => match Svid::new(chain, key) {
+    let svid = match CertChain::from_der_list_like(chain, before.as_ref()) {
+        Ok(chain) => match Svid::new(before.insert(chain).clone(), key) {
             Ok(svid) => svid,
             Err(error) => return Outcome::Unusable(error.to_string()),
         },
@@ -331,7 +335,7 @@ mod tests {
         let good = issued(&authority, &key, &id("/a"));
         let bundle = authority.bundle(2);
         let judge = |issued: &Issued, key: &Arc<PrivateKey>, bundle: Option<&TrustBundle>, now| {
-            judge(issued, Arc::clone(key), bundle, now)
+            judge(issued, Arc::clone(key), &mut None, bundle, now)
         };
         assert!(matches!(
             judge(&good, &key, Some(&bundle), noon()),
@@ -380,7 +384,7 @@ mod tests {
         let (old, new) = (Authority::new(), Authority::new());
         let key = key();
         let early = issued(&new, &key, &id("/a"));
-        let outcome = judge(&early, key, Some(&old.bundle(1)), noon());
+        let outcome = judge(&early, key, &mut None, Some(&old.bundle(1)), noon());
         assert!(matches!(outcome, Outcome::Early { needs, .. } if needs.number == 2));
     }
 

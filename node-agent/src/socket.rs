@@ -136,6 +136,8 @@ impl Connections {
             .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(MOST_STREAMS)
             .max_header_list_size(HEADERS)
+            // One or two requests in a connection's life repeat nothing worth a table.
+            .header_table_size(0)
             .serve_connection(TokioIo::new(pieces), answer);
         let mut connection = pin!(connection);
         let ended = tokio::select! {

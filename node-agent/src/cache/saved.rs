@@ -4,6 +4,7 @@ use crate::attest::LocalProcess;
 use crate::attest::token::Subject;
 use arx_identity::{CertChain, KeyId, PrivateKey, Sequence, Svid, TrustBundle, TrustDomain};
 use prost::Message;
+use prost::encoding::message::{self, encoded_len as message_len};
 use std::sync::Arc;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -36,21 +37,25 @@ pub(crate) enum SavedKey {
 
 impl State {
     pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut content = Content {
+        const WORKLOADS: u32 = 3;
+        let node = self.node.as_ref();
+        let mut head = Content {
             bundle: self.bundle.as_ref().map(Bundle::from),
-            node: self
-                .node
-                .as_ref()
-                .map(|(svid, root)| Identity::new(svid, root)),
-            workloads: self.workloads.iter().map(Workload::from).collect(),
+            node: node.map(|(svid, root)| Identity::new(svid, root)),
+            workloads: Vec::new(),
             inventory_ordinal: self.inventory_ordinal,
         };
-        // Room for everything at once: a vector that grows leaves keys behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(content.encoded_len()));
-        content.encode(&mut *bytes).expect("there is room for it");
-        let workloads = content.workloads.iter_mut().map(|w| &mut w.identity);
-        for identity in workloads.chain([&mut content.node]).flatten() {
-            identity.key.zeroize();
+        // Room for everything at once, since a vector that grows leaves keys behind; and
+        // one workload at a time, since together their parts would leave the heap in holes.
+        let each = |workload| Workload::from(workload).with(|w| message_len(WORKLOADS, w));
+        let len = head.encoded_len() + self.workloads.iter().map(each).sum::<usize>();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(len));
+        head.encode(&mut *bytes).expect("there is room for it");
+        if let Some(node) = &mut head.node {
+            node.key.zeroize();
+        }
+        for workload in &self.workloads {
+            Workload::from(workload).with(|w| message::encode(WORKLOADS, w, &mut *bytes));
         }
         bytes
     }
@@ -63,10 +68,15 @@ impl State {
             None => None,
         };
         let node = match content.node {
-            Some(node) => Some(node.restore()?),
+            Some(node) => Some(node.restore(None)?),
             None => None,
         };
-        let workloads = content.workloads.into_iter().map(Workload::restore);
+        let mut before: Option<CertChain> = node.as_ref().map(|(svid, _)| svid.chain().clone());
+        let workloads = content.workloads.into_iter().map(|workload| {
+            let workload = workload.restore(before.as_ref())?;
+            before = Some(workload.svid.chain().clone());
+            Some(workload)
+        });
         Some(Self {
             bundle,
             node,
@@ -176,10 +186,12 @@ impl Identity {
         }
     }
 
-    fn restore(self) -> Option<(Svid, KeyId)> {
+    /// What was saved. It shares its issuers with `like`.
+    fn restore(self, like: Option<&CertChain>) -> Option<(Svid, KeyId)> {
         let der = Zeroizing::new(self.key);
         let key = PrivateKey::from_pkcs8_der(&der).ok()?;
-        let chain = CertChain::from_der_list(self.chain.iter().map(Vec::as_slice)).ok()?;
+        let chain = self.chain.iter().map(Vec::as_slice);
+        let chain = CertChain::from_der_list_like(chain, like).ok()?;
         let svid = Svid::new(chain, Arc::new(key)).ok()?;
         Some((svid, KeyId::from_slice(&self.root)?))
     }
@@ -201,13 +213,22 @@ impl From<&SavedWorkload> for Workload {
 }
 
 impl Workload {
-    fn restore(self) -> Option<SavedWorkload> {
+    /// What `use_it` makes of it, whose key is then no more.
+    fn with<T>(mut self, use_it: impl FnOnce(&Self) -> T) -> T {
+        let made = use_it(&self);
+        if let Some(identity) = &mut self.identity {
+            identity.key.zeroize();
+        }
+        made
+    }
+
+    fn restore(self, like: Option<&CertChain>) -> Option<SavedWorkload> {
         let key = match (self.local, self.account) {
             (Some(local), None) => SavedKey::Local(local.restore()?),
             (None, Some(account)) => SavedKey::Account(account.into()),
             _ => return None,
         };
-        let (svid, root) = self.identity?.restore()?;
+        let (svid, root) = self.identity?.restore(like)?;
         let proven = self.proven.into_iter().map(|digest| digest.try_into().ok());
         Some(SavedWorkload {
             key,
