@@ -93,8 +93,10 @@ impl wire::node_server::Node for Api {
                 ));
             }
             let _share = self.0.shares.take(&node.name, items.len())?;
+            let mut results = self.0.issue(&node, items).await;
             Ok(wire::IssueResponse {
-                results: self.0.issue(&node, items).await,
+                issuers: share_issuers(&mut results),
+                results,
             })
         });
         self.tell(outcome.await)
@@ -115,6 +117,22 @@ impl wire::node_server::Node for Api {
 }
 
 /// The node that calls, if its line of certificates is still the one that counts.
+/// Takes the intermediates of the first chain out of all chains that end in them.
+fn share_issuers(results: &mut [wire::IssueResult]) -> Vec<Bytes> {
+    let mut issuers: Vec<Bytes> = Vec::new();
+    for result in results {
+        if let Some(wire::issue_result::Outcome::Issued(issued)) = &mut result.outcome {
+            if issuers.is_empty() {
+                issuers.extend_from_slice(issued.chain.get(1..).unwrap_or_default());
+            }
+            if issued.chain.get(1..) == Some(&issuers) {
+                issued.chain.truncate(1);
+            }
+        }
+    }
+    issuers
+}
+
 fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Arc<Node>, Refusal> {
     let caller = request
         .extensions()
@@ -230,5 +248,36 @@ fn malformed(what: &str) -> Refusal {
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Api")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_most_chains_end_in_is_sent_once() {
+        let issued = |names: &[&'static str]| wire::IssueResult {
+            outcome: Some(wire::issue_result::Outcome::Issued(wire::Issued {
+                chain: names.iter().map(|&name| name.into()).collect(),
+                ..wire::Issued::default()
+            })),
+            ..wire::IssueResult::default()
+        };
+        let nothing = wire::IssueResult::default();
+        let mut results = [
+            nothing.clone(),
+            issued(&["a", "now"]),
+            issued(&["b", "before"]),
+            issued(&["c", "now"]),
+        ];
+        assert_eq!(share_issuers(&mut results), [Bytes::from("now")]);
+        let sent = [
+            nothing,
+            issued(&["a"]),
+            issued(&["b", "before"]),
+            issued(&["c"]),
+        ];
+        assert_eq!(results, sent);
     }
 }

@@ -80,7 +80,9 @@ fn setup(error: impl std::fmt::Display) -> TlsError {
 }
 
 /// Implements the tokio I/O traits for a wrapper by handing every call to its field
-/// `inner`.
+/// `inner`, but that what is written is gathered until it is flushed or there is no more
+/// room: HTTP/2 writes frame by frame, and a system call for each would cost more than
+/// encrypting it.
 macro_rules! delegate_io {
     ($stream:ident) => {
         impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for $stream<IO> {
@@ -95,11 +97,11 @@ macro_rules! delegate_io {
 
         impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for $stream<IO> {
             fn poll_write(
-                mut self: Pin<&mut Self>,
+                self: Pin<&mut Self>,
                 cx: &mut Context<'_>,
                 buf: &[u8],
             ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.inner).poll_write(cx, buf)
+                self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
             }
 
             fn poll_write_vectored(
@@ -107,11 +109,19 @@ macro_rules! delegate_io {
                 cx: &mut Context<'_>,
                 bufs: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+                let empty = bufs.iter().all(|buf| buf.is_empty());
+                loop {
+                    let (_, connection) = self.inner.get_mut();
+                    let written = io::Write::write_vectored(&mut connection.writer(), bufs)?;
+                    if written > 0 || empty {
+                        return Poll::Ready(Ok(written));
+                    }
+                    ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+                }
             }
 
             fn is_write_vectored(&self) -> bool {
-                self.inner.is_write_vectored()
+                true
             }
 
             fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

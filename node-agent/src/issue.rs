@@ -142,7 +142,7 @@ pub(crate) async fn issue(link: Link, batch: Vec<Wanted>, terms: Terms) -> Vec<A
     };
     let call = client.issue(IssueRequest { items });
     let results = match tokio::time::timeout(terms.timeout, call).await {
-        Ok(Ok(answer)) => answer.into_inner().results,
+        Ok(Ok(answer)) => wire::results(answer.into_inner()),
         Ok(Err(status)) => {
             let failure = CallFailure::from(status);
             if failure.refuses_the_node() {

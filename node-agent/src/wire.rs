@@ -37,6 +37,19 @@ pub(crate) fn position(sequence: Sequence, sha256: &[u8; 32]) -> proto::TrustPos
     }
 }
 
+/// The results of an answer, each with its whole chain.
+pub(crate) fn results(answer: proto::IssueResponse) -> Vec<proto::IssueResult> {
+    let mut results = answer.results;
+    for result in &mut results {
+        if let Some(proto::issue_result::Outcome::Issued(issued)) = &mut result.outcome
+            && issued.chain.len() == 1
+        {
+            issued.chain.extend_from_slice(&answer.issuers);
+        }
+    }
+    results
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +65,31 @@ mod tests {
         fn no_time_on_the_wire_makes_it_panic(ms: i64) {
             let _ = time(ms);
         }
+    }
+
+    #[test]
+    fn issuers_follow_where_a_chain_is_a_leaf_alone() {
+        let chain = |names: &[&'static str]| names.iter().map(|&n| n.into()).collect::<Vec<_>>();
+        let issued = |names: &[&'static str]| proto::IssueResult {
+            outcome: Some(proto::issue_result::Outcome::Issued(proto::Issued {
+                chain: chain(names),
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        let refused = proto::IssueResult {
+            outcome: Some(proto::issue_result::Outcome::Refused(Default::default())),
+            ..Default::default()
+        };
+        let answer = proto::IssueResponse {
+            results: vec![issued(&["a"]), refused.clone(), issued(&["b", "older"])],
+            issuers: chain(&["signs a", "above"]),
+        };
+        let whole = [
+            issued(&["a", "signs a", "above"]),
+            refused,
+            issued(&["b", "older"]),
+        ];
+        assert_eq!(results(answer), whole);
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -107,6 +107,8 @@ impl fmt::Debug for Client {
 }
 
 /// An established connection.
+///
+/// What is written goes out when it is flushed, or when 64 KiB wait.
 pub struct ClientStream<IO> {
     inner: tokio_rustls::client::TlsStream<IO>,
     peer: VerifiedPeer,

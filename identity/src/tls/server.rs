@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
@@ -107,6 +107,8 @@ impl fmt::Debug for Server {
 }
 
 /// An accepted connection.
+///
+/// What is written goes out when it is flushed, or when 64 KiB wait.
 pub struct ServerStream<IO> {
     inner: tokio_rustls::server::TlsStream<IO>,
     peer: Option<VerifiedPeer>,

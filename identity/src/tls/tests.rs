@@ -1,6 +1,9 @@
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::*;
 use crate::profile::{self, Issuer, Leaf, Validity};
@@ -243,4 +246,86 @@ async fn a_peer_that_stops_in_the_handshake_is_given_up() {
     let (near, _far) = tokio::io::duplex(64 * 1024);
     let refused = authority.server().accept(near).await;
     assert!(matches!(refused, Err(TlsError::Deadline)));
+}
+
+/// Counts the writes of the connection above.
+struct Counted {
+    inner: Pipe,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_goes_out_when_it_is_flushed_or_there_is_no_more_room() {
+    const FRAME: [u8; 10_000] = [7; 10_000];
+    let authority = Authority::new("example.org");
+    let client = Client::new(&[authority.bundle()], None, authority.id("/server"));
+    let (client, server) = (client.expect("a client"), authority.server());
+    let (near, far) = tokio::io::duplex(256 * 1024);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let counted = Counted {
+        inner: near,
+        writes: Arc::clone(&writes),
+    };
+    let (server, client) = tokio::join!(server.accept(counted), client.connect(far));
+    let (mut server, mut client) = (server.expect("accepted"), client.expect("connected"));
+
+    let before = writes.load(Ordering::Relaxed);
+    for _ in 0..5 {
+        server.write_all(&FRAME).await.expect("written");
+    }
+    assert_eq!(writes.load(Ordering::Relaxed), before);
+    server.flush().await.expect("flushed");
+    assert_eq!(writes.load(Ordering::Relaxed), before + 1);
+
+    let send = async {
+        for _ in 0..100 {
+            server.write_all(&FRAME).await.expect("written");
+        }
+        server.shutdown().await.expect("shut down");
+    };
+    let mut all = Vec::new();
+    let (read, ()) = tokio::join!(client.read_to_end(&mut all), send);
+    assert_eq!(read.expect("read"), 105 * FRAME.len());
 }

@@ -122,7 +122,11 @@ impl Running {
         let answer = tokio::time::timeout(timeout, call).await;
         let answer = answer.map_err(|_| CallFailure::timeout(timeout))?;
         let answer = answer.map_err(CallFailure::from)?.into_inner();
-        match answer.results.into_iter().next().and_then(|r| r.outcome) {
+        match wire::results(answer)
+            .into_iter()
+            .next()
+            .and_then(|r| r.outcome)
+        {
             Some(Outcome::Issued(issued)) => {
                 let now = self.setup.clock.now();
                 verified(&issued, key, &self.setup.ids.node, &self.anchors()?, now)

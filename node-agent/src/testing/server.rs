@@ -329,7 +329,10 @@ impl Node for Ca {
         };
         let results = items.iter().map(result).collect();
         self.tell(Told::Issue(items));
-        Ok(Response::new(IssueResponse { results }))
+        Ok(Response::new(IssueResponse {
+            results,
+            issuers: Vec::new(),
+        }))
     }
 
     type FollowStream = BoxStream<'static, Result<AuthorityMessage, Status>>;
