@@ -105,7 +105,7 @@ const SHAPES: [Shape; 3] = [
         connections: 4,
         in_flight: 4,
         batch: 50,
-        calls: 320,
+        calls: 640,
         p99_ms: None,
     },
     Shape {
