@@ -22,6 +22,7 @@ use arx_identity::profile::{self, Issuer, Leaf, Validity};
 use arx_identity::{
     CertChain, Certificate, KeyAlgorithm, KeyId, PrivateKey, SpiffeId, Svid, TrustDomain,
 };
+use bytes::Bytes;
 use serde_json::Map;
 use tokio::sync::watch;
 
@@ -247,11 +248,13 @@ impl Authority {
             issuer_ends: self.signer.ends(),
         };
         let root = self.signer.root_id;
+        let encoded = chain.iter().map(|it| Bytes::copy_from_slice(it.der()));
         Ok(Prepared {
             registered,
             issuing: Arc::new(Issuing {
                 issuer,
                 key,
+                encoded: encoded.collect(),
                 chain,
                 root,
                 term,

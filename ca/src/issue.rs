@@ -577,11 +577,7 @@ fn answer(issuing: &Issuing, certificate: &Certificate, sequence: Sequence) -> A
     Answer {
         spiffe_id: certificate.spiffe_id().map_or("", |id| id.as_str()).into(),
         leaf: Bytes::copy_from_slice(certificate.der()),
-        issuers: issuing
-            .chain()
-            .iter()
-            .map(|issuer| Bytes::copy_from_slice(issuer.der()))
-            .collect(),
+        issuers: Arc::clone(issuing.encoded_chain()),
         sequence: (sequence.epoch, sequence.number),
     }
 }

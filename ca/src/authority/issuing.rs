@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use arx_identity::profile::{self, Issuer, Leaf, ProfileError};
 use arx_identity::{Certificate, KeyError, KeyId, PrivateKey};
+use bytes::Bytes;
 
 /// How far the clock may go back before an intermediate counts as not valid yet: what it is
 /// backdated by.
@@ -17,6 +18,8 @@ pub struct Issuing {
     pub(super) issuer: Issuer,
     pub(super) key: Arc<PrivateKey>,
     pub(super) chain: Vec<Certificate>,
+    /// The same, encoded. Every answer has them.
+    pub(super) encoded: Arc<[Bytes]>,
     pub(super) root: KeyId,
     pub(super) term: Term,
 }
@@ -55,6 +58,12 @@ impl Issuing {
     #[must_use]
     pub fn chain(&self) -> &[Certificate] {
         &self.chain
+    }
+
+    /// What is handed out after a leaf, each DER; shared by all answers.
+    #[must_use]
+    pub fn encoded_chain(&self) -> &Arc<[Bytes]> {
+        &self.encoded
     }
 
     /// The root that all of it stands under.

@@ -14,15 +14,17 @@ use std::time::SystemTime;
 use prost::Message;
 
 use super::record::{
-    Event, IntermediateRegistered, Issued, KeyId, Operator, Pruned, Record, Refused, Released,
-    Rotation, to_millis,
+    Event, IntermediateRegistered, Issued, Operator, Pruned, Record, Refused, Released, Rotation,
+    to_millis,
 };
 use message::{
-    IntermediateMessage, IssuedMessage, LeafMessage, PrunedMessage, RefusedMessage,
-    ReleasedMessage, TextMessage, serial,
+    IntermediateMessage, IssuedMessage, PrunedMessage, RefusedMessage, ReleasedMessage, TextMessage,
 };
 
+pub(super) use outline::{Kind, Outline, outline};
+
 mod message;
+mod outline;
 
 const PREFIX: usize = 12;
 
@@ -141,70 +143,6 @@ fn known(tag: u16, message: &[u8]) -> Option<Event> {
 /// Whether a body says that segments were pruned, without reading it.
 pub(super) fn is_pruned(body: &[u8]) -> bool {
     prefix(body).tag == PRUNED
-}
-
-/// The part of a record that the indexes need.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Outline {
-    pub(super) time_ms: u64,
-    pub(super) kind: Kind,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Issued(Leaf),
-    Refused { who: String },
-    Intermediate { serial: Vec<u8> },
-    Released { serial: Vec<u8>, not_after_ms: u64 },
-    Other,
-    Unknown,
-}
-
-/// What has to be known of a certificate while it lives.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Leaf {
-    pub(super) cluster: String,
-    pub(super) node: String,
-    pub(super) spiffe_id: String,
-    pub(super) serial: Vec<u8>,
-    pub(super) issuer_key_id: KeyId,
-    pub(super) root_key_id: KeyId,
-    pub(super) not_after_ms: u64,
-    /// It replaces no other: the first of its line.
-    pub(super) first: bool,
-    /// Epoch and number of the bundle sequence that verifiers need.
-    pub(super) bundle: (u64, u64),
-}
-
-/// Reads a body no further than the indexes need: starting up does this for each record
-/// of a segment. A certificate whose other fields make no sense still counts as one.
-pub(super) fn outline(body: &[u8]) -> Outline {
-    let prefix = prefix(body);
-    Outline {
-        time_ms: prefix.time_ms,
-        kind: kind(prefix.tag, prefix.message).unwrap_or(Kind::Unknown),
-    }
-}
-
-fn kind(tag: u16, message: &[u8]) -> Option<Kind> {
-    Some(match tag {
-        ISSUED => Kind::Issued(LeafMessage::decode(message).ok()?.try_into().ok()?),
-        REFUSED => Kind::Refused {
-            who: RefusedMessage::decode(message).ok()?.who,
-        },
-        INTERMEDIATE => Kind::Intermediate {
-            serial: serial(IntermediateMessage::decode(message).ok()?.serial).ok()?,
-        },
-        RELEASED => {
-            let message = ReleasedMessage::decode(message).ok()?;
-            Kind::Released {
-                serial: serial(message.serial).ok()?,
-                not_after_ms: message.not_after_ms,
-            }
-        }
-        ROTATION | OPERATOR | PRUNED => Kind::Other,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

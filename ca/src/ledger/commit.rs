@@ -366,9 +366,12 @@ impl Writer {
             let segments = shared.segments();
             (segments.length, segments.records, segments.head)
         };
-        let mut commit = chain.to_vec();
+        let bodies = || jobs.iter().flat_map(|job| &job.bodies);
+        let bytes: usize = bodies().map(|body| frame::length(body.0.len())).sum();
+        let mut commit = Vec::with_capacity(CHAIN + bytes);
+        commit.extend_from_slice(&chain);
         let mut offsets = Vec::new();
-        for (number, body) in jobs.iter().flat_map(|job| &job.bodies).enumerate() {
+        for (number, body) in bodies().enumerate() {
             offsets.push(length + (commit.len() - CHAIN) as u64);
             frame::push(&mut commit, first + number as u64, &body.0);
         }
@@ -382,11 +385,7 @@ impl Writer {
             .head
             .copy_from_slice(&commit[commit.len() - CHAIN..]);
         let active = segments.active;
-        let outlines: Vec<Outline> = jobs
-            .iter()
-            .flat_map(|job| &job.bodies)
-            .map(|body| codec::outline(&body.0))
-            .collect();
+        let outlines: Vec<Outline<'_>> = bodies().map(|body| codec::outline(&body.0)).collect();
         for (outline, offset) in outlines.iter().zip(&offsets) {
             segments.pairs.add(outline, *offset);
         }

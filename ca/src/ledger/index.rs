@@ -65,14 +65,14 @@ impl Term<'_> {
 
 impl Pairs {
     /// Takes the record at `offset` into account.
-    pub(super) fn add(&mut self, outline: &Outline, offset: u64) {
+    pub(super) fn add(&mut self, outline: &Outline<'_>, offset: u64) {
         let time = outline.time_ms;
         let (first, last) = self.summary.times.unwrap_or((time, time));
         self.summary.times = Some((first.min(time), last.max(time)));
         match &outline.kind {
             Kind::Issued(leaf) => {
-                self.put(Term::Serial(&leaf.serial), offset);
-                self.put(Term::Identity(&leaf.spiffe_id), offset);
+                self.put(Term::Serial(leaf.serial), offset);
+                self.put(Term::Identity(leaf.spiffe_id), offset);
                 self.summary.ends_ms = self.summary.ends_ms.max(leaf.not_after_ms);
                 self.summary.sequence = self.summary.sequence.max(leaf.bundle);
             }

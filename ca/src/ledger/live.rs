@@ -93,6 +93,8 @@ struct State {
     leaves: HashMap<SerialKey, Leaf>,
     identities: BTreeMap<Arc<str>, BTreeSet<SerialKey>>,
     nodes: BTreeMap<NodeKey, HashSet<SerialKey>>,
+    /// Of the certificate that was added last.
+    last_node: Option<NodeKey>,
     /// By end, with what counting needs.
     ends: BTreeMap<(u64, SerialKey), Above>,
     authorities: Vec<Vec<u8>>,
@@ -238,11 +240,11 @@ impl Live {
         *self.shared.ready.borrow() == Progress::Ready
     }
 
-    pub(super) fn add(&self, outline: Outline, place: Place) {
+    pub(super) fn add(&self, outline: Outline<'_>, place: Place) {
         self.lock().add(outline, place);
     }
 
-    pub(super) fn add_all(&self, records: impl Iterator<Item = (Outline, Place)>) {
+    pub(super) fn add_all<'a>(&self, records: impl Iterator<Item = (Outline<'a>, Place)>) {
         let mut state = self.lock();
         let mut newest = 0;
         for (outline, place) in records {
@@ -399,24 +401,20 @@ impl Live {
 }
 
 impl State {
-    fn add(&mut self, outline: Outline, place: Place) {
+    fn add(&mut self, outline: Outline<'_>, place: Place) {
         match outline.kind {
             Kind::Issued(issued) => {
-                let Some(serial) = SerialKey::new(&issued.serial) else {
+                let Some(serial) = SerialKey::new(issued.serial) else {
                     return;
                 };
                 if self.released.contains(&serial) || self.leaves.contains_key(&serial) {
                     return;
                 }
-                let identity = match self.identities.get_key_value(issued.spiffe_id.as_str()) {
+                let identity = match self.identities.get_key_value(issued.spiffe_id) {
                     Some((known, _)) => Arc::clone(known),
                     None => issued.spiffe_id.into(),
                 };
-                let node = (Arc::from(issued.cluster), Arc::from(issued.node));
-                let node = self
-                    .nodes
-                    .get_key_value(&node)
-                    .map_or(node, |(known, _)| known.clone());
+                let node = self.node(issued.cluster, issued.node);
                 let leaf = Leaf {
                     identity: Arc::clone(&identity),
                     node: node.clone(),
@@ -426,7 +424,7 @@ impl State {
                         issuer: self.authority(issued.issuer_key_id),
                         root: self.authority(issued.root_key_id),
                     },
-                    first: issued.first,
+                    first: issued.replaces.is_empty(),
                     place,
                 };
                 *self.under_issuer.entry(leaf.above.issuer).or_default() += 1;
@@ -437,7 +435,7 @@ impl State {
                 self.leaves.insert(serial, leaf);
             }
             Kind::Released { serial, .. } => {
-                let Some(serial) = SerialKey::new(&serial) else {
+                let Some(serial) = SerialKey::new(serial) else {
                     return;
                 };
                 if !self.remove(&serial) && !self.complete {
@@ -448,10 +446,23 @@ impl State {
         }
     }
 
-    fn authority(&mut self, id: Vec<u8>) -> u32 {
-        let known = self.authorities.iter().position(|known| *known == id);
+    /// The key of a node. Certificates of the same one come together.
+    fn node(&mut self, cluster: &str, node: &str) -> NodeKey {
+        match &self.last_node {
+            Some(last) if (&*last.0, &*last.1) == (cluster, node) => last.clone(),
+            _ => {
+                let new = (cluster.into(), node.into());
+                let known = self.nodes.get_key_value(&new);
+                let node = known.map_or(new, |(known, _)| known.clone());
+                self.last_node.insert(node).clone()
+            }
+        }
+    }
+
+    fn authority(&mut self, id: &[u8]) -> u32 {
+        let known = self.authorities.iter().position(|known| known == id);
         let place = known.unwrap_or_else(|| {
-            self.authorities.push(id);
+            self.authorities.push(id.to_vec());
             self.authorities.len() - 1
         });
         u32::try_from(place).unwrap_or(u32::MAX)

@@ -288,7 +288,7 @@ pub(super) fn summary_of(path: &Path, length: u64, whole: bool) -> Result<Summar
 fn each_record(
     path: &Path,
     length: u64,
-    mut take: impl FnMut(codec::Outline, u64),
+    mut take: impl FnMut(codec::Outline<'_>, u64),
 ) -> Result<bool, Error> {
     let mut whole = true;
     let file = File::open(path).map_err(Error::io("open", path))?;

@@ -3,7 +3,6 @@
 
 use prost::Message;
 
-use crate::ledger::codec::Leaf;
 use crate::ledger::record::{
     IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned, Refused,
     Released, Rotation, Validity, from_millis, to_millis,
@@ -47,31 +46,6 @@ pub(super) struct IssuedMessage {
     pub(super) bundle_number: u64,
     #[prost(bytes = "vec", tag = "18")]
     pub(super) trace_id: Vec<u8>,
-}
-
-/// The fields of [`IssuedMessage`] that [`Leaf`] needs; the others are skipped.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeafMessage {
-    #[prost(string, tag = "2")]
-    pub(super) cluster: String,
-    #[prost(string, tag = "3")]
-    pub(super) node: String,
-    #[prost(string, tag = "4")]
-    pub(super) spiffe_id: String,
-    #[prost(bytes = "vec", tag = "5")]
-    pub(super) serial: Vec<u8>,
-    #[prost(bytes = "vec", tag = "7")]
-    pub(super) issuer_key_id: Vec<u8>,
-    #[prost(bytes = "vec", tag = "8")]
-    pub(super) root_key_id: Vec<u8>,
-    #[prost(uint64, tag = "10")]
-    pub(super) not_after_ms: u64,
-    #[prost(bytes = "vec", tag = "12")]
-    pub(super) replaces: Vec<u8>,
-    #[prost(uint64, tag = "16")]
-    pub(super) bundle_epoch: u64,
-    #[prost(uint64, tag = "17")]
-    pub(super) bundle_number: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -150,7 +124,7 @@ fn key_id(bytes: Vec<u8>) -> Result<KeyId, Nonsense> {
     Ok(bytes)
 }
 
-pub(super) fn serial(bytes: Vec<u8>) -> Result<Vec<u8>, Nonsense> {
+fn serial(bytes: Vec<u8>) -> Result<Vec<u8>, Nonsense> {
     if bytes.len() > MAX_SERIAL {
         return Err(Nonsense);
     }
@@ -211,24 +185,6 @@ impl TryFrom<IssuedMessage> for Issued {
             bundle_epoch: message.bundle_epoch,
             bundle_number: message.bundle_number,
             trace_id: message.trace_id,
-        })
-    }
-}
-
-impl TryFrom<LeafMessage> for Leaf {
-    type Error = Nonsense;
-
-    fn try_from(message: LeafMessage) -> Result<Self, Nonsense> {
-        Ok(Self {
-            cluster: message.cluster,
-            node: message.node,
-            spiffe_id: message.spiffe_id,
-            serial: serial(message.serial)?,
-            issuer_key_id: key_id(message.issuer_key_id)?,
-            root_key_id: key_id(message.root_key_id)?,
-            not_after_ms: message.not_after_ms,
-            first: message.replaces.is_empty(),
-            bundle: (message.bundle_epoch, message.bundle_number),
         })
     }
 }

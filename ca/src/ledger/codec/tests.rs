@@ -4,6 +4,7 @@ use arx_identity::TrustDomain;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::outline::Leaf;
 use super::*;
 use crate::ledger::frame::{self, CHAIN};
 use crate::ledger::record::{MAX_KEY_ID, MAX_SERIAL, Validity, from_millis};
@@ -163,24 +164,25 @@ proptest! {
 
     #[test]
     fn the_outline_says_the_same_as_the_record(event in event(), time in time()) {
-        let outline = outline(&encode(Record::new(time, event.clone())));
+        let body = encode(Record::new(time, event.clone()));
+        let outline = outline(&body);
         prop_assert_eq!(from_millis(outline.time_ms), time);
-        let expected = match event {
+        let expected = match &event {
             Event::Issued(issued) => Kind::Issued(Leaf {
-                first: issued.replaces.is_empty(),
-                cluster: issued.cluster,
-                node: issued.node,
-                spiffe_id: issued.spiffe_id,
-                serial: issued.serial,
-                issuer_key_id: issued.issuer_key_id,
-                root_key_id: issued.root_key_id,
+                replaces: &issued.replaces,
+                cluster: &issued.cluster,
+                node: &issued.node,
+                spiffe_id: &issued.spiffe_id,
+                serial: &issued.serial,
+                issuer_key_id: &issued.issuer_key_id,
+                root_key_id: &issued.root_key_id,
                 not_after_ms: to_millis(issued.validity.not_after),
                 bundle: (issued.bundle_epoch, issued.bundle_number),
             }),
-            Event::Refused(refused) => Kind::Refused { who: refused.who },
-            Event::IntermediateRegistered(registered) => Kind::Intermediate { serial: registered.serial },
+            Event::Refused(refused) => Kind::Refused { who: &refused.who },
+            Event::IntermediateRegistered(registered) => Kind::Intermediate { serial: &registered.serial },
             Event::Released(released) => Kind::Released {
-                serial: released.serial,
+                serial: &released.serial,
                 not_after_ms: to_millis(released.not_after),
             },
             Event::Rotation(_) | Event::Operator(_) | Event::Pruned(_) => Kind::Other,
