@@ -19,6 +19,7 @@ pub mod node_api;
 pub mod policy;
 pub mod queue;
 pub mod refusal;
+pub mod rotation;
 pub mod run;
 pub mod seal;
 pub mod serve;

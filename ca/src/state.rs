@@ -12,6 +12,7 @@ mod error;
 mod intermediate;
 mod published;
 mod replica;
+mod rotation;
 mod wire;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ pub use self::error::StateError;
 pub use self::intermediate::Intermediate;
 pub use self::published::{Link, Published};
 pub use self::replica::{LedgerMark, Replica, ReplicaDocument, Seen, replica_name};
+pub use self::rotation::{Forced, Passed, Phase, Rotation, Rotations, Terms};
 use crate::seal::{Seal, SealError};
 use crate::store::{CasError, Changes, FORMAT, Key, Prefix, Segment, Shared, list_all};
 

@@ -7,12 +7,16 @@ use arx_node_agent::heap;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: heap::Allocator = heap::Allocator;
 
 /// Enough for keys, the cache and name look-ups at once; each has a heap of its own.
 const BLOCKING_THREADS: usize = 4;
+
+/// And an idle one soon goes, with its stack.
+const BLOCKING_IDLE: Duration = Duration::from_secs(1);
 
 /// The node agent of Arx: proves who asks, makes keys, and feeds proxies.
 #[derive(Debug, Parser)]
@@ -63,6 +67,7 @@ fn run(config: Config, path: PathBuf) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_IDLE)
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

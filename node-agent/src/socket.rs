@@ -157,6 +157,7 @@ impl Connections {
     }
 
     async fn trim(self) {
+        let mut started = false;
         loop {
             tokio::select! {
                 () = self.loosened.notified() => {}
@@ -164,7 +165,14 @@ impl Connections {
             }
             tokio::time::sleep(TRIM_AFTER).await;
             // Whatever happened meanwhile is covered.
-            let _ = tokio::task::spawn_blocking(heap::trim).await;
+            let forget = !std::mem::replace(&mut started, true);
+            let _ = tokio::task::spawn_blocking(move || {
+                if forget {
+                    heap::forget_the_start();
+                }
+                heap::trim();
+            })
+            .await;
         }
     }
 }

@@ -21,7 +21,7 @@ const PIECE: usize = 4 * 1024 - HEAD;
 /// So much is read at once, since reading pieces one by one costs more than copying them;
 /// and in one turn, since whoever reads HTTP/2 has for the frames that wait to be taken a
 /// table that never shrinks.
-const AHEAD: usize = 16 * 1024;
+const AHEAD: usize = 32 * 1024;
 /// Length of the client's preface, which comes before the first frame.
 const PREFACE: usize = 24;
 const HEAD: usize = 9;

@@ -1,0 +1,94 @@
+//! What a rotation decides by.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use arx_identity::crypto::Sha256;
+use arx_identity::{KeyId, Sequence};
+
+/// What was seen of the world, all at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The root that signs.
+    pub active: KeyId,
+    /// A root that was made and signs nothing yet.
+    pub prepared: Option<KeyId>,
+    /// All roots that have a key.
+    pub roots: Vec<KeyId>,
+    /// The root above this replica's intermediate.
+    pub signs_under: KeyId,
+    /// The root above the certificate that this replica serves with.
+    pub serves_under: KeyId,
+    /// The roots of the published bundle.
+    pub bundle: Vec<KeyId>,
+    /// Its sequence.
+    pub sequence: Sequence,
+    /// When the root ends that is to leave.
+    pub from_ends: Option<SystemTime>,
+    /// The longest lifetime of what is issued.
+    pub longest_leaf: Duration,
+    /// Who has done what the phase waits for.
+    pub confirmed: u64,
+    /// Who has not: all of them.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Somebody who is in the way of a gate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Obstacle {
+    /// Cluster and node, or a replica.
+    pub node: String,
+    /// Of a proxy, if it is one.
+    pub process: String,
+    /// The secret that it has not taken.
+    pub resource: String,
+    /// Why it is in the way, by name.
+    pub reason: &'static str,
+    /// Since when.
+    pub since: Option<SystemTime>,
+    /// Some of the identities that it holds.
+    pub workloads: Vec<String>,
+    /// How many it holds.
+    pub workload_count: u32,
+    /// When the last certificate ends that it holds.
+    pub last_certificate_ends: Option<SystemTime>,
+    /// In the proxy's own words. Not to be trusted.
+    pub detail: String,
+}
+
+impl Obstacle {
+    /// What makes it the same at another look: when and what it holds may change.
+    fn name(&self) -> [&str; 4] {
+        [&self.node, &self.process, &self.resource, self.reason]
+    }
+}
+
+/// Without the proxy's own words.
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for part in self.name() {
+            if !part.is_empty() {
+                write!(f, "{separator}{part}")?;
+                separator = " ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// SHA-256 over who is in the way, whatever their order; nothing if nobody is.
+#[must_use]
+pub fn digest(obstacles: &[Obstacle]) -> Option<[u8; 32]> {
+    if obstacles.is_empty() {
+        return None;
+    }
+    let mut names: Vec<_> = obstacles.iter().map(Obstacle::name).collect();
+    names.sort_unstable();
+    let mut hash = Sha256::new();
+    for part in names.iter().flatten() {
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    Some(hash.finish())
+}

@@ -1,0 +1,504 @@
+//! The machine: what follows from where a rotation stands and what was seen.
+
+use std::time::{Duration, SystemTime};
+
+use arx_identity::KeyId;
+use serde_json::Map;
+
+use super::facts::Facts;
+use crate::state::{Forced, Passed, Phase, Rotation, Rotations, Terms};
+
+/// This long before the root that leaves ends, a rotation that is stuck goes on, beside the
+/// lifetime of the longest leaf and the window.
+const LAST_DAY: Duration = Duration::from_secs(24 * 3600);
+/// Rotations that are remembered.
+const REMEMBERED: usize = 32;
+/// Names that a record of a forced gate has at most.
+const NAMED: usize = 1000;
+
+/// What a rotation has to deal with.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Somebody has looked.
+    Looked,
+    /// The operator turns it round, and why.
+    Abort(String),
+    /// The operator lets it go on after it was turned round in Retire.
+    Continue,
+    /// The operator passes a shut gate, and why.
+    Force(String),
+}
+
+/// What is to be done. All of it can be done twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A root is made that signs nothing yet.
+    MakeRoot,
+    /// A prepared root is forgotten.
+    DropRoot(KeyId),
+    /// A bundle of these roots is published.
+    Publish(Vec<KeyId>),
+    /// The second becomes the root that signs, in place of the first.
+    Activate(KeyId, KeyId),
+    /// This replica signs and serves under the root that is active.
+    TakeOver,
+    /// Whoever holds something under this root is told to renew it by then.
+    Renew(KeyId, SystemTime),
+    /// A root and its key go for good.
+    Retire(KeyId),
+}
+
+/// What follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Where the rotation stands then, if that changes: to be stored before anything is done.
+    pub next: Option<Rotation>,
+    /// What is to be done.
+    pub effects: Vec<Effect>,
+}
+
+/// Why an operator's wish is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RotationError {
+    /// One at a time.
+    #[error("rotation {0} is under way: see `arx rotate status`, or `arx rotate abort` it first")]
+    UnderWay(String),
+    /// None is.
+    #[error("no rotation is under way: begin one by `arx rotate root`")]
+    None,
+    /// It is of a newer version.
+    #[error("rotation {0} is in a phase that this version does not know: use the newer one")]
+    Newer(String),
+    /// There is nothing to turn round.
+    #[error("rotation {0} is being withdrawn already")]
+    Withdrawing(String),
+    /// The old root is gone.
+    #[error(
+        "rotation {0} cannot be turned round any more: the root that it began with is gone; rotate again"
+    )]
+    TooLate(String),
+    /// Nothing waits for the operator.
+    #[error(
+        "rotation {id} does not wait for you: it is in {phase}; to pass its gate although it is shut, say --force with a --reason"
+    )]
+    NotHeld {
+        /// Which.
+        id: String,
+        /// Where it is.
+        phase: &'static str,
+    },
+    /// There is no gate to pass.
+    #[error("rotation {id} is in {phase}, and that is no gate that could be forced")]
+    NoGate {
+        /// Which.
+        id: String,
+        /// Where it is.
+        phase: &'static str,
+    },
+    /// No reason was given.
+    #[error(
+        "a gate is forced for a reason that will be found in the ledger: give one with --reason"
+    )]
+    NoReason,
+}
+
+impl RotationError {
+    /// The stable reason code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnderWay(_) => "ARX-ROTATION-UNDER-WAY",
+            Self::None => "ARX-ROTATION-NONE",
+            Self::Newer(_) => "ARX-ROTATION-NEWER",
+            Self::Withdrawing(_) => "ARX-ROTATION-WITHDRAWING",
+            Self::TooLate(_) => "ARX-ROTATION-TOO-LATE",
+            Self::NotHeld { .. } => "ARX-ROTATION-NOT-HELD",
+            Self::NoGate { .. } => "ARX-ROTATION-NO-GATE",
+            Self::NoReason => "ARX-ROTATION-REASON",
+        }
+    }
+}
+
+/// Begins a rotation away from `from`.
+///
+/// # Errors
+/// [`RotationError::UnderWay`] if there is one.
+pub fn begin(
+    rotations: &mut Rotations,
+    from: KeyId,
+    terms: Terms,
+    reason: String,
+    now: SystemTime,
+) -> Result<Rotation, RotationError> {
+    if let Some(running) = rotations.running() {
+        return Err(RotationError::UnderWay(running.id.clone()));
+    }
+    rotations.count += 1;
+    let rotation = Rotation {
+        id: format!("r{}", rotations.count),
+        phase: Phase::Prepare,
+        from,
+        to: None,
+        aborting: false,
+        terms,
+        reason,
+        began: now,
+        phase_began: now,
+        sequence: None,
+        clear_since: None,
+        passed: Vec::new(),
+        extra: Map::new(),
+    };
+    if rotations.all.len() >= REMEMBERED {
+        rotations.all.remove(0);
+    }
+    rotations.all.push(rotation.clone());
+    Ok(rotation)
+}
+
+/// What follows for `rotation` from `event` and from what was seen at `now`.
+///
+/// # Errors
+/// [`RotationError`] if an operator's wish cannot be followed; what was looked at never fails.
+pub fn step(
+    rotation: &Rotation,
+    event: &Event,
+    facts: &Facts,
+    now: SystemTime,
+) -> Result<Step, RotationError> {
+    if rotation.phase.is_over() {
+        return match event {
+            Event::Looked => Ok(Step::default()),
+            _ => Err(RotationError::None),
+        };
+    }
+    if rotation.phase == Phase::Unknown {
+        return match event {
+            Event::Looked => Ok(Step::default()),
+            _ => Err(RotationError::Newer(rotation.id.clone())),
+        };
+    }
+    match event {
+        Event::Looked => Ok(looked(rotation, facts, now)),
+        Event::Abort(reason) => abort(rotation, reason, facts, now),
+        Event::Continue if rotation.phase == Phase::Held => {
+            Ok(moved(rotation, Phase::Retire, facts, now))
+        }
+        Event::Continue => Err(RotationError::NotHeld {
+            id: rotation.id.clone(),
+            phase: rotation.phase.as_str(),
+        }),
+        Event::Force(reason) => force(rotation, reason, facts, now),
+    }
+}
+
+fn looked(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Step {
+    let from = rotation.from;
+    let Some(to) = rotation.to else {
+        return match facts.prepared {
+            Some(prepared) => {
+                let mut step = moved(rotation, Phase::Distribute, facts, now);
+                if let Some(next) = &mut step.next {
+                    next.to = Some(prepared);
+                }
+                step
+            }
+            None => Step::act(Effect::MakeRoot),
+        };
+    };
+    match rotation.phase {
+        Phase::Prepare => moved(rotation, Phase::Distribute, facts, now),
+        Phase::Distribute => publish(rotation, &[from, to], facts)
+            .unwrap_or_else(|| gate(rotation, Phase::Activate, facts, now)),
+        Phase::Activate if facts.active != to => Step::act(Effect::Activate(from, to)),
+        Phase::Activate if facts.signs_under != to || facts.serves_under != to => {
+            Step::act(Effect::TakeOver)
+        }
+        Phase::Activate => gate(rotation, Phase::Reissue, facts, now),
+        Phase::Reissue => {
+            let mut step = gate(rotation, Phase::Retire, facts, now);
+            if step
+                .next
+                .as_ref()
+                .is_none_or(|next| next.phase == Phase::Reissue)
+            {
+                let by = rotation.phase_began + rotation.terms.window;
+                step.effects.push(Effect::Renew(from, by));
+            }
+            step
+        }
+        Phase::Retire => publish(rotation, &[to], facts).unwrap_or_else(|| {
+            let over = if rotation.aborting {
+                Phase::Aborted
+            } else {
+                Phase::Done
+            };
+            if !facts.roots.contains(&from) {
+                return moved(rotation, over, facts, now);
+            }
+            let mut step = gate(rotation, over, facts, now);
+            // The root goes while this is still the phase: what is cut off here begins again.
+            if step.next.as_ref().is_some_and(|next| next.phase.is_over()) {
+                step = Step::act(Effect::Retire(from));
+            }
+            step
+        }),
+        Phase::Withdraw => publish(rotation, &[from], facts).unwrap_or_else(|| {
+            if facts.roots.contains(&to) {
+                Step::act(Effect::DropRoot(to))
+            } else {
+                moved(rotation, Phase::Aborted, facts, now)
+            }
+        }),
+        Phase::Restore => publish(rotation, &[from, to], facts)
+            .unwrap_or_else(|| gate(rotation, Phase::Held, facts, now)),
+        Phase::Held | Phase::Done | Phase::Aborted | Phase::Unknown => Step::default(),
+    }
+}
+
+/// What it takes for a bundle of exactly these roots to be what has to be confirmed; nothing
+/// if it is.
+fn publish(rotation: &Rotation, roots: &[KeyId], facts: &Facts) -> Option<Step> {
+    let same =
+        facts.bundle.len() == roots.len() && roots.iter().all(|root| facts.bundle.contains(root));
+    if !same {
+        return Some(Step::act(Effect::Publish(roots.to_vec())));
+    }
+    if rotation.sequence == Some(facts.sequence) {
+        return None;
+    }
+    Some(Step {
+        next: Some(Rotation {
+            sequence: Some(facts.sequence),
+            clear_since: None,
+            ..rotation.clone()
+        }),
+        effects: Vec::new(),
+    })
+}
+
+/// The next phase, if nothing has been in the way for long enough.
+fn gate(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemTime) -> Step {
+    if !facts.obstacles.is_empty() {
+        if let Some(reason) = out_of_patience(rotation, facts, now) {
+            return pass(
+                rotation,
+                next,
+                facts,
+                now,
+                Some(forced(reason, facts)),
+                None,
+            );
+        }
+        let waits = Rotation {
+            clear_since: None,
+            ..rotation.clone()
+        };
+        return Step::stand(rotation, waits);
+    }
+    match rotation.clear_since {
+        // A clock that went back would keep the gate shut for as long.
+        Some(since) if since <= now => {
+            if now < since + rotation.terms.dwell {
+                return Step::default();
+            }
+            moved(rotation, next, facts, now)
+        }
+        _ if rotation.terms.dwell.is_zero() => moved(rotation, next, facts, now),
+        _ => {
+            let clear = Rotation {
+                clear_since: Some(now),
+                ..rotation.clone()
+            };
+            Step::stand(rotation, clear)
+        }
+    }
+}
+
+/// Why a shut gate is passed, if it is.
+fn out_of_patience(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Option<String> {
+    if let Some(patience) = rotation.terms.patience
+        && now >= rotation.phase_began + patience
+    {
+        return Some(format!(
+            "the rotation was begun with --wait-unconfirmed {} s",
+            patience.as_secs()
+        ));
+    }
+    let room = LAST_DAY + facts.longest_leaf + rotation.terms.window;
+    // What is turned round goes back to a root that may end just as soon.
+    let ends = facts.from_ends?;
+    (!rotation.aborting && now + room >= ends)
+        .then(|| "the root that leaves is about to end".to_owned())
+}
+
+fn abort(
+    rotation: &Rotation,
+    reason: &str,
+    facts: &Facts,
+    now: SystemTime,
+) -> Result<Step, RotationError> {
+    let id = || rotation.id.clone();
+    let leave = |phase| pass(rotation, phase, facts, now, None, Some(reason.to_owned()));
+    match (rotation.phase, rotation.to) {
+        (Phase::Withdraw, _) => Err(RotationError::Withdrawing(id())),
+        (_, None) => {
+            // Nothing was made, or nobody knows of it.
+            let mut step = leave(match facts.prepared {
+                Some(_) => Phase::Withdraw,
+                None => Phase::Aborted,
+            });
+            if let Some(next) = &mut step.next {
+                next.to = facts.prepared;
+                next.aborting = true;
+            }
+            Ok(step)
+        }
+        (Phase::Prepare | Phase::Distribute, Some(_)) => {
+            let mut step = leave(Phase::Withdraw);
+            if let Some(next) = &mut step.next {
+                next.aborting = true;
+            }
+            Ok(step)
+        }
+        (Phase::Activate | Phase::Reissue | Phase::Held, Some(to)) => {
+            let mut step = leave(Phase::Activate);
+            if let Some(next) = &mut step.next {
+                next.aborting = !rotation.aborting;
+                next.from = to;
+                next.to = Some(rotation.from);
+            }
+            Ok(step)
+        }
+        (Phase::Retire | Phase::Restore, Some(_)) if !facts.roots.contains(&rotation.from) => {
+            Err(RotationError::TooLate(id()))
+        }
+        (Phase::Retire, Some(_)) => Ok(leave(Phase::Restore)),
+        (Phase::Restore, Some(_)) => Err(RotationError::Withdrawing(id())),
+        (Phase::Done | Phase::Aborted, Some(_)) => Err(RotationError::None),
+        (Phase::Unknown, Some(_)) => Err(RotationError::Newer(id())),
+    }
+}
+
+fn force(
+    rotation: &Rotation,
+    reason: &str,
+    facts: &Facts,
+    now: SystemTime,
+) -> Result<Step, RotationError> {
+    if reason.trim().is_empty() {
+        return Err(RotationError::NoReason);
+    }
+    let published = rotation.sequence == Some(facts.sequence);
+    let next = match rotation.phase {
+        Phase::Distribute if published => Phase::Activate,
+        Phase::Activate
+            if facts.active == rotation.to.unwrap_or(facts.active)
+                && Some(facts.signs_under) == rotation.to =>
+        {
+            Phase::Reissue
+        }
+        Phase::Reissue => Phase::Retire,
+        Phase::Restore if published => Phase::Held,
+        // The root has to go first; that is done by whoever looks next.
+        Phase::Retire if published => {
+            let terms = Terms {
+                patience: Some(Duration::ZERO),
+                dwell: Duration::ZERO,
+                ..rotation.terms
+            };
+            let mut passed = rotation.passed.clone();
+            passed.push(Passed {
+                forced: Some(forced(reason.to_owned(), facts)),
+                ..record(rotation, facts, now)
+            });
+            let next = Rotation {
+                terms,
+                passed,
+                ..rotation.clone()
+            };
+            return Ok(Step {
+                next: Some(next),
+                effects: Vec::new(),
+            });
+        }
+        _ => {
+            return Err(RotationError::NoGate {
+                id: rotation.id.clone(),
+                phase: rotation.phase.as_str(),
+            });
+        }
+    };
+    let forced = Some(forced(reason.to_owned(), facts));
+    Ok(pass(rotation, next, facts, now, forced, None))
+}
+
+fn forced(reason: String, facts: &Facts) -> Forced {
+    let named = facts.obstacles.iter().take(NAMED);
+    Forced {
+        reason,
+        left_behind: named.map(ToString::to_string).collect(),
+        count: facts.obstacles.len() as u64,
+    }
+}
+
+fn moved(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemTime) -> Step {
+    pass(rotation, next, facts, now, None, None)
+}
+
+fn record(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Passed {
+    Passed {
+        phase: rotation.phase,
+        began: rotation.phase_began,
+        ended: now,
+        sequence: rotation.sequence,
+        confirmed: facts.confirmed,
+        forced: None,
+        aborted: None,
+    }
+}
+
+/// Leaves the phase for another.
+fn pass(
+    rotation: &Rotation,
+    next: Phase,
+    facts: &Facts,
+    now: SystemTime,
+    forced: Option<Forced>,
+    aborted: Option<String>,
+) -> Step {
+    let mut passed = rotation.passed.clone();
+    passed.push(Passed {
+        forced,
+        aborted,
+        ..record(rotation, facts, now)
+    });
+    Step {
+        next: Some(Rotation {
+            phase: next,
+            phase_began: now,
+            sequence: None,
+            clear_since: None,
+            passed,
+            ..rotation.clone()
+        }),
+        effects: Vec::new(),
+    }
+}
+
+impl Step {
+    fn act(effect: Effect) -> Self {
+        Self {
+            next: None,
+            effects: vec![effect],
+        }
+    }
+
+    /// Stays in the phase.
+    fn stand(before: &Rotation, after: Rotation) -> Self {
+        Self {
+            next: (*before != after).then_some(after),
+            effects: Vec::new(),
+        }
+    }
+}

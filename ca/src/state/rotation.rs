@@ -1,0 +1,265 @@
+//! The rotation of the roots that is under way, and those that were.
+//!
+//! All in one document, because compare-and-swap holds for one: so that there is never more
+//! than one rotation, and every step of it is a step of whoever saw the one before.
+
+use std::time::{Duration, SystemTime};
+
+use arx_identity::{KeyId, Sequence};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::document::{self, Document};
+use super::{published, wire};
+use crate::store::Segment;
+
+/// The rotations of a trust domain's roots, oldest first; only the last may be under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotations {
+    /// All that are remembered.
+    pub all: Vec<Rotation>,
+    /// How many there ever were.
+    pub count: u64,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// One rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotation {
+    /// Its name.
+    pub id: String,
+    /// Where it stands.
+    #[serde(with = "phase")]
+    pub phase: Phase,
+    /// The root that leaves.
+    #[serde(with = "wire::key_id")]
+    pub from: KeyId,
+    /// The root that takes its place; none before it is made.
+    #[serde(with = "optional_key_id", default)]
+    pub to: Option<KeyId>,
+    /// The operator has turned it round: `to` is the root that it began with.
+    #[serde(default)]
+    pub aborting: bool,
+    /// How fast, and how patiently.
+    pub terms: Terms,
+    /// Why, as far as whoever began it has said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// When it began.
+    #[serde(with = "wire::millis", rename = "began_ms")]
+    pub began: SystemTime,
+    /// When the phase began.
+    #[serde(with = "wire::millis", rename = "phase_began_ms")]
+    pub phase_began: SystemTime,
+    /// The bundle that has to be confirmed in this phase, once it is published.
+    #[serde(with = "optional_sequence", default)]
+    pub sequence: Option<Sequence>,
+    /// Since when nothing has been in the way.
+    #[serde(with = "optional_millis", default)]
+    pub clear_since: Option<SystemTime>,
+    /// The phases that are over.
+    #[serde(default)]
+    pub passed: Vec<Passed>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// How fast a rotation goes, and how patiently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Over which renewals are spread.
+    #[serde(with = "duration", rename = "window_ms")]
+    pub window: Duration,
+    /// How long each gate stays shut after its last confirmation.
+    #[serde(with = "duration", rename = "dwell_ms")]
+    pub dwell: Duration,
+    /// After this, a gate is passed whoever is in the way; none = never.
+    #[serde(with = "optional_duration", default)]
+    pub patience: Option<Duration>,
+}
+
+/// Where a rotation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// The root that comes is made; nothing has seen it yet.
+    Prepare,
+    /// The bundle has both roots, and everybody must confirm it.
+    Distribute,
+    /// The root that comes signs.
+    Activate,
+    /// Everybody gets certificates under it.
+    Reissue,
+    /// The bundle has it alone, and everybody must confirm that.
+    Retire,
+    /// Turned round before the root that comes had signed: it is taken out of the bundle.
+    Withdraw,
+    /// Turned round in Retire: the bundle has both roots again, and everybody must confirm it.
+    Restore,
+    /// The operator has to say how it goes on.
+    Held,
+    /// Over: one root is left, the new one.
+    Done,
+    /// Over: one root is left, the one that it began with.
+    Aborted,
+    /// Of a newer version: whoever meets it issues and serves, and takes no step.
+    Unknown,
+}
+
+/// A phase that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// Which.
+    #[serde(with = "phase")]
+    pub phase: Phase,
+    /// When it began.
+    #[serde(with = "wire::millis", rename = "began_ms")]
+    pub began: SystemTime,
+    /// When it ended.
+    #[serde(with = "wire::millis", rename = "ended_ms")]
+    pub ended: SystemTime,
+    /// The bundle that was confirmed in it.
+    #[serde(with = "optional_sequence", default)]
+    pub sequence: Option<Sequence>,
+    /// How many had confirmed.
+    pub confirmed: u64,
+    /// If its gate was not open: why it was passed all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<Forced>,
+    /// If it was left because the operator turned round: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<String>,
+}
+
+/// A gate that was passed though it was shut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forced {
+    /// Why.
+    pub reason: String,
+    /// Who was left behind, in words.
+    pub left_behind: Vec<String>,
+    /// How many, also where not all are named.
+    pub count: u64,
+}
+
+impl Phase {
+    const NAMES: [(Self, &'static str); 10] = [
+        (Self::Prepare, "prepare"),
+        (Self::Distribute, "distribute"),
+        (Self::Activate, "activate"),
+        (Self::Reissue, "reissue"),
+        (Self::Retire, "retire"),
+        (Self::Withdraw, "withdraw"),
+        (Self::Restore, "restore"),
+        (Self::Held, "held"),
+        (Self::Done, "done"),
+        (Self::Aborted, "aborted"),
+    ];
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        let named = Self::NAMES.iter().find(|(phase, _)| *phase == self);
+        named.map_or("unknown", |(_, name)| name)
+    }
+
+    /// Whether nothing follows.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Aborted)
+    }
+
+    fn named(name: &str) -> Self {
+        let named = Self::NAMES.iter().find(|(_, known)| *known == name);
+        named.map_or(Self::Unknown, |(phase, _)| *phase)
+    }
+}
+
+impl Rotations {
+    /// The one that is under way.
+    #[must_use]
+    pub fn running(&self) -> Option<&Rotation> {
+        self.all.last().filter(|last| !last.phase.is_over())
+    }
+}
+
+impl Document for Rotations {
+    const KIND: Segment = Segment::fixed("rotations");
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        document::encode(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        document::decode(bytes)
+    }
+}
+
+mod phase {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        phase: &Phase,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(phase.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Phase, D::Error> {
+        String::deserialize(deserializer).map(|name| Phase::named(&name))
+    }
+}
+
+mod duration {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        u64::try_from(duration.as_millis())
+            .unwrap_or(u64::MAX)
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+/// Makes the module that handles what may be missing out of the one that handles what is there.
+macro_rules! optional {
+    ($name:ident, $type:ty, $with:literal) => {
+        mod $name {
+            use super::*;
+
+            #[derive(Serialize, Deserialize)]
+            struct Wrapped(#[serde(with = $with)] $type);
+
+            pub(super) fn serialize<S: Serializer>(
+                value: &Option<$type>,
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                value.map(Wrapped).serialize(serializer)
+            }
+
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<Option<$type>, D::Error> {
+                let found = Option::<Wrapped>::deserialize(deserializer)?;
+                Ok(found.map(|Wrapped(value)| value))
+            }
+        }
+    };
+}
+optional!(optional_key_id, KeyId, "wire::key_id");
+optional!(optional_millis, SystemTime, "wire::millis");
+optional!(optional_sequence, Sequence, "published::sequence");
+optional!(optional_duration, Duration, "duration");
