@@ -359,7 +359,7 @@ impl Ca {
 fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
     let live = ca.ledger.live();
     let ready = live.is_ready();
-    let root = ca.authority.root();
+    let root = &ca.authority.root();
     let under_root = if ready {
         live.count_under_root(&ca.authority.root_key_id(), now)
     } else {

@@ -13,6 +13,7 @@ mod operator;
 mod options;
 mod problem;
 mod root;
+mod roots;
 mod signer;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,7 +59,10 @@ pub struct Authority {
     replica: Replica,
     options: Options,
     longest_leaf: Mutex<Duration>,
-    signer: Signer,
+    /// Of the root that is active, as far as this replica knows.
+    signer: watch::Sender<Arc<Signer>>,
+    /// Held while it is read which root that is, so that an older answer never replaces a newer.
+    following: tokio::sync::Mutex<()>,
     notes: Vec<String>,
     issuing: watch::Sender<Option<Arc<Issuing>>>,
     serving: watch::Sender<Option<Svid>>,
@@ -114,7 +118,8 @@ impl Authority {
             replica: replica.clone(),
             longest_leaf: Mutex::new(options.longest()),
             options,
-            signer,
+            signer: watch::Sender::new(Arc::new(signer)),
+            following: tokio::sync::Mutex::default(),
             notes,
             issuing: watch::Sender::new(None),
             serving: watch::Sender::new(None),
@@ -122,22 +127,23 @@ impl Authority {
         })
     }
 
-    /// The root that everything here stands under.
+    /// The root that new intermediates stand under: the active one, as far as this replica
+    /// knows. What signs leaves may still stand under the one before; see [`Issuing::root`].
     #[must_use]
-    pub fn root(&self) -> &Certificate {
-        &self.signer.root
+    pub fn root(&self) -> Certificate {
+        self.signer().root.clone()
     }
 
     /// Its subject key identifier.
     #[must_use]
     pub fn root_key_id(&self) -> KeyId {
-        self.signer.root_id
+        self.signer().root_id
     }
 
     /// Where the key is that signs intermediates.
     #[must_use]
     pub fn custody(&self) -> &'static str {
-        self.signer.custody
+        self.signer().custody
     }
 
     /// When the intermediate is renewed; never, if a new one could not live longer.
@@ -205,6 +211,10 @@ impl Authority {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn signer(&self) -> Arc<Signer> {
+        self.signer.borrow().clone()
+    }
+
     fn trust_domain(&self) -> &TrustDomain {
         self.state.trust_domain()
     }
@@ -215,39 +225,40 @@ impl Authority {
     /// [`AuthorityError`] if it could not be made, or its registration is not known to stand;
     /// then its key is gone, and whatever was registered has nobody who could sign by it.
     pub async fn prepare(&self, now: SystemTime) -> Result<Prepared, AuthorityError> {
+        let signer = self.signer();
         let key = Arc::new(blocking(|| Ok(PrivateKey::generate(OWN_KEY)?)).await?);
         let whole = Validity::authority(now, self.options.intermediate_ttl);
         let validity = Validity {
-            not_before: whole.not_before.max(self.signer.begins()),
-            not_after: whole.not_after.min(self.signer.ends()),
+            not_before: whole.not_before.max(signer.begins()),
+            not_after: whole.not_after.min(signer.ends()),
         };
         let unsigned = profile::intermediate(
-            &self.signer.issuer,
+            &signer.issuer,
             key.public_key(),
             self.trust_domain(),
             self.replica.name(),
             validity,
             0,
         )?;
-        let certificate = self.signer.sign(unsigned).await?;
+        let certificate = signer.sign(unsigned).await?;
         let issuer = Issuer::new(&certificate)?;
         let registered = Intermediate {
             certificate: certificate.clone(),
-            root: self.signer.root_id,
+            root: signer.root_id,
             replica: self.replica.name().to_owned(),
             registered: now,
             extra: Map::new(),
         };
-        self.register(&registered, issuer.key_id()).await?;
+        self.register(&signer, &registered, issuer.key_id()).await?;
 
         let mut chain = vec![certificate];
-        chain.extend(self.signer.above.iter().cloned());
+        chain.extend(signer.above.iter().cloned());
         let term = Term {
             made: now,
             ends: issuer.not_after(),
-            issuer_ends: self.signer.ends(),
+            issuer_ends: signer.ends(),
         };
-        let root = self.signer.root_id;
+        let root = signer.root_id;
         let encoded = chain.iter().map(|it| Bytes::copy_from_slice(it.der()));
         Ok(Prepared {
             registered,
@@ -264,6 +275,7 @@ impl Authority {
 
     async fn register(
         &self,
+        signer: &Signer,
         intermediate: &Intermediate,
         key_id: KeyId,
     ) -> Result<(), AuthorityError> {
@@ -285,7 +297,7 @@ impl Authority {
                         Some(RootState::Active) => {}
                         other => {
                             return Err(AuthorityError::NotActive {
-                                root: self.signer.root.subject().to_owned(),
+                                root: signer.root.subject().to_owned(),
                                 state: other.map_or("not there", RootState::as_str).to_owned(),
                             });
                         }

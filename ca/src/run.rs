@@ -7,7 +7,7 @@ mod own;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arx_daemon::drain::{Drain, OnPanic, Reloads, Tasks};
@@ -255,7 +255,7 @@ impl Process {
     /// Renews the intermediate and the serving certificate.
     fn keep_authority(&self, server: Arc<tls::Server>, serving: Svid) {
         let ca = Arc::clone(&self.ca);
-        let presented = Arc::new(Mutex::new(serving));
+        let presented = Arc::new(own::Presented::new(serving));
         let made = {
             let (ca, server, presented) =
                 (Arc::clone(&ca), Arc::clone(&server), Arc::clone(&presented));
@@ -270,13 +270,17 @@ impl Process {
         self.until_drained("authority", async move {
             keeper.authority.keep(&keeper.clock, made).await;
         });
+        {
+            let (ca, presented) = (Arc::clone(&ca), Arc::clone(&presented));
+            self.until_drained("replaced certificates", async move {
+                own::keep_released(&ca, &presented).await;
+            });
+        }
         // Peers are judged by the newest bundle.
         self.until_drained("tls trust", async move {
             let mut trust = ca.trust.watch();
             while trust.changed().await.is_ok() {
-                let bundle = Arc::clone(&trust.borrow_and_update());
-                let serving = presented.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if let Err(error) = server.replace(&serving, &bundle) {
+                if let Err(error) = presented.trust(&ca, &server).await {
                     tracing::error!(code = "ARX-TLS", %error, "the new bundle could not be taken for connections");
                 }
             }

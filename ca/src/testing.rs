@@ -104,7 +104,7 @@ impl House {
         let trust = Trust::open(
             state.clone(),
             &replica,
-            authority.root(),
+            &authority.root(),
             Evidence::default(),
             now,
         )

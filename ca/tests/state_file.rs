@@ -134,7 +134,7 @@ async fn begin_to_issue(path: &Path, mut done: impl FnMut(&str)) -> anyhow::Resu
     done("replica");
     let authority = Authority::open(state.clone(), &replica, options, now()).await?;
     done("authority");
-    let root = authority.root();
+    let root = &authority.root();
     let trust = Trust::open(state, &replica, root, Evidence::default(), now()).await?;
     done("trust");
     let prepared = authority.prepare(now()).await?;

@@ -23,9 +23,34 @@ pub enum AuthorityError {
     Profile(#[from] ProfileError),
     /// The root is not, or no longer, the one that signs.
     #[error(
-        "the root {root} is {state}, so nothing is issued under it: restart to take the active one"
+        "the root {root} is {state}, so nothing new is issued under it: the active one is taken \
+         by itself; restart if that does not help"
     )]
     NotActive {
+        /// Subject of the root.
+        root: String,
+        /// Its state.
+        state: String,
+    },
+    /// A root is not where that can be done to it.
+    #[error(
+        "the root {root} is {state}, so it can't be {wanted}: look how far its rotation is, and \
+         go on from there"
+    )]
+    RootState {
+        /// Subject of the root, or its key identifier if there is none such.
+        root: String,
+        /// Its state.
+        state: String,
+        /// What should have become of it.
+        wanted: &'static str,
+    },
+    /// A root is in a state that this version does not know, so it changes none.
+    #[error(
+        "the root {root} is {state}, which only a newer version knows, so no root is changed \
+         here: update this replica"
+    )]
+    RootNewer {
         /// Subject of the root.
         root: String,
         /// Its state.
@@ -71,6 +96,8 @@ impl AuthorityError {
             Self::Key(_) => "ARX-AUTHORITY-KEY",
             Self::Profile(_) => "ARX-AUTHORITY-PROFILE",
             Self::NotActive { .. } => "ARX-AUTHORITY-ROOT-NOT-ACTIVE",
+            Self::RootState { .. } => "ARX-AUTHORITY-ROOT-STATE",
+            Self::RootNewer { .. } => "ARX-AUTHORITY-ROOT-NEWER",
             Self::Serving(_) => "ARX-AUTHORITY-SERVING",
             Self::NotReady => "ARX-AUTHORITY-NOT-READY",
             Self::NotRecorded(_) => "ARX-AUTHORITY-NOT-RECORDED",

@@ -78,6 +78,11 @@ impl Issuing {
         self.issuer.key_id()
     }
 
+    /// The key that has signed the intermediate: the root's, or the operator's below it.
+    pub(super) fn signer(&self) -> Option<KeyId> {
+        self.issuer.certificate().authority_key_id()
+    }
+
     /// When nothing can be signed any more.
     #[must_use]
     pub fn not_after(&self) -> SystemTime {

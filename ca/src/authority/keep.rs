@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use arx_daemon::Clock;
 use arx_daemon::clock::rfc3339;
-use arx_identity::Svid;
 use arx_identity::crypto::random;
+use arx_identity::{KeyId, Svid};
 use futures_util::future::BoxFuture;
 
-use super::{Authority, AuthorityError, Term, renewal_at, renewal_due, serving_at, serving_due};
+use super::{Authority, AuthorityError, Issuing, renewal_at, renewal_due, serving_at, serving_due};
 use crate::state::Intermediate;
 
 /// The clock is looked at this often, whatever is planned.
@@ -55,6 +55,7 @@ impl Authority {
         F: FnMut(Made) -> BoxFuture<'static, Result<(), String>> + Send,
     {
         let mut jumps = clock.jumps();
+        let mut roots = self.signer.subscribe();
         let mut failures = 0;
         loop {
             let outcome = self.renew(clock, &mut made).await;
@@ -80,20 +81,30 @@ impl Authority {
                 () = tokio::time::sleep(wait) => {}
                 // A clock that is gone does not jump any more.
                 Ok(()) = jumps.changed() => {}
+                Ok(()) = roots.changed() => {}
             }
         }
     }
 
-    /// Renews what is due.
+    /// Renews what is due, and what stands under another root than the active one.
     async fn renew<F>(&self, clock: &Clock, made: &mut F) -> Result<(), AuthorityError>
     where
         F: FnMut(Made) -> BoxFuture<'static, Result<(), String>> + Send,
     {
         let now = clock.now();
         let longest = self.longest_leaf();
-        let due = |term: &Term| renewal_due(term, now, longest);
-        if self.issuing().is_none_or(|issuing| due(issuing.term())) {
-            let prepared = self.prepare(now).await?;
+        let root = self.root_key_id();
+        let due =
+            |issuing: &Issuing| issuing.root() != root || renewal_due(issuing.term(), now, longest);
+        if self.issuing().is_none_or(|issuing| due(&issuing)) {
+            let prepared = match self.prepare(now).await {
+                // The roots were exchanged, and nobody has told this replica yet.
+                Err(AuthorityError::NotActive { .. }) => {
+                    self.follow_active().await?;
+                    self.prepare(now).await?
+                }
+                prepared => prepared?,
+            };
             let record = Made::Intermediate(prepared.registered.clone());
             made(record).await.map_err(AuthorityError::NotRecorded)?;
             let issuing = self.install(prepared);
@@ -104,7 +115,13 @@ impl Authority {
                 "issuing by a new intermediate"
             );
         }
-        let due = |svid: &Svid| serving_due(svid.not_before(), svid.not_after(), clock.now());
+        let issuing = self.issuing();
+        let due = |svid: &Svid| {
+            issuing
+                .as_ref()
+                .is_some_and(|it| signer_of(svid) != it.signer())
+                || serving_due(svid.not_before(), svid.not_after(), clock.now())
+        };
         if self.serving().is_none_or(|svid| due(&svid)) {
             let svid = self.prepare_serving(clock.now())?;
             made(Made::Serving(svid.clone()))
@@ -164,6 +181,11 @@ impl Authority {
             changed
         });
     }
+}
+
+/// The key that has signed the intermediate that a serving certificate is from.
+fn signer_of(svid: &Svid) -> Option<KeyId> {
+    svid.chain().certificates().get(1)?.authority_key_id()
 }
 
 /// Full jitter, doubling from one second on.

@@ -325,7 +325,7 @@ fn trial_intermediate(
 }
 
 /// Issues by `material` all the way down to a leaf and verifies that as a peer would.
-fn try_out(
+pub(super) fn try_out(
     material: &Material,
     trust_domain: &TrustDomain,
     now: SystemTime,

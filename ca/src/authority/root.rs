@@ -94,7 +94,7 @@ pub(super) fn choose(
     }
 }
 
-fn describe(root: &Certificate) -> String {
+pub(super) fn describe(root: &Certificate) -> String {
     format!(
         "{} (valid until {})",
         root.subject(),
@@ -137,36 +137,49 @@ pub(super) async fn establish(
 }
 
 /// The signer of what is stored: what counts is what the next start will find.
-async fn load(state: &State, operator: Option<Material>) -> Result<Signer, AuthorityError> {
-    let contradiction = |detail: String| {
-        let key = state.key(&Authorities::KIND).to_string();
-        AuthorityError::State(StateError::Contradiction { key, detail })
-    };
+pub(super) async fn load(
+    state: &State,
+    operator: Option<Material>,
+) -> Result<Signer, AuthorityError> {
     let stored = state.authorities().await?;
     let stored = stored
-        .ok_or_else(|| contradiction("it is gone again".to_owned()))?
+        .ok_or_else(|| contradiction(state, "it is gone again".to_owned()))?
         .value;
     choose(Some(&stored), operator.as_ref())
         .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
     let active = stored
         .active()
-        .ok_or_else(|| contradiction("no root is active".to_owned()))?;
-    let key = match (&active.key, operator) {
-        (KeyPlace::Stored(key), _) => Arc::new(key.key()?),
-        (_, Some(material)) => material.key,
-        (_, None) => return Err(contradiction("the root's key is nowhere".to_owned())),
-    };
-    if key.public_key() != active.signer().public_key() {
-        return Err(contradiction(format!(
-            "the stored key is not that of {}",
-            active.signer().subject()
-        )));
-    }
+        .ok_or_else(|| contradiction(state, "no root is active".to_owned()))?;
+    let key = key_of(state, active, operator.map(|material| material.key))?;
     Ok(Signer::new(active, key)?)
 }
 
-/// A new root and its key.
-async fn make(
+/// The key that signs for `root`: the stored one, or else the operator's.
+pub(super) fn key_of(
+    state: &State,
+    root: &Root,
+    operator: Option<Arc<PrivateKey>>,
+) -> Result<Arc<PrivateKey>, AuthorityError> {
+    let key = match (&root.key, operator) {
+        (KeyPlace::Stored(key), _) => Arc::new(key.key()?),
+        (_, Some(key)) => key,
+        (_, None) => return Err(contradiction(state, "the root's key is nowhere".to_owned())),
+    };
+    if key.public_key() != root.signer().public_key() {
+        let subject = root.signer().subject();
+        let detail = format!("the stored key is not that of {subject}");
+        return Err(contradiction(state, detail));
+    }
+    Ok(key)
+}
+
+fn contradiction(state: &State, detail: String) -> AuthorityError {
+    let key = state.key(&Authorities::KIND).to_string();
+    AuthorityError::State(StateError::Contradiction { key, detail })
+}
+
+/// A new root and its key, in nobody's hands yet.
+pub(super) async fn make(
     state: &State,
     options: &Options,
     now: SystemTime,

@@ -81,7 +81,7 @@ fn bundle(authority: &Authority) -> TrustBundle {
         epoch: 1,
         number: 1,
     };
-    TrustBundle::new(trust_domain(), sequence, vec![authority.root().clone()])
+    TrustBundle::new(trust_domain(), sequence, vec![authority.root()])
         .expect("a root makes a bundle")
 }
 
@@ -130,13 +130,13 @@ async fn the_first_start_makes_a_root_of_each_kind_that_later_ones_find() {
             ..options()
         };
         let first = open(&store, options.clone()).await.expect("it starts");
-        let root = first.root();
+        let root = &first.root();
         assert_eq!(root.public_key().algorithm(), root_key);
         assert_eq!(root.not_after(), now() + options.root_ttl);
         assert!(profile::violations(root, profile::Kind::Root).is_empty());
 
         let second = open(&store, options).await.expect("it starts");
-        assert_eq!(second.root(), root);
+        assert_eq!(&second.root(), root);
         assert_eq!(second.root_key_id(), first.root_key_id());
         let issuing = second.install(second.prepare(now()).await.expect("it is made"));
         let chain = leaf_at(&issuing, now(), HOUR).expect("it is signed");
@@ -156,7 +156,7 @@ async fn of_many_first_starts_at_once_all_have_one_root() {
             let replica = state.replica(Some(&format!("ca-{n}")), now()).await?;
             let authority = Authority::open(state, &replica, options(), now()).await?;
             authority.prepare(now()).await?;
-            Ok::<_, AuthorityError>(authority.root().clone())
+            Ok::<_, AuthorityError>(authority.root())
         });
     }
     let roots = tasks.join_all().await;
@@ -206,7 +206,7 @@ async fn an_intermediate_keeps_the_profile_and_has_no_authority_below_it() {
     let prepared = authority.prepare(now()).await.expect("it is made");
     let certificate = &prepared.registered.certificate;
     assert!(profile::violations(certificate, profile::Kind::Intermediate).is_empty());
-    assert!(certificate.is_signed_by(authority.root()));
+    assert!(certificate.is_signed_by(&authority.root()));
     assert_eq!(
         certificate.not_before(),
         now() - HOUR,

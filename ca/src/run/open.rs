@@ -146,7 +146,7 @@ impl Parts {
         for note in authority.notes() {
             tracing::warn!(code = "ARX-AUTHORITY-NOTE", "{note}");
         }
-        let trust = Trust::open(state.clone(), &replica, authority.root(), evidence, now).await?;
+        let trust = Trust::open(state.clone(), &replica, &authority.root(), evidence, now).await?;
         Ok(Self {
             replica: replica.name().into(),
             state,

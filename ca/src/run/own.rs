@@ -1,9 +1,14 @@
 //! The certificates that an authority makes for itself. They stand in the ledger, like all
 //! others, before they are used.
 
-use std::sync::{Mutex, PoisonError};
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
 
-use arx_identity::{Svid, tls};
+use arx_identity::{
+    Svid,
+    tls::{self, TlsError},
+};
+use tokio::sync::{Mutex, watch};
 
 use super::open::StartError;
 use crate::authority::Made;
@@ -12,6 +17,38 @@ use crate::issue::{issued_record, key_id};
 use crate::ledger;
 use crate::metrics::Kind;
 use crate::state::Intermediate;
+
+/// How long to wait for a ledger that took no record.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The serving certificate that connections are shown.
+#[derive(Debug)]
+pub(super) struct Presented {
+    shown: watch::Sender<Svid>,
+    /// Held from the record of the next one until that is shown. Meanwhile, whoever looks for
+    /// others in the ledger would find one that is about to be used, and whoever has another
+    /// bundle would put the one before back into the listener.
+    changing: Mutex<()>,
+}
+
+impl Presented {
+    pub(super) fn new(svid: Svid) -> Self {
+        Self {
+            shown: watch::Sender::new(svid),
+            changing: Mutex::default(),
+        }
+    }
+
+    /// Judges peers by the newest bundle.
+    pub(super) async fn trust(&self, ca: &Ca, server: &tls::Server) -> Result<(), TlsError> {
+        let _changing = self.changing.lock().await;
+        server.replace(&self.svid(), &ca.trust.current())
+    }
+
+    fn svid(&self) -> Svid {
+        self.shown.borrow().clone()
+    }
+}
 
 /// The intermediate and the serving certificate that a process begins with.
 pub(super) async fn first_certificates(ca: &Ca) -> Result<Svid, StartError> {
@@ -70,7 +107,7 @@ fn intermediate_record(
 pub(super) async fn took(
     ca: &Ca,
     server: &tls::Server,
-    presented: &Mutex<Svid>,
+    presented: &Presented,
     made: Made,
 ) -> Result<(), String> {
     match made {
@@ -85,14 +122,70 @@ pub(super) async fn took(
                 .map_err(|error| error.to_string())
         }
         Made::Serving(svid) => {
+            let _changing = presented.changing.lock().await;
             record_serving(ca, &svid)
                 .await
                 .map_err(|error| error.to_string())?;
             server
                 .replace(&svid, &ca.trust.current())
                 .map_err(|error| error.to_string())?;
-            *presented.lock().unwrap_or_else(PoisonError::into_inner) = svid;
+            presented.shown.send_replace(svid);
             Ok(())
         }
     }
 }
+
+/// Releases each serving certificate that another has replaced, at once, so that no rotation
+/// waits for the end of one that nobody shows any more. Never ends; drop it to stop.
+pub(super) async fn keep_released(ca: &Ca, presented: &Presented) -> Infallible {
+    let mut shown = presented.shown.subscribe();
+    ca.ledger.live().ready().await;
+    loop {
+        shown.borrow_and_update();
+        if let Err(error) = release_replaced(ca, presented).await {
+            tracing::warn!(code = error.code(), "replaced serving certificates were not released in the ledger, and will be: {error}");
+            tokio::time::sleep(AGAIN).await;
+        } else if shown.changed().await.is_err() {
+            unreachable!("the sender is borrowed");
+        }
+    }
+}
+
+async fn release_replaced(ca: &Ca, presented: &Presented) -> Result<(), ledger::AppendError> {
+    let now = ca.clock.now();
+    let released = replaced(ca, presented, now).await.into_iter();
+    let records: Vec<_> = released
+        .map(|released| ledger::Record::new(now, released))
+        .collect();
+    if !records.is_empty() {
+        ca.ledger.append(records).await?;
+    }
+    Ok(())
+}
+
+/// The serving certificates in the ledger that are not shown. Those of processes before this
+/// one, too: their keys were in memory only.
+async fn replaced(ca: &Ca, presented: &Presented, now: SystemTime) -> Vec<ledger::Released> {
+    let _changing = presented.changing.lock().await;
+    let shown = presented.svid();
+    let live = ca.ledger.live();
+    let own = ledger::LiveFilter {
+        identity: Some(shown.spiffe_id().as_str().to_owned()),
+        node: Some(String::new()),
+        ..ledger::LiveFilter::default()
+    };
+    let serials = live.serials_by_node(&own, now).into_values().flatten();
+    serials
+        .filter(|serial| serial != shown.serial())
+        .filter_map(|serial| {
+            Some(ledger::Released {
+                serial: serial.as_bytes().to_vec(),
+                not_after: live.not_after(&serial)?,
+                reason: "replaced".to_owned(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

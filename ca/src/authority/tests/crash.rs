@@ -19,7 +19,7 @@ async fn whole_start(store: &Shared, name: &str) -> Result<(Authority, Trust), S
         .await
         .map_err(|error| text(&error))?;
     let evidence = Evidence::default();
-    let trust = Trust::open(state, &replica, authority.root(), evidence, now())
+    let trust = Trust::open(state, &replica, &authority.root(), evidence, now())
         .await
         .map_err(|error| text(&error))?;
     let prepared = authority
@@ -36,12 +36,9 @@ async fn is_consistent(store: &Shared, authority: &Authority, trust: &Trust) {
     assert_eq!(stored.roots.len(), 1, "one root was made, and stays");
     assert_eq!(
         stored.active().map(|root| &root.certificate),
-        Some(authority.root())
+        Some(&authority.root())
     );
-    assert_eq!(
-        trust.current().roots(),
-        std::slice::from_ref(authority.root())
-    );
+    assert_eq!(trust.current().roots(), [authority.root()]);
     assert_eq!(
         trust.current().sequence(),
         Sequence {
@@ -96,7 +93,7 @@ async fn a_start_that_dies_at_any_write_leaves_nothing_that_the_next_one_stumble
             let (authority, trust) = started.expect("the next start succeeds");
             is_consistent(&inner, &authority, &trust).await;
             if let Some(root) = root_then {
-                assert_eq!(authority.root(), &root, "{fault:?} at write {writes}");
+                assert_eq!(authority.root(), root, "{fault:?} at write {writes}");
             }
             writes += 1;
         }

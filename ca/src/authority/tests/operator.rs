@@ -126,7 +126,7 @@ async fn an_operators_root_issues_and_its_key_is_not_stored() {
     let authority = open(&store, given(&dir, &[&root]))
         .await
         .expect("it starts");
-    assert_eq!(authority.root(), &root.certificate);
+    assert_eq!(authority.root(), root.certificate);
     let issuing = authority.install(authority.prepare(now()).await.expect("it is made"));
     assert_eq!(issuing.chain().len(), 1);
     assert_eq!(authority.custody(), "operator's files");
@@ -148,7 +148,7 @@ async fn an_operators_intermediate_stands_between_the_root_and_ours() {
     let lower = below(&upper, 1, 300 * DAY);
     let options = given(&dir, &[&lower, &upper, &root]);
     let authority = open(&store, options).await.expect("it starts");
-    assert_eq!(authority.root(), &root.certificate);
+    assert_eq!(authority.root(), root.certificate);
     let issuing = authority.install(authority.prepare(now()).await.expect("it is made"));
     let handed: Vec<_> = issuing.chain()[1..].to_vec();
     assert_eq!(
@@ -451,7 +451,8 @@ async fn a_leaf_is_no_authority() {
     let authority = start(&store).await;
     let issuing = authority.install(authority.prepare(now()).await.expect("it is made"));
     let svid = authority.prepare_serving(now()).expect("it is signed");
-    let chain = [svid.chain().leaf(), &issuing.chain()[0], authority.root()];
+    let root = authority.root();
+    let chain = [svid.chain().leaf(), &issuing.chain()[0], &root];
     let text: String = chain.iter().map(|one| one.pem()).collect();
     let told = problems(files(&dir, &text, &svid.key().pkcs8_pem())).await;
     assert!(

@@ -1,0 +1,323 @@
+//! Several roots at once: the one that comes next is made beside the active one, takes its
+//! place, and the old one goes, or the other way round.
+//!
+//! Each step is one compare-and-swap that may be asked for again at any time, because whoever
+//! steers a rotation does so after every restart. When a step is due is not decided here. A
+//! step is refused, and changes nothing, if the roots are not where it begins.
+
+use std::time::SystemTime;
+
+use arx_identity::{Certificate, KeyId};
+use serde_json::Map;
+
+use super::operator::{Material, try_out};
+use super::root::{self, describe};
+use super::signer::blocking;
+use super::{Authority, AuthorityError, Problem};
+use crate::state::{
+    Authorities, Decision, Document as _, KeyPlace, Loaded, Pkcs8, Root, RootState, StateError,
+};
+
+const SETTING: &str = "authority";
+
+impl Authority {
+    /// The root that comes next. It is made, of the configured kind of key and lifetime, unless
+    /// one is prepared already; and has signed for trial, with its stored key, when this
+    /// answers. It signs nothing else before [`Authority::activate`].
+    ///
+    /// # Errors
+    /// [`AuthorityError::Problems`] if the active root's key is not in the state, or what the
+    /// new one signs does not verify; [`AuthorityError::RootState`] while an earlier root is
+    /// still retiring; another if state or keys cannot be had.
+    pub async fn prepare_root(&self, now: SystemTime) -> Result<Certificate, AuthorityError> {
+        if prepared(&self.stored().await?)?.is_none() {
+            let (certificate, key) = root::make(&self.state, &self.options, now).await?;
+            self.change(|authorities| {
+                if prepared(authorities)?.is_some() {
+                    return Ok(false);
+                }
+                authorities.roots.push(Root {
+                    certificate: certificate.clone(),
+                    state: RootState::Prepared,
+                    key: KeyPlace::Stored(Pkcs8::of(&key)),
+                    above: Vec::new(),
+                    added: now,
+                    extra: Map::new(),
+                });
+                Ok(true)
+            })
+            .await?;
+        }
+        // What is stored counts, not what was made: another process may have been faster.
+        let stored = self.stored().await?;
+        let Some(root) = prepared(&stored)? else {
+            return Err(StateError::Contradiction {
+                key: self.state.key(&Authorities::KIND).to_string(),
+                detail: "the prepared root is gone again".to_owned(),
+            }
+            .into());
+        };
+        self.try_root(root, now).await?;
+        Ok(root.certificate.clone())
+    }
+
+    /// Forgets a root that was prepared, and its key. Nothing happens if it is not there.
+    ///
+    /// # Errors
+    /// [`AuthorityError::RootState`] if it is more than prepared; another if the state cannot
+    /// be changed.
+    pub async fn drop_prepared(&self, root: KeyId) -> Result<(), AuthorityError> {
+        self.change(|authorities| remove(authorities, root, &RootState::Prepared, "dropped"))
+            .await
+    }
+
+    /// Makes `to` the active root, and `from`, which is, a retiring one that keeps its key: so
+    /// the same again with the two exchanged goes back. Nothing happens if it is so already.
+    /// This replica goes on under `from` until [`Authority::follow_active`]; a new intermediate
+    /// gets nobody under it from now on.
+    ///
+    /// # Errors
+    /// [`AuthorityError::RootState`] if `from` is not active, or `to` is neither prepared nor
+    /// retiring with its key in the state; another if the state cannot be changed.
+    pub async fn activate(&self, from: KeyId, to: KeyId) -> Result<(), AuthorityError> {
+        self.change(|authorities| exchange(authorities, from, to))
+            .await
+    }
+
+    /// Takes a retiring root, its key and what was registered under it out of the state.
+    /// Nothing happens if it is not there. Whether anybody still needs it is for the caller to
+    /// know.
+    ///
+    /// # Errors
+    /// [`AuthorityError::RootState`] if it is not retiring, or this replica itself still issues
+    /// under it; another if the state cannot be changed.
+    pub async fn retire(&self, root: KeyId) -> Result<(), AuthorityError> {
+        const WANTED: &str = "retired";
+        if let Some(issuing) = self.issuing()
+            && issuing.root() == root
+        {
+            let stored = self.stored().await?;
+            return match stored.root(root) {
+                Some(_) => Err(refused(
+                    &stored,
+                    root,
+                    "what this replica still issues under",
+                    WANTED,
+                )),
+                None => Ok(()),
+            };
+        }
+        self.change(|authorities| remove(authorities, root, &RootState::Retiring, WANTED))
+            .await
+    }
+
+    /// Takes over whichever root is active in the state, and answers whether that is another
+    /// than before. [`Authority::keep`] then makes an intermediate and a serving certificate
+    /// under it at once; [`Authority::issuing`] stays as it is until it has.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if none is active, its key is not in the state, or the state cannot
+    /// be read; the root before stays.
+    pub async fn follow_active(&self) -> Result<bool, AuthorityError> {
+        let _one_at_a_time = self.following.lock().await;
+        let stored = self.stored().await?;
+        if stored.active().and_then(Root::key_id) == Some(self.root_key_id()) {
+            return Ok(false);
+        }
+        // The operator's files are only looked at by a start.
+        let signer = root::load(&self.state, None).await?;
+        tracing::info!(root = %signer.root_id, subject = signer.root.subject(), "another root is active");
+        self.signer.send_replace(signer.into());
+        Ok(true)
+    }
+
+    async fn stored(&self) -> Result<Authorities, AuthorityError> {
+        match self.state.authorities().await? {
+            Some(stored) => Ok(stored.value),
+            None => Err(self.gone()),
+        }
+    }
+
+    fn gone(&self) -> AuthorityError {
+        let key = self.state.key(&Authorities::KIND).to_string();
+        StateError::Gone { key }.into()
+    }
+
+    /// Changes the roots if `decide` says that it has. It may be asked more than once.
+    async fn change(
+        &self,
+        decide: impl Fn(&mut Authorities) -> Result<bool, AuthorityError> + Send,
+    ) -> Result<(), AuthorityError> {
+        let generation = self
+            .state
+            .update(
+                &self.state.key(&Authorities::KIND),
+                |found: Option<Loaded<Authorities>>| {
+                    let Some(mut found) = found else {
+                        return Err(self.gone());
+                    };
+                    Ok(if decide(&mut found.value)? {
+                        Decision::Write(found.value, found.generation + 1)
+                    } else {
+                        Decision::Keep(found.generation)
+                    })
+                },
+            )
+            .await?;
+        self.replica.saw_authorities(generation).await?;
+        Ok(())
+    }
+
+    /// Issues under `root` by its stored key, and verifies that as a peer would.
+    async fn try_root(&self, root: &Root, now: SystemTime) -> Result<(), AuthorityError> {
+        let material = Material {
+            key: root::key_of(&self.state, root, None)?,
+            above: Vec::new(),
+            root: root.certificate.clone(),
+        };
+        let trust_domain = self.trust_domain().clone();
+        blocking(move || {
+            try_out(&material, &trust_domain, now).map_err(|reason| {
+                let root = describe(&material.root);
+                AuthorityError::Problems(vec![Problem::new(
+                    SETTING,
+                    "ARX-AUTHORITY-ROOT-TRIAL",
+                    format!(
+                        "a certificate issued for trial under the prepared root {root} does not \
+                         verify, so it must not become the active one: abort the rotation, and \
+                         begin another: {reason}"
+                    ),
+                )])
+            })
+        })
+        .await
+    }
+}
+
+/// The root that is prepared, or none where one may be made.
+fn prepared(authorities: &Authorities) -> Result<Option<&Root>, AuthorityError> {
+    known(authorities)?;
+    let Some(active) = authorities.active() else {
+        return Err(problem(
+            "ARX-AUTHORITY-NO-ACTIVE-ROOT",
+            "no root in the state is active, so none can follow it: restore a backup".to_owned(),
+        ));
+    };
+    if !matches!(active.key, KeyPlace::Stored(_)) || !active.above.is_empty() {
+        return Err(problem(
+            "ARX-AUTHORITY-ROOT-OUTSIDE",
+            format!(
+                "the key of the active root {} is not in the state store ({}), and only a root \
+                 whose key is can be followed by one that is made here: keep it, and renew it \
+                 where it comes from",
+                describe(&active.certificate),
+                active.key.as_str()
+            ),
+        ));
+    }
+    let in_state = |state| authorities.roots.iter().find(|root| root.state == state);
+    match (in_state(RootState::Prepared), in_state(RootState::Retiring)) {
+        (Some(prepared), _) => Ok(Some(prepared)),
+        (None, Some(retiring)) => Err(AuthorityError::RootState {
+            root: retiring.certificate.subject().to_owned(),
+            state: retiring.state.as_str().to_owned(),
+            wanted: "followed by yet another one",
+        }),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Exchanges the active root; whether anything had to change.
+fn exchange(authorities: &mut Authorities, from: KeyId, to: KeyId) -> Result<bool, AuthorityError> {
+    known(authorities)?;
+    let found = |id| authorities.root(id).map(|root| (&root.state, &root.key));
+    match (found(from), found(to)) {
+        (Some((RootState::Retiring, _)), Some((RootState::Active, _))) => return Ok(false),
+        (
+            Some((RootState::Active, _)),
+            Some((RootState::Prepared | RootState::Retiring, KeyPlace::Stored(_))),
+        ) => {}
+        (Some((RootState::Active, _)), Some((RootState::Prepared | RootState::Retiring, _))) => {
+            let state = "without a key in the state store";
+            return Err(refused(authorities, to, state, "made the active one"));
+        }
+        (Some((RootState::Active, _)), other) => {
+            let state = name(other.map(|(state, _)| state));
+            return Err(refused(authorities, to, &state, "made the active one"));
+        }
+        (other, _) => {
+            let state = name(other.map(|(state, _)| state));
+            return Err(refused(
+                authorities,
+                from,
+                &state,
+                "replaced as the active one",
+            ));
+        }
+    }
+    for root in &mut authorities.roots {
+        if root.key_id() == Some(from) {
+            root.state = RootState::Retiring;
+        } else if root.key_id() == Some(to) {
+            root.state = RootState::Active;
+        }
+    }
+    Ok(true)
+}
+
+/// Takes out a root that is in `state`, with what was registered under it; whether it was there.
+fn remove(
+    authorities: &mut Authorities,
+    id: KeyId,
+    state: &RootState,
+    wanted: &'static str,
+) -> Result<bool, AuthorityError> {
+    known(authorities)?;
+    match authorities.root(id) {
+        None => return Ok(false),
+        Some(root) if root.state == *state => {}
+        Some(root) => {
+            return Err(refused(authorities, id, root.state.as_str(), wanted));
+        }
+    }
+    authorities.roots.retain(|root| root.key_id() != Some(id));
+    authorities.registrations.retain(|one| one.root != id);
+    Ok(true)
+}
+
+/// Whoever meets a root in a state of a newer version changes none.
+fn known(authorities: &Authorities) -> Result<(), AuthorityError> {
+    let mut roots = authorities.roots.iter();
+    match roots.find(|root| matches!(root.state, RootState::Unknown(_))) {
+        None => Ok(()),
+        Some(root) => Err(AuthorityError::RootNewer {
+            root: root.certificate.subject().to_owned(),
+            state: root.state.as_str().to_owned(),
+        }),
+    }
+}
+
+fn refused(
+    authorities: &Authorities,
+    id: KeyId,
+    state: &str,
+    wanted: &'static str,
+) -> AuthorityError {
+    let root = authorities.root(id);
+    AuthorityError::RootState {
+        root: root.map_or_else(
+            || id.to_string(),
+            |root| root.certificate.subject().to_owned(),
+        ),
+        state: state.to_owned(),
+        wanted,
+    }
+}
+
+fn name(state: Option<&RootState>) -> String {
+    state.map_or("not there", RootState::as_str).to_owned()
+}
+
+fn problem(code: &'static str, message: String) -> AuthorityError {
+    AuthorityError::Problems(vec![Problem::new(SETTING, code, message)])
+}
