@@ -1,6 +1,8 @@
 //! The admin API, `arx.admin.v1`: what `arx` shows an operator, and the little that it
 //! lets them do.
 
+mod rotation;
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
@@ -20,6 +22,7 @@ use crate::fleet::Agent;
 use crate::ledger::{self, LiveFilter, LiveLeaf, Query};
 use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
+use crate::rotation::View;
 
 /// Entries of a page where the caller does not say, and at most.
 const PAGE: usize = 100;
@@ -283,6 +286,148 @@ impl wire::admin_server::Admin for Api {
         }
         let answer = self.0.request_renewal(request, &self.live().await?).await?;
         Ok(Response::new(answer))
+    }
+
+    async fn rotate_root(
+        &self,
+        request: Request<wire::RotateRootRequest>,
+    ) -> Result<Response<wire::RotateRootResponse>, Status> {
+        use wire::rotate_root_response::Outcome;
+        let request = request.into_inner();
+        let ca = &self.0;
+        // Nobody could say who has to confirm.
+        self.live().await?;
+        let terms = rotation::terms(ca, &request);
+        let outcome = if request.dry_run {
+            Outcome::Plan(rotation::plan(ca, &terms, ca.clock.now()))
+        } else {
+            let reason = rotation::reason(request.reason)?;
+            let view = ca.rotate(terms, reason).await?;
+            Outcome::Rotation(rotation::rotation(ca, &view, 0))
+        };
+        Ok(Response::new(wire::RotateRootResponse {
+            outcome: Some(outcome),
+        }))
+    }
+
+    async fn rotation_status(
+        &self,
+        request: Request<wire::RotationStatusRequest>,
+    ) -> Result<Response<wire::RotationStatusResponse>, Status> {
+        let request = request.into_inner();
+        let view = rotation::named(&self.0, &request.id).await?;
+        let limit = request.unconfirmed_limit;
+        Ok(Response::new(wire::RotationStatusResponse {
+            rotation: view.map(|view| rotation::rotation(&self.0, &view, limit)),
+        }))
+    }
+
+    type WatchRotationStream =
+        Pin<Box<dyn Stream<Item = Result<wire::WatchRotationResponse, Status>> + Send>>;
+
+    async fn watch_rotation(
+        &self,
+        request: Request<wire::WatchRotationRequest>,
+    ) -> Result<Response<Self::WatchRotationStream>, Status> {
+        let request = request.into_inner();
+        let views = self.0.rotator.watch();
+        let Some(first) = rotation::named(&self.0, &request.id).await? else {
+            return Err(rotation::unknown(&request.id).into());
+        };
+        let watching = rotation::Watching::new(Arc::clone(&self.0), views, first);
+        let limit = request.unconfirmed_limit;
+        let messages = futures_util::stream::unfold(watching, move |mut watching| async move {
+            let rotation = watching.next(limit).await?;
+            let message = wire::WatchRotationResponse {
+                rotation: Some(rotation),
+            };
+            Some((Ok(message), watching))
+        });
+        Ok(Response::new(messages.boxed()))
+    }
+
+    async fn abort_rotation(
+        &self,
+        request: Request<wire::AbortRotationRequest>,
+    ) -> Result<Response<wire::AbortRotationResponse>, Status> {
+        let request = request.into_inner();
+        let reason = rotation::reason(request.reason)?;
+        let view = self.0.abort_rotation(&request.id, reason).await?;
+        Ok(Response::new(wire::AbortRotationResponse {
+            rotation: self.shown(&view),
+        }))
+    }
+
+    async fn continue_rotation(
+        &self,
+        request: Request<wire::ContinueRotationRequest>,
+    ) -> Result<Response<wire::ContinueRotationResponse>, Status> {
+        let request = request.into_inner();
+        let reason = rotation::reason(request.reason)?;
+        let force = request.force.then_some((reason, &request.digest[..]));
+        let view = self.0.continue_rotation(&request.id, force).await?;
+        Ok(Response::new(wire::ContinueRotationResponse {
+            rotation: self.shown(&view),
+        }))
+    }
+
+    async fn list_rotations(
+        &self,
+        request: Request<wire::ListRotationsRequest>,
+    ) -> Result<Response<wire::ListRotationsResponse>, Status> {
+        let request = request.into_inner();
+        let all = rotation::all(&self.0).await?;
+        let start = match request.page_token.as_str() {
+            "" => 0,
+            last => all
+                .iter()
+                .position(|rotation| rotation.id == last)
+                .map(|last| last + 1)
+                .ok_or_else(bad_page_token)?,
+        };
+        let page = &all[start..all.len().min(start + page_size(request.page_size))];
+        let more = start + page.len() < all.len();
+        let last = page.last().filter(|_| more);
+        Ok(Response::new(wire::ListRotationsResponse {
+            rotations: page
+                .iter()
+                .map(|rotation| rotation::stored(&self.0, rotation))
+                .collect(),
+            page_token: last.map(|last| last.id.clone()).unwrap_or_default(),
+        }))
+    }
+
+    type RotationReportStream =
+        Pin<Box<dyn Stream<Item = Result<wire::RotationReportResponse, Status>> + Send>>;
+
+    async fn rotation_report(
+        &self,
+        request: Request<wire::RotationReportRequest>,
+    ) -> Result<Response<Self::RotationReportStream>, Status> {
+        /// Of one message.
+        const CHUNK: usize = 1024 * 1024;
+        let id = request.into_inner().id;
+        let Some(view) = rotation::named(&self.0, &id).await? else {
+            return Err(rotation::unknown(&id).into());
+        };
+        let report = rotation::report(&self.0, &view.rotation).to_string();
+        let chunks: Vec<_> = report
+            .as_bytes()
+            .chunks(CHUNK)
+            .map(|chunk| {
+                Ok(wire::RotationReportResponse {
+                    json: Bytes::copy_from_slice(chunk),
+                })
+            })
+            .collect();
+        Ok(Response::new(futures_util::stream::iter(chunks).boxed()))
+    }
+}
+
+impl Api {
+    /// How it stands now, as the answer to a wish.
+    fn shown(&self, view: &View) -> Option<wire::Rotation> {
+        Some(rotation::rotation(&self.0, view, 0))
     }
 }
 

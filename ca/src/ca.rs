@@ -18,6 +18,7 @@ use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::queue::Queue;
+use crate::rotation::Rotator;
 use crate::share::Shares;
 use crate::state::State;
 use crate::token::Tokens;
@@ -56,6 +57,8 @@ pub struct Ca {
     pub authority: Arc<Authority>,
     /// Publishes the bundle.
     pub trust: Arc<Trust>,
+    /// Changes the root.
+    pub rotator: Rotator,
     /// Remembers.
     pub ledger: Ledger,
     /// The agents.

@@ -208,6 +208,12 @@ impl LocalRule {
 }
 
 impl Policy {
+    /// The lifetime of a leaf where nobody asks for another and no exception says so.
+    #[must_use]
+    pub fn usual_ttl(&self) -> Duration {
+        self.inner.usual.ttl
+    }
+
     /// The policy of this configuration; `clusters` say who may join.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ pub enum Fault {
     Overload,
     /// Something that the authority needs is away: come back later.
     Dependency,
+    /// What the caller decided by is not so any more: look again.
+    Changed,
     /// The authority's own fault.
     Internal,
 }
@@ -36,6 +38,7 @@ impl Fault {
             Self::Request => tonic::Code::InvalidArgument,
             Self::Overload => tonic::Code::ResourceExhausted,
             Self::Dependency => tonic::Code::Unavailable,
+            Self::Changed => tonic::Code::Aborted,
             Self::Internal => tonic::Code::Internal,
         }
     }
@@ -46,7 +49,7 @@ impl Fault {
             Self::Overload => Some(Duration::from_millis(500)),
             Self::Dependency => Some(Duration::from_secs(2)),
             Self::Internal => Some(Duration::from_secs(10)),
-            Self::Unauthenticated | Self::Forbidden | Self::Request => None,
+            Self::Unauthenticated | Self::Forbidden | Self::Request | Self::Changed => None,
         }
     }
 }

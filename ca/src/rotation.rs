@@ -19,9 +19,12 @@
 //! Turning round in Activate or Reissue is the same machine with the roots exchanged, from
 //! Activate on.
 
+mod driver;
 mod facts;
+mod look;
 mod step;
 
+pub use self::driver::{Rotator, View};
 pub use self::facts::{Facts, Obstacle, digest};
 pub use self::step::{Effect, Event, RotationError, Step, begin, step};
 

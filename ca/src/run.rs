@@ -28,6 +28,7 @@ use crate::metrics::{Gauges, Metrics, Readings};
 use crate::node_api;
 use crate::policy::Policy;
 use crate::queue::Queue;
+use crate::rotation::Rotator;
 use crate::serve::{Nodes, serve_admin};
 use crate::share::Shares;
 use crate::token::Tokens;
@@ -150,6 +151,7 @@ impl Process {
             custody: open::custody(&config),
             authority: Arc::new(parts.authority),
             trust: Arc::new(parts.trust),
+            rotator: Rotator::default(),
             ledger: parts.ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),
@@ -247,6 +249,8 @@ impl Process {
         self.until_drained("trust", async move {
             trust.follow().await;
         });
+        let rotating = Arc::clone(ca);
+        self.until_drained("rotation", async move { rotating.keep_rotating().await });
         self.until_drained("ledger pruning", keep::prune(Arc::clone(ca)));
         self.until_drained("lines of nodes", keep::restore_lines(Arc::clone(ca)));
         self.until_drained("token keys", keep::keep_keys(Arc::clone(ca)));

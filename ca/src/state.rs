@@ -27,7 +27,7 @@ pub use self::error::StateError;
 pub use self::intermediate::Intermediate;
 pub use self::published::{Link, Published};
 pub use self::replica::{LedgerMark, Replica, ReplicaDocument, Seen, replica_name};
-pub use self::rotation::{Forced, Passed, Phase, Rotation, Rotations, Terms};
+pub use self::rotation::{Forced, Passed, Phase, RootName, Rotation, Rotations, Terms};
 use crate::seal::{Seal, SealError};
 use crate::store::{CasError, Changes, FORMAT, Key, Prefix, Segment, Shared, list_all};
 
@@ -154,6 +154,15 @@ impl State {
     /// [`StateError`] if they cannot be read.
     pub async fn authorities(&self) -> Result<Option<Loaded<Authorities>>, StateError> {
         self.load(&self.key(&Authorities::KIND)).await
+    }
+
+    /// The rotations of the roots.
+    ///
+    /// # Errors
+    /// [`StateError`] if they cannot be read.
+    pub async fn rotations(&self) -> Result<Rotations, StateError> {
+        let found = self.load(&self.key(&Rotations::KIND)).await?;
+        Ok(found.map(|found| found.value).unwrap_or_default())
     }
 
     /// The registered intermediates of all roots and replicas, expired ones too until they are

@@ -127,6 +127,7 @@ impl House {
             state,
             authority: Arc::new(authority),
             trust: Arc::new(trust),
+            rotator: crate::rotation::Rotator::default(),
             ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),

@@ -147,6 +147,7 @@ pub fn begin(
         sequence: None,
         clear_since: None,
         passed: Vec::new(),
+        roots: Vec::new(),
         extra: Map::new(),
     };
     if rotations.all.len() >= REMEMBERED {

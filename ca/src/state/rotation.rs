@@ -63,9 +63,25 @@ pub struct Rotation {
     /// The phases that are over.
     #[serde(default)]
     pub passed: Vec<Passed>,
+    /// What is known of its roots, also when they are gone.
+    #[serde(default)]
+    pub roots: Vec<RootName>,
     /// What a newer version has added.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// A root, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootName {
+    /// Its subject key identifier.
+    #[serde(with = "wire::key_id")]
+    pub key_id: KeyId,
+    /// Its subject.
+    pub subject: String,
+    /// Its last instant.
+    #[serde(with = "wire::millis", rename = "not_after_ms")]
+    pub not_after: SystemTime,
 }
 
 /// How fast a rotation goes, and how patiently.

@@ -1,0 +1,485 @@
+//! The operator's side of a rotation, in the words of the admin API.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arx_identity::KeyId;
+use arx_proto::admin::v1 as wire;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use arx_daemon::clock::rfc3339;
+
+use crate::ca::Ca;
+use crate::fleet::Gate;
+use crate::hex::Hex;
+use crate::node_api::unix_ms;
+use crate::refusal::{Fault, Refusal};
+use crate::rotation::{Obstacle, View};
+use crate::state::{Passed, Phase, Rotation, Rotations, Terms};
+
+/// Entries of the list of the unconfirmed in one message.
+const MOST_UNCONFIRMED: usize = 1000;
+/// How long a gate stays shut after its last confirmation, where nobody says otherwise:
+/// handshakes that are under way keep what they began with.
+const DWELL: Duration = Duration::from_secs(15);
+/// Longest reason.
+const REASON: usize = 1024;
+/// By whom a gate was forced.
+const OPERATOR: &str = "operator";
+
+/// What an operator asks for.
+pub(super) fn terms(ca: &Ca, request: &wire::RotateRootRequest) -> Terms {
+    let window = request.window_ms.map(Duration::from_millis);
+    Terms {
+        window: window.unwrap_or_else(|| ca.rules.get().policy.usual_ttl() / 2),
+        dwell: request.dwell_ms.map_or(DWELL, Duration::from_millis),
+        patience: request.wait_unconfirmed_ms.map(Duration::from_millis),
+    }
+}
+
+/// A reason for the ledger.
+pub(super) fn reason(text: String) -> Result<String, Refusal> {
+    if text.len() > REASON {
+        let message = format!("a reason has {REASON} bytes at most");
+        return Err(Refusal::new(
+            "ARX-REQUEST-MALFORMED",
+            Fault::Request,
+            message,
+        ));
+    }
+    Ok(text)
+}
+
+/// A phase as operators know it: what is turned round goes through the same ones.
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Withdraw | Phase::Restore | Phase::Held => Phase::Distribute.as_str(),
+        other => other.as_str(),
+    }
+}
+
+/// The root that a rotation began with, and the one that it was to bring.
+fn ends(rotation: &Rotation) -> (Option<KeyId>, Option<KeyId>) {
+    let exchanged = rotation.aborting && rotation.passed.iter().any(turned);
+    if exchanged {
+        (rotation.to, Some(rotation.from))
+    } else {
+        (Some(rotation.from), rotation.to)
+    }
+}
+
+/// Whether the rotation was turned round where the roots are exchanged for it.
+fn turned(passed: &Passed) -> bool {
+    let exchanges = matches!(passed.phase, Phase::Activate | Phase::Reissue | Phase::Held);
+    passed.aborted.is_some() && exchanges
+}
+
+fn root(rotation: &Rotation, id: Option<KeyId>) -> Option<wire::RotationRoot> {
+    let id = id?;
+    let known = rotation.roots.iter().find(|root| root.key_id == id);
+    Some(wire::RotationRoot {
+        subject: known.map(|root| root.subject.clone()).unwrap_or_default(),
+        key_id: Bytes::copy_from_slice(id.as_bytes()),
+        not_after_unix_ms: known.map_or(0, |root| unix_ms(root.not_after)),
+    })
+}
+
+/// How a rotation stands.
+pub(super) fn rotation(ca: &Ca, view: &View, limit: u32) -> wire::Rotation {
+    let limit = match usize::try_from(limit).unwrap_or(MOST_UNCONFIRMED) {
+        0 => MOST_UNCONFIRMED,
+        limit => limit.min(MOST_UNCONFIRMED),
+    };
+    let rotation = &view.rotation;
+    let dwell_ends = rotation
+        .clear_since
+        .map(|since| since + rotation.terms.dwell);
+    let gate = match (rotation.phase, view.obstacles.is_empty()) {
+        (phase, _) if phase.is_over() => "",
+        (Phase::Reissue, false) => "leaves",
+        (_, false) => "confirmations",
+        (_, true) if dwell_ends.is_some() => "dwell",
+        _ => "",
+    };
+    wire::Rotation {
+        confirmed: view.confirmed,
+        unconfirmed_total: view.obstacles.len() as u64,
+        unconfirmed: view.obstacles.iter().take(limit).map(unconfirmed).collect(),
+        unconfirmed_digest: view
+            .digest()
+            .map(|digest| Bytes::copy_from_slice(&digest))
+            .unwrap_or_default(),
+        gate: gate.to_owned(),
+        gate_opens_unix_ms: match (gate, dwell_ends) {
+            ("dwell", Some(ends)) => unix_ms(ends),
+            _ => 0,
+        },
+        message: message(view),
+        ..stored(ca, rotation)
+    }
+}
+
+/// What is stored of a rotation.
+pub(super) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
+    let (from, to) = ends(rotation);
+    let over = rotation.phase.is_over();
+    let sequence = rotation.sequence.or_else(|| {
+        let mut passed = rotation.passed.iter().rev();
+        passed.find_map(|passed| passed.sequence)
+    });
+    let sequence = sequence.unwrap_or_default();
+    let turned_at = rotation
+        .passed
+        .iter()
+        .position(|passed| passed.aborted.is_some());
+    let mut phases: Vec<_> = rotation
+        .passed
+        .iter()
+        .enumerate()
+        .map(|(place, passed)| wire::EnteredPhase {
+            phase: phase(passed.phase).to_owned(),
+            aborting: turned_at.is_some_and(|turned| place > turned),
+            started_unix_ms: unix_ms(passed.began),
+            ended_unix_ms: unix_ms(passed.ended),
+        })
+        .collect();
+    phases.push(wire::EnteredPhase {
+        phase: phase(rotation.phase).to_owned(),
+        aborting: rotation.aborting,
+        started_unix_ms: unix_ms(rotation.phase_began),
+        ended_unix_ms: 0,
+    });
+    wire::Rotation {
+        id: rotation.id.clone(),
+        phase: phase(rotation.phase).to_owned(),
+        aborting: rotation.aborting || rotation.phase == Phase::Restore,
+        held: rotation.phase == Phase::Held,
+        trust_domain: ca.trust_domain.as_str().to_owned(),
+        from: root(rotation, from),
+        to: root(rotation, to),
+        bundle_epoch: sequence.epoch,
+        bundle_number: sequence.number,
+        started_unix_ms: unix_ms(rotation.began),
+        phase_started_unix_ms: unix_ms(rotation.phase_began),
+        ended_unix_ms: if over {
+            unix_ms(rotation.phase_began)
+        } else {
+            0
+        },
+        forced: rotation.passed.iter().filter_map(forced).collect(),
+        window_ms: millis(rotation.terms.window),
+        wait_unconfirmed_ms: rotation.terms.patience.map(millis),
+        phases,
+        started_by: OPERATOR.to_owned(),
+        reason: rotation.reason.clone(),
+        abort_reason: rotation
+            .passed
+            .iter()
+            .rev()
+            .find_map(|passed| passed.aborted.clone())
+            .unwrap_or_default(),
+        ..wire::Rotation::default()
+    }
+}
+
+fn forced(passed: &Passed) -> Option<wire::ForcedGate> {
+    let forced = passed.forced.as_ref()?;
+    Some(wire::ForcedGate {
+        phase: phase(passed.phase).to_owned(),
+        unix_ms: unix_ms(passed.ended),
+        reason: forced.reason.clone(),
+        by: OPERATOR.to_owned(),
+        left_behind: forced.count,
+        digest: Bytes::new(),
+    })
+}
+
+pub(super) fn unconfirmed(obstacle: &Obstacle) -> wire::Unconfirmed {
+    wire::Unconfirmed {
+        node: obstacle.node.clone(),
+        process: obstacle.process.clone(),
+        resource: obstacle.resource.clone(),
+        reason: obstacle.reason.to_owned(),
+        since_unix_ms: obstacle.since.map_or(0, unix_ms),
+        workloads: obstacle.workloads.clone(),
+        workload_count: obstacle.workload_count,
+        last_certificate_ends_unix_ms: obstacle.last_certificate_ends.map_or(0, unix_ms),
+        detail: obstacle.detail.clone(),
+        advice: advice(obstacle.reason).to_owned(),
+    }
+}
+
+/// What to do about those that only the authority knows of.
+fn advice(reason: &str) -> &'static str {
+    match reason {
+        "replica-behind" => "start the replica, or wait until its intermediate has ended",
+        "replica-signs" => "its intermediate under the old root has not ended: wait for it",
+        "index-building" => "the authority has just started and counts: wait a moment",
+        _ => "",
+    }
+}
+
+fn message(view: &View) -> String {
+    if let Some((code, message)) = &view.trouble {
+        return format!("the authority cannot go on: {message} ({code})");
+    }
+    let waiting = view.obstacles.len();
+    match view.rotation.phase {
+        Phase::Prepare => "the new root is being made".to_owned(),
+        Phase::Distribute if waiting > 0 => format!("{waiting} have not confirmed the bundle with both roots"),
+        Phase::Distribute => "everybody has confirmed the bundle with both roots".to_owned(),
+        Phase::Activate => "the new root takes over signing".to_owned(),
+        Phase::Reissue if waiting > 0 => format!("{waiting} still hold certificates under the old root"),
+        Phase::Reissue => "nobody holds a certificate under the old root".to_owned(),
+        Phase::Retire if waiting > 0 => format!("{waiting} have not confirmed the bundle without the old root"),
+        Phase::Retire => "everybody has confirmed the bundle without the old root".to_owned(),
+        Phase::Withdraw => "the new root is taken out of the bundle again".to_owned(),
+        Phase::Restore => format!("{waiting} have not confirmed the bundle that has both roots again"),
+        Phase::Held => "both roots are trusted again: `arx rotate continue` to go on, `arx rotate abort` to go back to the first".to_owned(),
+        Phase::Done => "done".to_owned(),
+        Phase::Aborted => "aborted: the first root is in place as before".to_owned(),
+        Phase::Unknown => "a newer version has begun this phase: use that".to_owned(),
+    }
+}
+
+/// What a rotation would do.
+pub(super) fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::RotationPlan {
+    let live = ca.ledger.live();
+    let from = ca.authority.root();
+    let bundle = ca.trust.current();
+    let holders = live.holders(now, None);
+    let Gate {
+        confirmed,
+        unconfirmed: blockers,
+    } = ca.fleet.confirmations(&bundle, &holders, now);
+    let blockers: Vec<Obstacle> = blockers.into_iter().map(Obstacle::from).collect();
+    let step = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
+        phase: phase.as_str().to_owned(),
+        at_least_ms: millis(at_least),
+        why: why.to_owned(),
+    };
+    let nothing = Duration::ZERO;
+    let mut refusals = Vec::new();
+    let view = ca.rotator.watch();
+    if let Some(view) = &*view.borrow()
+        && !view.rotation.phase.is_over()
+    {
+        let error = crate::rotation::RotationError::UnderWay(view.rotation.id.clone());
+        refusals.push(wire::Refusal {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+        });
+    }
+    wire::RotationPlan {
+        from: Some(wire::RotationRoot {
+            subject: from.subject().to_owned(),
+            key_id: Bytes::copy_from_slice(ca.authority.root_key_id().as_bytes()),
+            not_after_unix_ms: unix_ms(from.not_after()),
+        }),
+        steps: vec![
+            step(
+                Phase::Prepare,
+                nothing,
+                "a new root is made, and signs for trial",
+            ),
+            step(
+                Phase::Distribute,
+                terms.dwell,
+                "everybody has to confirm a bundle with both roots; the gate then stays shut for handshakes that are under way",
+            ),
+            step(
+                Phase::Activate,
+                terms.dwell,
+                "the authority signs and serves under the new root",
+            ),
+            step(
+                Phase::Reissue,
+                terms.window + terms.dwell,
+                "renewals are spread over the window; it takes an agent two inventories to show that the old certificates are gone",
+            ),
+            step(
+                Phase::Retire,
+                terms.dwell,
+                "everybody has to confirm a bundle without the old root; its key is then erased",
+            ),
+        ],
+        must_confirm_agents: u32::try_from(
+            holders
+                .iter()
+                .filter(|holder| !holder.cluster.is_empty())
+                .count(),
+        )
+        .unwrap_or(u32::MAX),
+        must_confirm_subscribers: u32::try_from(confirmed + blockers.len() as u64)
+            .unwrap_or(u32::MAX),
+        live_certificates: live.count_under_root(&ca.authority.root_key_id(), now),
+        blockers_total: blockers.len() as u64,
+        blockers: blockers
+            .iter()
+            .take(MOST_UNCONFIRMED)
+            .map(unconfirmed)
+            .collect(),
+        refusals,
+        window_ms: millis(terms.window),
+    }
+}
+
+/// The evidence of a rotation.
+pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
+    let wire = stored(ca, rotation);
+    let root = |root: Option<wire::RotationRoot>, id: Option<KeyId>| {
+        let (root, id) = (root?, id?);
+        let known = rotation.roots.iter().find(|known| known.key_id == id)?;
+        Some(json!({
+            "subject": root.subject,
+            "key_id": Hex(id.as_bytes()).to_string(),
+            "not_after": rfc3339(known.not_after),
+        }))
+    };
+    let (from, to) = ends(rotation);
+    let phases = rotation
+        .passed
+        .iter()
+        .zip(&wire.phases)
+        .map(|(passed, entered)| {
+            json!({
+                "phase": entered.phase,
+                "aborting": entered.aborting,
+                "started": rfc3339(passed.began),
+                "ended": rfc3339(passed.ended),
+                "sequence": passed.sequence.map(|sequence| sequence.to_string()),
+                "confirmed_count": passed.confirmed,
+            })
+        });
+    let forced = rotation.passed.iter().filter_map(|passed| {
+        let forced = passed.forced.as_ref()?;
+        Some(json!({
+            "phase": phase(passed.phase),
+            "at": rfc3339(passed.ended),
+            "by": OPERATOR,
+            "reason": forced.reason,
+            "left_behind": forced.count,
+            "names": forced.left_behind,
+        }))
+    });
+    let outcome = match rotation.phase {
+        Phase::Done => "done",
+        Phase::Aborted => "aborted",
+        _ => "running",
+    };
+    let ended = rotation
+        .phase
+        .is_over()
+        .then(|| rfc3339(rotation.phase_began));
+    json!({
+        "id": rotation.id,
+        "outcome": outcome,
+        "trust_domain": ca.trust_domain.as_str(),
+        "from": root(wire.from.clone(), from),
+        "to": root(wire.to.clone(), to),
+        "started": rfc3339(rotation.began),
+        "ended": ended,
+        "started_by": OPERATOR,
+        "reason": rotation.reason,
+        "phases": phases.collect::<Vec<_>>(),
+        "forced": forced.collect::<Vec<_>>(),
+    })
+}
+
+/// All that is remembered, newest first.
+pub(super) async fn all(ca: &Ca) -> Result<Vec<Rotation>, Refusal> {
+    let stored = ca
+        .state
+        .rotations()
+        .await
+        .map_err(|error| Refusal::new(error.code(), Fault::Dependency, error.to_string()))?;
+    let Rotations { mut all, .. } = stored;
+    all.reverse();
+    Ok(all)
+}
+
+/// The one with this name; of an empty name, the last.
+pub(super) async fn named(ca: &Ca, id: &str) -> Result<Option<Arc<View>>, Refusal> {
+    let view = ca.rotator.watch().borrow().clone();
+    if let Some(view) = view
+        && (id.is_empty() || view.rotation.id == id)
+    {
+        return Ok(Some(view));
+    }
+    let found = all(ca)
+        .await?
+        .into_iter()
+        .find(|rotation| id.is_empty() || rotation.id == id);
+    match found {
+        Some(rotation) => Ok(Some(Arc::new(View {
+            rotation,
+            confirmed: 0,
+            obstacles: Vec::new(),
+            trouble: None,
+        }))),
+        None if id.is_empty() => Ok(None),
+        None => Err(unknown(id)),
+    }
+}
+
+pub(super) fn unknown(id: &str) -> Refusal {
+    let message = format!("there is no rotation {id:?}: see `arx rotate history`");
+    Refusal::new("ARX-ROTATION-UNKNOWN", Fault::Request, message)
+}
+
+/// Somebody who watches a rotation.
+pub(super) struct Watching {
+    ca: Arc<Ca>,
+    views: watch::Receiver<Option<Arc<View>>>,
+    id: String,
+    first: Option<Arc<View>>,
+    over: bool,
+}
+
+impl Watching {
+    pub(super) fn new(
+        ca: Arc<Ca>,
+        views: watch::Receiver<Option<Arc<View>>>,
+        first: Arc<View>,
+    ) -> Self {
+        Self {
+            ca,
+            views,
+            id: first.rotation.id.clone(),
+            first: Some(first),
+            over: false,
+        }
+    }
+
+    /// How it stands, once something has changed; nothing after its end.
+    pub(super) async fn next(&mut self, limit: u32) -> Option<wire::Rotation> {
+        if self.over {
+            return None;
+        }
+        let view = match self.first.take() {
+            Some(first) => first,
+            None => self.changed().await?,
+        };
+        self.over = view.rotation.phase.is_over();
+        Some(rotation(&self.ca, &view, limit))
+    }
+
+    async fn changed(&mut self) -> Option<Arc<View>> {
+        loop {
+            tokio::select! {
+                changed = self.views.changed() => changed.ok()?,
+                () = self.ca.drain.requested() => return None,
+            }
+            let view = self.views.borrow_and_update().clone()?;
+            if view.rotation.id == self.id {
+                return Some(view);
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

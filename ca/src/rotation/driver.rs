@@ -1,0 +1,492 @@
+//! Driving a rotation: look, decide, store the decision, act; and telling how it stands.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arx_identity::{Certificate, KeyId};
+use arx_proto::node::v1 as node;
+use bytes::Bytes;
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+
+use super::facts::{Facts, Obstacle, digest};
+use super::step::{Effect, Event, RotationError, begin, step};
+use crate::ca::Ca;
+use crate::caller::NodeName;
+use crate::ledger;
+use crate::node_api::unix_ms;
+use crate::refusal::{Fault, Refusal};
+use crate::state::{
+    Decision, Document as _, Loaded, RootName, Rotation, Rotations, StateError, Terms,
+};
+
+/// A rotation that is under way is looked at this often, whatever happens.
+const LOOK: Duration = Duration::from_secs(1);
+/// After something failed.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Lists of who is in the way that an operator may have been shown last.
+const SHOWN: usize = 64;
+
+/// How a rotation stands.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What is stored of it.
+    pub rotation: Rotation,
+    /// Who has done what the phase waits for.
+    pub confirmed: u64,
+    /// Who has not: all of them, most blocking first.
+    pub obstacles: Vec<Obstacle>,
+    /// Code and message, if something keeps the authority itself from going on.
+    pub trouble: Option<(&'static str, String)>,
+}
+
+/// Drives the rotation of an authority's root.
+#[derive(Debug, Default)]
+pub struct Rotator {
+    view: watch::Sender<Option<Arc<View>>>,
+    wake: Notify,
+    /// One look at a time.
+    turn: tokio::sync::Mutex<Hints>,
+    /// What was shown, by digest.
+    shown: Mutex<VecDeque<([u8; 32], BTreeSet<String>)>>,
+}
+
+/// Which agents were told to renew, and since when each had been connected then.
+#[derive(Debug, Default)]
+struct Hints {
+    phase: Option<(String, SystemTime)>,
+    told: HashMap<NodeName, Option<SystemTime>>,
+}
+
+impl View {
+    /// The digest of the list of who is in the way.
+    #[must_use]
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        digest(&self.obstacles)
+    }
+}
+
+impl Rotator {
+    /// How the rotation stands that is under way, or that was last.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<View>>> {
+        self.view.subscribe()
+    }
+
+    fn publish(&self, view: View) -> Arc<View> {
+        let view = Arc::new(view);
+        if let Some(digest) = view.digest() {
+            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            if shown.back().is_none_or(|(last, _)| *last != digest) {
+                let names = view.obstacles.iter().map(ToString::to_string);
+                shown.push_back((digest, names.collect()));
+                if shown.len() > SHOWN {
+                    shown.pop_front();
+                }
+            }
+        }
+        self.view.send_replace(Some(Arc::clone(&view)));
+        view
+    }
+
+    /// Whether whoever was shown this digest has seen everybody who is in the way now.
+    fn has_seen_all(&self, digest: &[u8], obstacles: &[Obstacle]) -> bool {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = shown.iter().rev().find(|(known, _)| known[..] == *digest);
+        list.is_some_and(|(_, names)| {
+            obstacles
+                .iter()
+                .all(|obstacle| names.contains(&obstacle.to_string()))
+        })
+    }
+}
+
+impl Ca {
+    /// Begins a rotation of the root.
+    ///
+    /// # Errors
+    /// [`Refusal`] if one is under way, or the state cannot be changed.
+    pub async fn rotate(&self, terms: Terms, reason: String) -> Result<Arc<View>, Refusal> {
+        let mut hints = self.rotator.turn.lock().await;
+        let from = self.authority.root_key_id();
+        let now = self.clock.now();
+        let names = vec![name(&self.authority.root())];
+        let key = self.state.key(&Rotations::KIND);
+        let rotation = self
+            .state
+            .update(&key, |found: Option<Loaded<Rotations>>| {
+                let mut rotations = found.map(|found| found.value).unwrap_or_default();
+                let mut rotation = begin(&mut rotations, from, terms, reason.clone(), now)
+                    .map_err(|error| Wrong::Refused(refused(&error)))?;
+                rotation.roots.clone_from(&names);
+                if let Some(last) = rotations.all.last_mut() {
+                    *last = rotation.clone();
+                }
+                Ok::<_, Wrong>(Decision::Write(rotations, rotation))
+            })
+            .await
+            .map_err(Wrong::refusal)?;
+        tracing::info!(rotation = %rotation.id, from = %from, "a rotation of the root begins");
+        self.record_step(
+            &rotation,
+            "begin",
+            json!({ "from": from.to_string(), "reason": reason }),
+        )
+        .await;
+        self.look(&Event::Looked, &mut hints)
+            .await
+            .map_err(Wrong::refusal)?;
+        self.rotator.wake.notify_one();
+        self.current_view()
+    }
+
+    /// Turns the rotation round that is under way.
+    ///
+    /// # Errors
+    /// [`Refusal`] if there is none, or it cannot be turned round.
+    pub async fn abort_rotation(&self, id: &str, reason: String) -> Result<Arc<View>, Refusal> {
+        self.wish(id, &Event::Abort(reason)).await
+    }
+
+    /// Lets a rotation go on that waits for the operator; or, forced, past a gate that is
+    /// shut: `force` is the reason, and the digest of the list that the operator was shown.
+    ///
+    /// # Errors
+    /// [`Refusal`] if there is nothing to go on from, or somebody else is in the way than the
+    /// operator was shown.
+    pub async fn continue_rotation(
+        &self,
+        id: &str,
+        force: Option<(String, &[u8])>,
+    ) -> Result<Arc<View>, Refusal> {
+        let Some((reason, digest)) = force else {
+            return self.wish(id, &Event::Continue).await;
+        };
+        let now_in_the_way = self.current_view()?;
+        if !self.rotator.has_seen_all(digest, &now_in_the_way.obstacles) {
+            return Err(Refusal::new(
+                "ARX-ROTATION-LIST-CHANGED",
+                Fault::Changed,
+                "somebody is in the way who was not on the list that you were shown: look at `arx rotate status` again",
+            ));
+        }
+        self.wish(id, &Event::Force(reason)).await
+    }
+
+    fn current_view(&self) -> Result<Arc<View>, Refusal> {
+        let view = self.rotator.view.borrow().clone();
+        view.ok_or_else(|| refused(&RotationError::None))
+    }
+
+    async fn wish(&self, id: &str, event: &Event) -> Result<Arc<View>, Refusal> {
+        let mut hints = self.rotator.turn.lock().await;
+        if !id.is_empty() && self.current_view()?.rotation.id != id {
+            return Err(refused(&RotationError::None));
+        }
+        self.look(event, &mut hints).await.map_err(Wrong::refusal)?;
+        self.rotator.wake.notify_one();
+        self.current_view()
+    }
+
+    /// Drives whatever rotation there is, for as long as the process runs.
+    pub async fn keep_rotating(&self) {
+        let mut fleet = self.fleet.changed();
+        let mut issuing = self.authority.watch();
+        let mut store = self.state.changes(&Rotations::KIND);
+        loop {
+            let wait = {
+                let mut hints = self.rotator.turn.lock().await;
+                match self.look(&Event::Looked, &mut hints).await {
+                    Ok(Looked::Again) => continue,
+                    Ok(Looked::Waiting) => LOOK,
+                    Ok(Looked::Idle) => Duration::MAX,
+                    Err(wrong) => {
+                        let refusal = wrong.refusal();
+                        tracing::error!(
+                            code = refusal.code,
+                            "the rotation cannot go on: {}",
+                            refusal.message
+                        );
+                        self.in_trouble(refusal.code, &refusal.message);
+                        AGAIN
+                    }
+                }
+            };
+            tokio::select! {
+                () = self.rotator.wake.notified() => {}
+                _ = store.changed() => {}
+                Ok(()) = issuing.changed(), if wait < Duration::MAX => {}
+                Ok(()) = fleet.changed(), if wait < Duration::MAX => {
+                    // What many report at once is looked at once.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                () = tokio::time::sleep(wait), if wait < Duration::MAX => {}
+            }
+        }
+    }
+
+    fn in_trouble(&self, code: &'static str, message: &str) {
+        if let Ok(view) = self.current_view() {
+            self.rotator.publish(View {
+                trouble: Some((code, message.to_owned())),
+                ..(*view).clone()
+            });
+        }
+    }
+
+    /// Looks once, decides, stores what was decided, and does it.
+    async fn look(&self, event: &Event, hints: &mut Hints) -> Result<Looked, Wrong> {
+        let key = self.state.key(&Rotations::KIND);
+        let stored = self.state.load::<Rotations>(&key).await?;
+        let Some(rotation) = stored.and_then(|stored| stored.value.all.last().cloned()) else {
+            return match event {
+                Event::Looked => Ok(Looked::Idle),
+                _ => Err(Wrong::Refused(refused(&RotationError::None))),
+            };
+        };
+        let now = self.clock.now();
+        let facts = self.facts(&rotation, now).await?;
+        let step =
+            step(&rotation, event, &facts, now).map_err(|error| Wrong::Refused(refused(&error)))?;
+        let moved = step.next.is_some();
+        let rotation = match step.next {
+            Some(next) => match self.store(&rotation, next, &facts).await? {
+                Some(stored) => stored,
+                // Somebody else took a step.
+                None => return Ok(Looked::Again),
+            },
+            None => rotation,
+        };
+        let acts = !step.effects.is_empty();
+        let hints_only = matches!(step.effects[..], [Effect::Renew(..)]);
+        for effect in step.effects {
+            self.act(&rotation, effect, now, hints).await?;
+        }
+        let over = rotation.phase.is_over();
+        let trouble = None;
+        let Facts {
+            confirmed,
+            obstacles,
+            ..
+        } = if moved {
+            self.facts(&rotation, now).await?
+        } else {
+            facts
+        };
+        self.rotator.publish(View {
+            rotation,
+            confirmed,
+            obstacles,
+            trouble,
+        });
+        Ok(match (moved, acts && !hints_only, over) {
+            (true, _, false) => Looked::Again,
+            // What was done is seen at the next look.
+            (false, true, _) => Looked::Waiting,
+            (_, _, true) => Looked::Idle,
+            (false, false, false) => Looked::Waiting,
+        })
+    }
+
+    /// Stores `next` in place of `before`; nothing if that is not there any more.
+    async fn store(
+        &self,
+        before: &Rotation,
+        mut next: Rotation,
+        facts: &Facts,
+    ) -> Result<Option<Rotation>, Wrong> {
+        if let Some(stored) = self.state.authorities().await? {
+            for id in [Some(next.from), next.to].into_iter().flatten() {
+                let known = next.roots.iter().any(|root| root.key_id == id);
+                if let (false, Some(root)) = (known, stored.value.root(id)) {
+                    next.roots.push(name(&root.certificate));
+                }
+            }
+        }
+        let key = self.state.key(&Rotations::KIND);
+        let stored = self
+            .state
+            .update(&key, |found: Option<Loaded<Rotations>>| {
+                let mut rotations = found.map(|found| found.value).unwrap_or_default();
+                let Some(last) = rotations.all.last_mut().filter(|last| *last == before) else {
+                    return Ok::<_, StateError>(Decision::Keep(false));
+                };
+                *last = next.clone();
+                Ok(Decision::Write(rotations, true))
+            })
+            .await?;
+        if !stored {
+            return Ok(None);
+        }
+        if next.passed.len() > before.passed.len()
+            && let Some(passed) = next.passed.last()
+        {
+            tracing::info!(
+                rotation = %next.id,
+                phase = next.phase.as_str(),
+                passed = passed.phase.as_str(),
+                confirmed = passed.confirmed,
+                forced = passed.forced.is_some(),
+                "the rotation goes on"
+            );
+            let detail = json!({
+                "passed": passed,
+                "aborting": next.aborting,
+                "unconfirmed": facts.obstacles.len(),
+                "digest": digest(&facts.obstacles).map(|hash| crate::hex::Hex(&hash).to_string()),
+            });
+            self.record_step(&next, next.phase.as_str(), detail).await;
+        }
+        Ok(Some(next))
+    }
+
+    async fn record_step(&self, rotation: &Rotation, step: &str, detail: serde_json::Value) {
+        let record = ledger::Rotation {
+            rotation: rotation.id.clone(),
+            step: step.to_owned(),
+            detail: detail.to_string(),
+        };
+        let record = ledger::Record::new(self.clock.now(), record);
+        // The document has it; the ledger is the evidence beside it.
+        if let Err(error) = self.ledger.append(vec![record]).await {
+            tracing::error!(code = error.code(), rotation = %rotation.id, step, "a step of the rotation is not in the ledger: {error}");
+        }
+    }
+
+    async fn act(
+        &self,
+        rotation: &Rotation,
+        effect: Effect,
+        now: SystemTime,
+        hints: &mut Hints,
+    ) -> Result<(), Wrong> {
+        match effect {
+            Effect::MakeRoot => drop(self.authority.prepare_root(now).await?),
+            Effect::DropRoot(root) => self.authority.drop_prepared(root).await?,
+            Effect::Publish(roots) => {
+                let stored = self.state.authorities().await?;
+                let stored = stored.ok_or_else(|| Wrong::gone("the authorities"))?;
+                let certificates = roots
+                    .iter()
+                    .map(|id| stored.value.root(*id).map(|root| root.certificate.clone()))
+                    .collect::<Option<Vec<_>>>()
+                    .ok_or_else(|| Wrong::gone("a root of the rotation"))?;
+                let head = self.trust.refresh().await?.sequence();
+                let bundle = self.trust.publish(head, certificates, now).await?;
+                tracing::info!(rotation = %rotation.id, bundle = %bundle.sequence(), roots = bundle.roots().len(), "a bundle is published");
+            }
+            Effect::Activate(from, to) => self.authority.activate(from, to).await?,
+            Effect::TakeOver => drop(self.authority.follow_active().await?),
+            Effect::Renew(root, by) => self.tell_to_renew(rotation, root, by, hints),
+            Effect::Retire(root) => self.authority.retire(root).await?,
+        }
+        Ok(())
+    }
+
+    /// Tells each agent that holds something under `root` to renew it, once for each time that
+    /// it has connected; and again when the time is over.
+    fn tell_to_renew(&self, rotation: &Rotation, root: KeyId, by: SystemTime, hints: &mut Hints) {
+        let phase = Some((rotation.id.clone(), rotation.phase_began));
+        if hints.phase != phase {
+            *hints = Hints {
+                phase,
+                ..Hints::default()
+            };
+        }
+        let hint = Arc::new(node::AuthorityMessage {
+            message: Some(node::authority_message::Message::Renew(node::RenewalHint {
+                issuer_key_id: Bytes::copy_from_slice(root.as_bytes()),
+                serials: Vec::new(),
+                renew_by_unix_ms: unix_ms(by),
+                reason: format!("rotation {}", rotation.id),
+            })),
+        });
+        let mut connected = HashMap::new();
+        let (agents, _) = self.fleet.page(None, usize::MAX, |agent| {
+            agent
+                .is_connected()
+                .then(|| (agent.name().clone(), agent.since()))
+        });
+        connected.extend(agents.into_iter().flatten());
+        let told = &mut hints.told;
+        self.fleet.tell(&hint, |name| match connected.get(name) {
+            Some(since) if told.get(name) != Some(since) => {
+                told.insert(name.clone(), *since);
+                true
+            }
+            _ => false,
+        });
+    }
+}
+
+/// What came of a look.
+enum Looked {
+    /// Something has changed: look again at once.
+    Again,
+    /// Look again soon.
+    Waiting,
+    /// Nothing is under way.
+    Idle,
+}
+
+/// What went wrong.
+pub(super) enum Wrong {
+    Refused(Refusal),
+    State(StateError),
+    Authority(crate::authority::AuthorityError),
+    Trust(crate::trust::TrustError),
+}
+
+impl Wrong {
+    pub(super) fn gone(what: &str) -> Self {
+        Self::Refused(Refusal::new(
+            "ARX-ROTATION-STATE",
+            Fault::Internal,
+            format!("{what} is not in the state any more: restore a backup"),
+        ))
+    }
+
+    fn refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::State(error) => Refusal::new(error.code(), Fault::Dependency, error.to_string()),
+            Self::Authority(error) => {
+                Refusal::new(error.code(), Fault::Dependency, error.to_string())
+            }
+            Self::Trust(error) => Refusal::new(error.code(), Fault::Dependency, error.to_string()),
+        }
+    }
+}
+
+impl From<StateError> for Wrong {
+    fn from(error: StateError) -> Self {
+        Self::State(error)
+    }
+}
+
+impl From<crate::authority::AuthorityError> for Wrong {
+    fn from(error: crate::authority::AuthorityError) -> Self {
+        Self::Authority(error)
+    }
+}
+
+impl From<crate::trust::TrustError> for Wrong {
+    fn from(error: crate::trust::TrustError) -> Self {
+        Self::Trust(error)
+    }
+}
+
+fn refused(error: &RotationError) -> Refusal {
+    Refusal::new(error.code(), Fault::Request, error.to_string())
+}
+
+fn name(root: &Certificate) -> RootName {
+    RootName {
+        key_id: root
+            .subject_key_id()
+            .unwrap_or_else(|| root.public_key().key_id()),
+        subject: root.subject().to_owned(),
+        not_after: root.not_after(),
+    }
+}
