@@ -143,7 +143,10 @@ pub(super) async fn keep_released(ca: &Ca, presented: &Presented) -> Infallible 
     loop {
         shown.borrow_and_update();
         if let Err(error) = release_replaced(ca, presented).await {
-            tracing::warn!(code = error.code(), "replaced serving certificates were not released in the ledger, and will be: {error}");
+            tracing::warn!(
+                code = error.code(),
+                "replaced serving certificates were not released in the ledger, and will be: {error}"
+            );
             tokio::time::sleep(AGAIN).await;
         } else if shown.changed().await.is_err() {
             unreachable!("the sender is borrowed");
