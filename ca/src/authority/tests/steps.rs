@@ -1,6 +1,7 @@
 //! A rotation's steps on a store that fails: each is asked for again until it is done, by the
 //! same process or by the next one.
 
+use super::crash::whole_start;
 use super::*;
 use crate::store::faults::{Fault, Faulty};
 
@@ -132,4 +133,47 @@ async fn whatever_the_store_does_all_steps_succeed_in_the_end() {
         }
         assert_eq!(done, STEPS, "seed {seed}");
     }
+}
+
+#[tokio::test]
+async fn a_process_starts_in_every_phase_and_issues_under_the_active_root() {
+    /// What is issued now verifies by what is handed out now.
+    async fn restarts(store: &Shared, root: KeyId) -> (Authority, crate::trust::Trust) {
+        let (authority, trust) = whole_start(store, "ca-1").await.expect("it starts");
+        assert_eq!(authority.root_key_id(), root);
+        let issuing = authority.issuing().expect("it was installed");
+        let chain = leaf_at(&issuing, now(), HOUR).expect("it is signed");
+        let peer = verify(&chain, &trust.current(), now()).expect("it verifies");
+        assert_eq!(peer.issuers[1], root);
+        let checked = check(
+            &options(),
+            &trust_domain(),
+            Some(&state(store).await),
+            now(),
+        )
+        .await;
+        assert_eq!(checked.problems, []);
+        (authority, trust)
+    }
+    let store = memory();
+    let (authority, trust) = whole_start(&store, "ca-1").await.expect("it starts");
+    let a = authority.root();
+    let b = authority.prepare_root(now()).await.expect("it is made");
+    restarts(&store, id(&a)).await;
+    let after = trust.current().sequence();
+    let both = vec![a.clone(), b.clone()];
+    let published = trust.publish(after, both, now()).await;
+    let after = published.expect("it is published").sequence();
+    restarts(&store, id(&a)).await;
+
+    for (from, to) in [(&a, &b), (&b, &a), (&a, &b)] {
+        let outcome = authority.activate(id(from), id(to)).await;
+        outcome.expect("it is done");
+        restarts(&store, id(to)).await;
+    }
+    let published = trust.publish(after, vec![b.clone()], now()).await;
+    published.expect("it is published");
+    let (authority, _) = restarts(&store, id(&b)).await;
+    authority.retire(id(&a)).await.expect("it is gone");
+    restarts(&store, id(&b)).await;
 }

@@ -77,6 +77,24 @@ async fn a_serving_certificate_is_released_when_another_is_shown() -> Outcome {
 }
 
 #[tokio::test]
+async fn each_replaced_one_is_released_while_the_process_runs() -> Outcome {
+    let running = Running::start().await?;
+    let renewals = async {
+        for _ in 0..3 {
+            let next = running.renew().await?;
+            while running.live() != [next.serial().to_string()] {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        never = keep_released(running.ca(), &running.presented) => match never {},
+        outcome = tokio::time::timeout(Duration::from_secs(60), renewals) => outcome?,
+    }
+}
+
+#[tokio::test]
 async fn one_of_a_process_before_is_released_and_what_others_hold_is_not() -> Outcome {
     let mut running = Running::start().await?;
     let now = running.ca().clock.now();
