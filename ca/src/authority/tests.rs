@@ -1,6 +1,8 @@
 mod crash;
 mod keep;
 mod operator;
+mod roots;
+mod steps;
 mod times;
 
 use std::sync::Arc;

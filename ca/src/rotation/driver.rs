@@ -18,7 +18,7 @@ use crate::ledger;
 use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
-    Decision, Document as _, Loaded, RootName, Rotation, Rotations, StateError, Terms,
+    Decision, Document as _, Loaded, RootName, RootState, Rotation, Rotations, StateError, Terms,
 };
 
 /// A rotation that is under way is looked at this often, whatever happens.
@@ -379,7 +379,16 @@ impl Ca {
             Effect::Activate(from, to) => self.authority.activate(from, to).await?,
             Effect::TakeOver => drop(self.authority.follow_active().await?),
             Effect::Renew(root, by) => self.tell_to_renew(rotation, root, by, hints),
-            Effect::Retire(root) => self.authority.retire(root).await?,
+            Effect::Retire(root) => {
+                let stored = self.state.authorities().await?;
+                let state = stored.as_ref().and_then(|stored| stored.value.root(root));
+                // Turned round before it had become active.
+                if state.is_some_and(|root| root.state == RootState::Prepared) {
+                    self.authority.drop_prepared(root).await?;
+                } else {
+                    self.authority.retire(root).await?;
+                }
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::store::faults::{Fault, Faulty};
 use crate::trust::{Evidence, Trust};
 
 /// All of a start that writes, in its order.
-async fn whole_start(store: &Shared, name: &str) -> Result<(Authority, Trust), String> {
+pub(super) async fn whole_start(store: &Shared, name: &str) -> Result<(Authority, Trust), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let seal = Seal::with(SealingKey::from_bytes(&[7; 32]));
     let state = State::open(store.clone(), seal, &trust_domain(), "arx-ca 1.2.3")

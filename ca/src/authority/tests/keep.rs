@@ -234,3 +234,148 @@ async fn an_authority_that_cannot_be_extended_says_so_before_it_ends() {
         stored.len()
     );
 }
+
+/// The active root of `store` becomes another, which the answer is; nobody is told.
+async fn exchange(store: &Shared, authority: &Authority) -> KeyId {
+    let from = authority.root_key_id();
+    let to = authority.prepare_root(now()).await.expect("it is made");
+    let to = to.subject_key_id().expect("the profile has it");
+    let steering = start(store).await;
+    steering.activate(from, to).await.expect("it is done");
+    to
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_active_root_gets_an_intermediate_and_a_serving_certificate_at_once() {
+    let clock = Clock::following_tokio(now());
+    let store = memory();
+    let authority = open(&store, short()).await.expect("it starts");
+    let a = authority.root_key_id();
+    let (mut recorded, mut made) = recorder();
+    let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    // Each is answered only when the test has looked.
+    let record = move |made: Made| {
+        let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+        ask.send(answer).expect("the test listens");
+        let recorded = recorded(made);
+        async move {
+            answered.await.map_err(|_| "nobody answers".to_owned())?;
+            recorded.await
+        }
+        .boxed()
+    };
+    let test = async {
+        for _ in 0..2 {
+            let answer = asked.recv().await.expect("the loop runs");
+            answer.send(()).expect("it waits");
+            made.recv().await.expect("it was made");
+        }
+        let mut issuing = authority.watch();
+        issuing
+            .wait_for(|it| it.as_ref().is_some_and(|it| it.root() == a))
+            .await
+            .expect("it is open");
+        // Until the loop sleeps.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let serving = authority.serving().expect("it is installed");
+
+        let b = exchange(&store, &authority).await;
+        let began = tokio::time::Instant::now();
+        assert!(authority.follow_active().await.expect("it reads"));
+        let answer = asked.recv().await.expect("the loop runs");
+        let issuing = authority.issuing().expect("it goes on");
+        assert_eq!(issuing.root(), a, "until the next one is recorded");
+        answer.send(()).expect("it waits");
+        let Some(Made::Intermediate(intermediate)) = made.recv().await else {
+            panic!("an intermediate comes first")
+        };
+        assert_eq!(intermediate.root, b);
+
+        let answer = asked.recv().await.expect("the loop runs");
+        assert_eq!(authority.issuing().expect("it is installed").root(), b);
+        let still = authority.serving().expect("it goes on");
+        assert_eq!(still.serial(), serving.serial());
+        answer.send(()).expect("it waits");
+        let Some(Made::Serving(svid)) = made.recv().await else {
+            panic!("then a serving certificate")
+        };
+        let peer = verify(svid.chain(), &bundle(&authority), clock.now());
+        assert_eq!(peer.expect("it verifies").issuers[1], b);
+        assert_eq!(began.elapsed(), Duration::ZERO, "nobody had to wait");
+        assert!(!authority.follow_active().await.expect("it reads"));
+
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(asked.try_recv().is_err(), "once is enough");
+        assert_eq!(
+            authority.serving().map(|it| it.serial().clone()),
+            Some(svid.serial().clone())
+        );
+    };
+    tokio::select! {
+        never = authority.keep(&clock, record) => match never {},
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_signs_stays_while_nothing_under_the_next_root_can_be_recorded() {
+    let clock = Clock::following_tokio(now());
+    let store = memory();
+    let authority = open(&store, short()).await.expect("it starts");
+    let a = authority.root_key_id();
+    let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let record = {
+        let full = full.clone();
+        move |_| {
+            let full = full.load(std::sync::atomic::Ordering::SeqCst);
+            async move { if full { Err("full".to_owned()) } else { Ok(()) } }.boxed()
+        }
+    };
+    let test = async {
+        let mut issuing = authority.watch();
+        issuing.wait_for(Option::is_some).await.expect("it is open");
+        full.store(true, std::sync::atomic::Ordering::SeqCst);
+        let b = exchange(&store, &authority).await;
+        authority.follow_active().await.expect("it reads");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(authority.issuing().expect("it goes on").root(), a);
+        assert!(authority.health().borrow().can_issue);
+
+        full.store(false, std::sync::atomic::Ordering::SeqCst);
+        issuing
+            .wait_for(|it| it.as_ref().is_some_and(|it| it.root() == b))
+            .await
+            .expect("it is open");
+    };
+    tokio::select! {
+        never = authority.keep(&clock, record) => match never {},
+        () = test => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_was_not_told_of_another_root_finds_it_at_its_next_renewal() {
+    let clock = Clock::following_tokio(now());
+    let store = memory();
+    let authority = open(&store, short()).await.expect("it starts");
+    let (record, mut made) = recorder();
+    let test = async {
+        next_of(&mut made, |made| matches!(made, Made::Serving(_))).await;
+        let b = exchange(&store, &authority).await;
+        let renewed = next_of(&mut made, |made| matches!(made, Made::Intermediate(_))).await;
+        let Made::Intermediate(renewed) = renewed else {
+            unreachable!("just matched")
+        };
+        assert_eq!(renewed.root, b);
+        assert_eq!(authority.root_key_id(), b);
+        let serving = next_of(&mut made, |made| matches!(made, Made::Serving(_))).await;
+        let Made::Serving(svid) = serving else {
+            unreachable!("just matched")
+        };
+        verify(svid.chain(), &bundle(&authority), clock.now()).expect("it verifies");
+    };
+    tokio::select! {
+        never = authority.keep(&clock, record) => match never {},
+        () = test => {}
+    }
+}

@@ -565,3 +565,25 @@ async fn every_defect_is_told_at_once() {
         ]
     );
 }
+
+#[tokio::test]
+async fn no_root_is_prepared_beside_the_operators() {
+    let dir = dir();
+    let root = root();
+    let intermediate = below(&root, 1, 300 * DAY);
+    for chain in [&[&root][..], &[&intermediate, &root][..]] {
+        let store = memory();
+        let authority = open(&store, given(&dir, chain)).await.expect("it starts");
+        assert!(!authority.follow_active().await.expect("it reads"));
+        let before = dump(&store).await;
+        match authority.prepare_root(now()).await {
+            Err(AuthorityError::Problems(problems)) => {
+                assert_eq!(problems[0].code, "ARX-AUTHORITY-ROOT-OUTSIDE");
+                let message = &problems[0].message;
+                assert!(message.contains(root.certificate.subject()), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(dump(&store).await, before);
+    }
+}
