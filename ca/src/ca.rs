@@ -115,13 +115,13 @@ impl Ca {
         SpiffeId::new(&self.trust_domain, &format!("/arx/node/{name}")).ok()
     }
 
-    /// The valid certificates that the ledger knows of workloads on this node, with the
-    /// time of issue.
+    /// The valid certificates that the ledger knows of this node and its workloads, with
+    /// the time of issue.
     #[must_use]
     pub fn leaves_of(&self, name: &NodeName) -> Vec<(Serial, SystemTime)> {
         self.ledger
             .live()
-            .workloads_on(&name.cluster, &name.node, self.clock.now())
+            .on_node(&name.cluster, &name.node, self.clock.now())
     }
 
     /// Records that an agent neither holds nor serves these any more.
