@@ -142,8 +142,11 @@ impl Ca {
         });
         // They only end the wait for certificates that are gone; the next inventory says so
         // again.
-        if let Err(error) = self.ledger.append(records.collect()).await {
-            tracing::warn!(code = error.code(), node = %name, %error, "released certificates were not recorded");
+        match self.ledger.append(records.collect()).await {
+            Ok(_receipt) => self.fleet.touch(),
+            Err(error) => {
+                tracing::warn!(code = error.code(), node = %name, %error, "released certificates were not recorded");
+            }
         }
     }
 

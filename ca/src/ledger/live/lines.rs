@@ -53,12 +53,7 @@ impl Released {
     }
 
     /// Of a record that is read after its release.
-    pub(super) fn add_issued(
-        &mut self,
-        serial: SerialKey,
-        issued: &codec::Leaf<'_>,
-        place: Place,
-    ) {
+    pub(super) fn add_issued(&mut self, serial: SerialKey, issued: &codec::Leaf<'_>, place: Place) {
         if is_node(issued.spiffe_id) {
             let link = Link {
                 node: (issued.cluster.into(), issued.node.into()),
@@ -97,13 +92,15 @@ impl Live {
         let line = |((cluster, node), mut certificates): (&NodeKey, Certificates<'_>)| {
             certificates.retain(|(_, _, end, _)| *end >= now);
             certificates.sort_by_key(|(place, ..)| (place.segment, place.offset));
-            let certificates = certificates.into_iter().filter_map(|(_, serial, end, first)| {
-                Some((
-                    Serial::from_bytes(serial.as_bytes())?,
-                    from_millis(end),
-                    first,
-                ))
-            });
+            let certificates = certificates
+                .into_iter()
+                .filter_map(|(_, serial, end, first)| {
+                    Some((
+                        Serial::from_bytes(serial.as_bytes())?,
+                        from_millis(end),
+                        first,
+                    ))
+                });
             NodeLine {
                 cluster: Arc::clone(cluster),
                 node: Arc::clone(node),
