@@ -118,13 +118,13 @@ impl Ca {
         SpiffeId::new(&self.trust_domain, &format!("/arx/node/{name}")).ok()
     }
 
-    /// The valid certificates that the ledger knows of workloads on this node, with the
-    /// time of issue.
+    /// The valid certificates that the ledger knows of this node and its workloads, with
+    /// the time of issue.
     #[must_use]
     pub fn leaves_of(&self, name: &NodeName) -> Vec<(Serial, SystemTime)> {
         self.ledger
             .live()
-            .workloads_on(&name.cluster, &name.node, self.clock.now())
+            .on_node(&name.cluster, &name.node, self.clock.now())
     }
 
     /// Records that an agent neither holds nor serves these any more.
@@ -145,8 +145,11 @@ impl Ca {
         });
         // They only end the wait for certificates that are gone; the next inventory says so
         // again.
-        if let Err(error) = self.ledger.append(records.collect()).await {
-            tracing::warn!(code = error.code(), node = %name, %error, "released certificates were not recorded");
+        match self.ledger.append(records.collect()).await {
+            Ok(_receipt) => self.fleet.touch(),
+            Err(error) => {
+                tracing::warn!(code = error.code(), node = %name, %error, "released certificates were not recorded");
+            }
         }
     }
 

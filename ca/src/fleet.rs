@@ -5,8 +5,11 @@
 //! An agent's word counts for its own node only, and silence counts for nothing.
 
 mod agent;
+mod gate;
+mod holdings;
 mod lineage;
 mod session;
+mod subscribers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,11 +18,13 @@ use std::time::SystemTime;
 
 use arx_identity::Serial;
 use arx_proto::node::v1 as wire;
+use tokio::sync::watch;
 
 use crate::caller::{Node, NodeName};
 use crate::refusal::{Fault, Refusal};
 
 pub use agent::{Agent, Counts};
+pub use gate::{Gate, Reason, Unconfirmed};
 pub use lineage::{Join, Superseded};
 pub use session::{Down, Released, Session};
 
@@ -29,7 +34,14 @@ const MOST_NODES: usize = 100_000;
 
 /// Everything that is known of the agents.
 #[derive(Clone, Default)]
-pub struct Fleet(Arc<Mutex<State>>);
+pub struct Fleet(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// How often anything was told that a gate might wait for.
+    changes: watch::Sender<u64>,
+}
 
 #[derive(Default)]
 struct State {
@@ -40,7 +52,22 @@ struct State {
 
 impl Fleet {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.0.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes whenever something was told that a gate might wait for: a report, an
+    /// inventory, a stored position, a Follow that began or ended, a release. On a large
+    /// node set that is often: look again after a pause, not at every change.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Something was told. Not to be called while the state is locked: who is woken by it
+    /// wants to look.
+    pub(crate) fn touch(&self) {
+        self.0.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Whether `node`'s certificate belongs to the line of the node's latest join.
@@ -90,10 +117,11 @@ impl Fleet {
             None
         };
         let ended = session.map(|session| session.end(Down::Superseded));
-        if ended.is_some() {
-            state.connected -= 1;
-        }
-        ended.map(|()| Superseded)
+        ended?;
+        state.connected -= 1;
+        drop(state);
+        self.touch();
+        Some(Superseded)
     }
 
     /// The node's certificate was renewed: `serial` belongs to the same line.
@@ -157,6 +185,7 @@ impl Fleet {
             state.connected += 1;
         }
         drop(state);
+        self.touch();
         Ok(Session::new(
             self.clone(),
             node.name.clone(),
@@ -239,7 +268,12 @@ impl Fleet {
             .session
             .as_ref()
             .is_some_and(|open| open.number() == session);
-        current.then(|| change(agent))
+        let changed = current.then(|| change(agent));
+        drop(state);
+        if changed.is_some() {
+            self.touch();
+        }
+        changed
     }
 
     fn ended(&self, name: &NodeName, session: u64) {

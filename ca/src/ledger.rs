@@ -37,7 +37,7 @@ pub use commit::{Announced, Prepared, Receipt};
 pub use error::{AppendError, Cause, Error, Pause, Problem};
 pub use export::Export;
 pub use json::Entry;
-pub use live::{Live, LiveFilter, LiveLeaf, LivePage, NodeLine};
+pub use live::{Holder, Live, LiveFilter, LiveLeaf, LivePage, NodeLine};
 pub use open::{Recovery, Torn};
 pub use prune::Removed;
 pub use record::{

@@ -1,21 +1,18 @@
 //! What one agent has told of itself and of its node.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arx_identity::{KeyId, Sequence, Serial};
 use arx_proto::node::v1 as wire;
 
+use super::holdings::Holdings;
 use super::lineage::Lineage;
 use super::session::Open;
+use super::subscribers::{Subscribers, serials};
 use crate::caller::{Node, NodeName};
 use crate::refusal::{Fault, Refusal};
 
-/// Leaves that one node may hold: far more than pods fit on one.
-const MOST_LEAVES: usize = 20_000;
-/// Subscribers that one node may have.
-const MOST_SUBSCRIBERS: usize = 50_000;
 /// Longest text that is kept of what an agent says of itself.
 const LONGEST_TEXT: usize = 128;
 
@@ -26,46 +23,18 @@ pub struct Agent {
     pub(super) lineage: Lineage,
     pub(super) session: Option<Open>,
     pub(super) node_not_after: Option<SystemTime>,
-    /// When its Follow began, or when it was last heard of.
+    /// When its last Follow began.
     since: Option<SystemTime>,
+    /// When anything came from it last.
+    pub(super) heard: Option<SystemTime>,
     software: Arc<str>,
     instance_id: [u8; 16],
-    cache_id: [u8; 16],
+    boot_id: Box<str>,
     clock_offset_ms: i64,
-    trust: Option<(Sequence, [u8; 32])>,
-    leaves: HashMap<Serial, Leaf>,
-    inventory: Option<Whole>,
-    arriving: Option<Arriving>,
-    subscribers: BTreeMap<Subscriber, wire::SubscriberState>,
+    pub(super) trust: Option<(Sequence, [u8; 32])>,
+    pub(super) holdings: Holdings,
+    pub(super) subscribers: Subscribers,
 }
-
-/// A leaf that the agent holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Leaf {
-    root: Option<KeyId>,
-    subscribers: u32,
-}
-
-/// The newest whole inventory.
-#[derive(Debug)]
-struct Whole {
-    taken: SystemTime,
-    /// What the ledger knew and this inventory did not show.
-    missing: HashSet<Serial>,
-    /// When the inventory before this one was taken, if it was of the same cache.
-    before: Option<(SystemTime, HashSet<Serial>)>,
-}
-
-/// An inventory that comes in parts.
-#[derive(Debug)]
-struct Arriving {
-    cache_id: [u8; 16],
-    ordinal: u64,
-    leaves: HashMap<Serial, Leaf>,
-}
-
-/// A subscriber's name: holder, resource.
-type Subscriber = (Vec<u8>, String);
 
 /// An agent in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,15 +57,14 @@ impl Agent {
             session: None,
             node_not_after: None,
             since: None,
+            heard: None,
             software: "".into(),
             instance_id: [0; 16],
-            cache_id: [0; 16],
+            boot_id: "".into(),
             clock_offset_ms: 0,
             trust: None,
-            leaves: HashMap::new(),
-            inventory: None,
-            arriving: None,
-            subscribers: BTreeMap::new(),
+            holdings: Holdings::default(),
+            subscribers: Subscribers::default(),
         }
     }
 
@@ -118,14 +86,10 @@ impl Agent {
         };
         self.instance_id = id(&hello.instance_id, "instance_id")?;
         let cache_id = id(&hello.cache_id, "cache_id")?;
-        if cache_id != self.cache_id {
-            // Whatever the old cache held is gone, and so is what was missing from it.
-            self.inventory = None;
-        }
-        self.cache_id = cache_id;
-        self.arriving = None;
+        self.begin(cache_id, &hello.boot_id);
         self.node_not_after = Some(node.not_after);
         self.since = Some(now);
+        self.heard = Some(now);
         self.software = hello
             .software
             .chars()
@@ -139,10 +103,32 @@ impl Agent {
         )
         .unwrap_or(i64::MAX);
         self.clock_offset_ms = hello.clock_unix_ms.saturating_sub(ours);
+        // All that it holds: what it said before may be lost.
+        self.trust = None;
         for position in &hello.trust {
             self.take_position(position.clone());
         }
         Ok(())
+    }
+
+    /// Carries over what was told in an earlier Follow, as far as it may still be so.
+    fn begin(&mut self, cache_id: [u8; 16], boot_id: &str) {
+        let same_boot = *self.boot_id == *boot_id;
+        if !same_boot && !self.boot_id.is_empty() {
+            self.subscribers.clear();
+        }
+        let holdings = &self.holdings;
+        let last = holdings.all().filter_map(|leaf| leaf.ends).max();
+        self.subscribers.begin(holdings.is_lost(cache_id), |state| {
+            let leaves = serials(state).filter_map(|serial| holdings.get(serial)?.ends);
+            leaves.max().or(last)
+        });
+        self.holdings.begin(cache_id, same_boot);
+        self.boot_id = boot_id
+            .chars()
+            .take(LONGEST_TEXT)
+            .collect::<String>()
+            .into();
     }
 
     pub(super) fn take_position(&mut self, position: wire::TrustPosition) {
@@ -162,111 +148,30 @@ impl Agent {
         }
     }
 
-    /// Takes a part; answers whether the inventory is whole now.
     pub(super) fn take_inventory(
         &mut self,
         part: wire::Inventory,
         now: SystemTime,
     ) -> Result<bool, Refusal> {
-        let Ok(cache_id) = <[u8; 16]>::try_from(&part.cache_id[..]) else {
-            return Err(Refusal::new(
-                "ARX-REQUEST-MALFORMED",
-                Fault::Request,
-                "an inventory's cache_id must have 16 bytes",
-            ));
-        };
-        let started = self.arriving.take();
-        let mut arriving = started
-            .filter(|arriving| arriving.ordinal == part.ordinal && arriving.cache_id == cache_id)
-            .unwrap_or_else(|| Arriving {
-                cache_id,
-                ordinal: part.ordinal,
-                leaves: HashMap::new(),
-            });
-        if arriving.leaves.len() + part.leaves.len() > MOST_LEAVES {
-            return Err(Refusal::new(
-                "ARX-REPORT-TOO-LARGE",
-                Fault::Request,
-                format!("an inventory may hold {MOST_LEAVES} leaves at most"),
-            ));
-        }
-        for leaf in part.leaves {
-            if let Some(serial) = Serial::from_bytes(&leaf.serial) {
-                arriving.leaves.insert(
-                    serial,
-                    Leaf {
-                        root: KeyId::from_slice(&leaf.root_key_id),
-                        subscribers: leaf.subscribers,
-                    },
-                );
-            }
-        }
-        if !part.complete {
-            self.arriving = Some(arriving);
-            return Ok(false);
-        }
-        let same_cache = cache_id == self.cache_id;
-        self.cache_id = cache_id;
-        self.leaves = arriving.leaves;
-        let before = self
-            .inventory
-            .take()
-            .filter(|_| same_cache)
-            .map(|whole| (whole.taken, whole.missing));
-        self.inventory = Some(Whole {
-            taken: now,
-            missing: HashSet::new(),
-            before,
-        });
-        Ok(true)
+        self.heard = Some(now);
+        self.holdings.take(part, now)
     }
 
-    /// Which of `live` were missing from the last two inventories, and issued before the
-    /// first of the two: those on their way to the agent are not missing yet.
+    /// Which of `live` were missing from the last two inventories. The newest of the node's
+    /// own certificates never counts as missing: the agent may be about to use it.
     pub(super) fn missing_twice(&mut self, live: Vec<(Serial, SystemTime)>) -> Vec<Serial> {
-        let Some(whole) = &mut self.inventory else {
-            return Vec::new();
-        };
-        let mut gone = Vec::new();
-        for (serial, issued) in live {
-            if self.leaves.contains_key(&serial) {
-                continue;
-            }
-            match &whole.before {
-                Some((taken, missing)) if missing.contains(&serial) && issued < *taken => {
-                    gone.push(serial)
-                }
-                _ => {
-                    whole.missing.insert(serial);
-                }
-            }
-        }
-        gone
+        let newest = self.lineage.newest();
+        self.holdings
+            .missing_twice(live, |serial| newest == Some(serial))
     }
 
-    pub(super) fn take_report(&mut self, report: wire::SubscriberReport) -> Result<(), Refusal> {
-        if report.complete {
-            self.subscribers.clear();
-        }
-        for state in report.states {
-            let Some(subscriber) = &state.subscriber else {
-                continue;
-            };
-            let name = (holder(subscriber), subscriber.resource_name.clone());
-            if state.presence == wire::Presence::Ended as i32 {
-                self.subscribers.remove(&name);
-                continue;
-            }
-            if self.subscribers.len() >= MOST_SUBSCRIBERS && !self.subscribers.contains_key(&name) {
-                return Err(Refusal::new(
-                    "ARX-REPORT-TOO-LARGE",
-                    Fault::Request,
-                    format!("a node may have {MOST_SUBSCRIBERS} subscribers at most"),
-                ));
-            }
-            self.subscribers.insert(name, state);
-        }
-        Ok(())
+    pub(super) fn take_report(
+        &mut self,
+        report: wire::SubscriberReport,
+        now: SystemTime,
+    ) -> Result<(), Refusal> {
+        self.heard = Some(now);
+        self.subscribers.take(report, now)
     }
 
     /// The node.
@@ -320,8 +225,8 @@ impl Agent {
     /// Leaves under `root` that it holds or that a subscriber still uses.
     #[must_use]
     pub fn leaves_under(&self, root: &KeyId) -> usize {
-        self.leaves
-            .values()
+        self.holdings
+            .all()
             .filter(|leaf| leaf.root.as_ref() == Some(root))
             .count()
     }
@@ -330,11 +235,11 @@ impl Agent {
     #[must_use]
     pub fn counts(&self, newest: Sequence) -> Counts {
         let mut counts = Counts {
-            leaves: count(self.leaves.len()),
+            leaves: count(self.holdings.len()),
             subscribers: count(self.subscribers.len()),
             ..Counts::default()
         };
-        for state in self.subscribers.values() {
+        for state in self.subscribers.states() {
             let acked = state
                 .acked_trust
                 .as_ref()
@@ -356,18 +261,4 @@ impl Agent {
 
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
-}
-
-fn holder(subscriber: &wire::Subscriber) -> Vec<u8> {
-    match &subscriber.holder {
-        Some(wire::subscriber::Holder::Process(process)) => {
-            let mut name = process.boot_id.as_bytes().to_vec();
-            name.push(0);
-            name.extend_from_slice(&process.start_time.to_be_bytes());
-            name.extend_from_slice(&process.pid.to_be_bytes());
-            name
-        }
-        Some(wire::subscriber::Holder::PodUid(uid)) => uid.as_bytes().to_vec(),
-        None => Vec::new(),
-    }
 }

@@ -40,6 +40,11 @@ impl Lineage {
         self.serials.is_empty() || self.serials.iter().any(|(known, _)| known == serial)
     }
 
+    /// The certificate that was issued last.
+    pub(super) fn newest(&self) -> Option<&Serial> {
+        self.serials.last().map(|(serial, _)| serial)
+    }
+
     pub(super) fn may_join(&self, join: &Join, connected: bool) -> Result<(), Refusal> {
         let Some(last) = &self.join else {
             return Ok(());

@@ -125,9 +125,15 @@ impl Session {
     ///
     /// # Errors
     /// If there are more than a node may have.
-    pub fn subscribers(&self, report: wire::SubscriberReport) -> Result<(), Refusal> {
+    pub fn subscribers(
+        &self,
+        report: wire::SubscriberReport,
+        now: SystemTime,
+    ) -> Result<(), Refusal> {
         self.fleet
-            .with(&self.name, self.number, |agent| agent.take_report(report))
+            .with(&self.name, self.number, |agent| {
+                agent.take_report(report, now)
+            })
             .unwrap_or(Ok(()))
     }
 

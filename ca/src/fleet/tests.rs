@@ -255,11 +255,14 @@ fn subscribers_are_counted_as_confirmed_only_for_the_newest_bundle() {
         state(4, Some(2), true),
     ];
     follow
-        .subscribers(wire::SubscriberReport {
-            ordinal: 1,
-            states,
-            complete: true,
-        })
+        .subscribers(
+            wire::SubscriberReport {
+                ordinal: 1,
+                states,
+                complete: true,
+            },
+            at(101),
+        )
         .expect("taken");
     let counts = || {
         fleet
@@ -285,11 +288,14 @@ fn subscribers_are_counted_as_confirmed_only_for_the_newest_bundle() {
         ..state(4, Some(2), true)
     };
     follow
-        .subscribers(wire::SubscriberReport {
-            ordinal: 2,
-            states: vec![gone],
-            complete: false,
-        })
+        .subscribers(
+            wire::SubscriberReport {
+                ordinal: 2,
+                states: vec![gone],
+                complete: false,
+            },
+            at(102),
+        )
         .expect("taken");
     assert_eq!(counts().nacks, 0);
 }

@@ -21,7 +21,7 @@ use message::{
     IntermediateMessage, IssuedMessage, PrunedMessage, RefusedMessage, ReleasedMessage, TextMessage,
 };
 
-pub(super) use outline::{Kind, Outline, outline};
+pub(super) use outline::{Kind, Leaf, Outline, outline};
 
 mod message;
 mod outline;

@@ -5,6 +5,9 @@
 //! clock that jumps ahead and comes back loses nothing. What is told is always as of the
 //! time that the caller gives.
 
+mod holders;
+mod lines;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
@@ -16,6 +19,9 @@ use std::time::SystemTime;
 use arx_identity::{KeyId, Serial};
 use tokio::sync::watch;
 
+pub use holders::Holder;
+pub use lines::NodeLine;
+
 use super::codec::{Kind, Outline};
 use super::error::Error;
 use super::json::Entry as Recorded;
@@ -26,8 +32,6 @@ use crate::hex::Hex;
 
 /// How long after its end a certificate is kept in the index.
 const KEPT_MS: u64 = 2 * 3600 * 1000;
-/// Ids of nodes begin with this after the trust domain.
-const NODES: &str = "/arx/node/";
 
 /// Where a record lies: the segment and the offset in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +101,9 @@ struct State {
     last_node: Option<NodeKey>,
     /// By end, with what counting needs.
     ends: BTreeMap<(u64, SerialKey), Above>,
+    /// Who signed those of no node: the authority's own.
+    own: HashMap<SerialKey, Arc<str>>,
+    lines: lines::Released,
     authorities: Vec<Vec<u8>>,
     under_issuer: HashMap<u32, u64>,
     under_root: HashMap<u32, u64>,
@@ -169,17 +176,6 @@ pub struct LiveLeaf {
     pub evidence: Arc<str>,
     /// Serial number of the certificate that it replaced.
     pub replaces: Vec<u8>,
-}
-
-/// The certificates of a node itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeLine {
-    /// Its cluster.
-    pub cluster: Arc<str>,
-    /// Its name.
-    pub node: Arc<str>,
-    /// Serial number, end, and whether it began a line (a join); oldest first.
-    pub certificates: Vec<(Serial, SystemTime, bool)>,
 }
 
 impl Live {
@@ -299,14 +295,9 @@ impl Live {
             .map(|leaf| from_millis(leaf.not_after_ms))
     }
 
-    /// Serial number and time of issue of the valid ones of workloads on a node.
+    /// Serial number and time of issue of the valid ones that a node and its workloads have.
     #[must_use]
-    pub fn workloads_on(
-        &self,
-        cluster: &str,
-        node: &str,
-        now: SystemTime,
-    ) -> Vec<(Serial, SystemTime)> {
+    pub fn on_node(&self, cluster: &str, node: &str, now: SystemTime) -> Vec<(Serial, SystemTime)> {
         let state = self.lock();
         let now = to_millis(now);
         let on_node = state
@@ -316,44 +307,10 @@ impl Live {
             .flatten();
         let valid = on_node.filter_map(|serial| {
             let leaf = state.leaves.get(serial)?;
-            let counts = leaf.not_after_ms >= now && !is_node(&leaf.identity);
-            counts.then(|| {
-                Some((
-                    Serial::from_bytes(serial.as_bytes())?,
-                    from_millis(leaf.issued_ms),
-                ))
-            })?
+            let serial = Serial::from_bytes(serial.as_bytes())?;
+            (leaf.not_after_ms >= now).then(|| (serial, from_millis(leaf.issued_ms)))
         });
         valid.collect()
-    }
-
-    /// The valid certificates of nodes themselves.
-    #[must_use]
-    pub fn nodes(&self, now: SystemTime) -> Vec<NodeLine> {
-        let state = self.lock();
-        let now = to_millis(now);
-        let line = |((cluster, node), serials): (&NodeKey, &HashSet<SerialKey>)| {
-            let known = serials.iter().filter_map(|serial| {
-                Some((
-                    state.leaves.get(serial)?,
-                    Serial::from_bytes(serial.as_bytes())?,
-                ))
-            });
-            let mut own: Vec<_> = known
-                .filter(|(leaf, _)| leaf.not_after_ms >= now && is_node(&leaf.identity))
-                .collect();
-            own.sort_by_key(|(leaf, _)| (leaf.place.segment, leaf.place.offset));
-            let certificates = own
-                .into_iter()
-                .map(|(leaf, serial)| (serial, from_millis(leaf.not_after_ms), leaf.first));
-            NodeLine {
-                cluster: cluster.clone(),
-                node: node.clone(),
-                certificates: certificates.collect(),
-            }
-        };
-        let lines = state.nodes.iter().map(line);
-        lines.filter(|line| !line.certificates.is_empty()).collect()
     }
 
     /// Serial numbers of the valid ones that fit, by cluster and node.
@@ -407,7 +364,11 @@ impl State {
                 let Some(serial) = SerialKey::new(issued.serial) else {
                     return;
                 };
-                if self.released.contains(&serial) || self.leaves.contains_key(&serial) {
+                if self.leaves.contains_key(&serial) {
+                    return;
+                }
+                if self.released.contains(&serial) {
+                    self.lines.add_issued(serial, &issued, place);
                     return;
                 }
                 let identity = match self.identities.get_key_value(issued.spiffe_id) {
@@ -415,6 +376,9 @@ impl State {
                     None => issued.spiffe_id.into(),
                 };
                 let node = self.node(issued.cluster, issued.node);
+                if node.1.is_empty() {
+                    self.own.insert(serial, issued.replica.into());
+                }
                 let leaf = Leaf {
                     identity: Arc::clone(&identity),
                     node: node.clone(),
@@ -438,8 +402,12 @@ impl State {
                 let Some(serial) = SerialKey::new(serial) else {
                     return;
                 };
-                if !self.remove(&serial) && !self.complete {
-                    self.released.insert(serial);
+                match self.remove(&serial) {
+                    Some(leaf) => self.lines.add(serial, &leaf),
+                    None if !self.complete => {
+                        self.released.insert(serial);
+                    }
+                    None => {}
                 }
             }
             _ => {}
@@ -468,10 +436,9 @@ impl State {
         u32::try_from(place).unwrap_or(u32::MAX)
     }
 
-    fn remove(&mut self, serial: &SerialKey) -> bool {
-        let Some(leaf) = self.leaves.remove(serial) else {
-            return false;
-        };
+    fn remove(&mut self, serial: &SerialKey) -> Option<Leaf> {
+        let leaf = self.leaves.remove(serial)?;
+        self.own.remove(serial);
         for count in [
             self.under_issuer.get_mut(&leaf.above.issuer),
             self.under_root.get_mut(&leaf.above.root),
@@ -491,10 +458,11 @@ impl State {
                 self.nodes.remove(&leaf.node);
             }
         }
-        true
+        Some(leaf)
     }
 
     fn forget(&mut self, before_ms: u64) {
+        self.lines.forget(before_ms);
         while let Some(((end, serial), _)) = self.ends.first_key_value() {
             if *end >= before_ms {
                 return;
@@ -584,13 +552,6 @@ impl State {
         let next = leaves.next().and(last);
         (places, next)
     }
-}
-
-fn is_node(identity: &str) -> bool {
-    identity
-        .strip_prefix("spiffe://")
-        .and_then(|rest| rest.find('/').map(|at| &rest[at..]))
-        .is_some_and(|path| path.starts_with(NODES))
 }
 
 fn leaf(recorded: Recorded) -> Option<LiveLeaf> {

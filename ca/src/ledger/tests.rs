@@ -391,7 +391,7 @@ async fn the_list_of_valid_certificates_is_paged_and_filtered() -> Outcome {
         })?,
         1
     );
-    assert_eq!(live.workloads_on("c1", "n1", at(1000)).len(), 10);
+    assert_eq!(live.on_node("c1", "n1", at(1000)).len(), 10);
     assert!(live.nodes(at(1000)).is_empty());
     Ok(())
 }

@@ -166,7 +166,7 @@ impl Follow {
             }
             Some(Up::Subscribers(report)) => {
                 let ordinal = report.ordinal;
-                self.session.subscribers(report)?;
+                self.session.subscribers(report, self.ca.clock.now())?;
                 Ok(Some(DownMessage::ReportSeen(ordinal)))
             }
             Some(Up::Stored(position)) => {

@@ -28,6 +28,8 @@ pub(in crate::ledger) enum Kind<'b> {
 /// What has to be known of a certificate while it lives.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::ledger) struct Leaf<'b> {
+    /// The replica that signed.
+    pub(in crate::ledger) replica: &'b str,
     pub(in crate::ledger) cluster: &'b str,
     pub(in crate::ledger) node: &'b str,
     pub(in crate::ledger) spiffe_id: &'b str,
@@ -58,6 +60,7 @@ fn kind(tag: u16, message: &[u8]) -> Option<Kind<'_>> {
             let mut leaf = Leaf::default();
             fields(message, |field, value| {
                 match field {
+                    1 => leaf.replica = value.text()?,
                     2 => leaf.cluster = value.text()?,
                     3 => leaf.node = value.text()?,
                     4 => leaf.spiffe_id = value.text()?,

@@ -170,6 +170,7 @@ proptest! {
         let expected = match &event {
             Event::Issued(issued) => Kind::Issued(Leaf {
                 replaces: &issued.replaces,
+                replica: &issued.replica,
                 cluster: &issued.cluster,
                 node: &issued.node,
                 spiffe_id: &issued.spiffe_id,
