@@ -121,7 +121,9 @@ async fn a_proxy_that_hangs_keeps_the_gate_shut_and_is_named() -> anyhow::Result
     hanging.signal(Signal::STOP)?;
     rotate(&pair.mesh, quickly()).await?;
     let names_it = |it: &Unconfirmed| {
-        it.node == "c1/n2" && it.process == format!("pid {}", hanging.id()) && it.reason == "not-acked"
+        it.node == "c1/n2"
+            && it.process == format!("pid {}", hanging.id())
+            && it.reason == "not-acked"
     };
     let stuck = reaches(&pair.mesh, "only the hanging one is in the way", |it| {
         it.phase == "distribute" && it.unconfirmed_total == 1 && names_it(&it.unconfirmed[0])
@@ -147,7 +149,8 @@ async fn a_proxy_that_hangs_keeps_the_gate_shut_and_is_named() -> anyhow::Result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_agent_that_is_away_keeps_the_gate_shut_until_somebody_forces_it() -> anyhow::Result<()> {
+async fn an_agent_that_is_away_keeps_the_gate_shut_until_somebody_forces_it() -> anyhow::Result<()>
+{
     let mut pair = Pair::start(Options::default()).await?;
     pair.agents[1].kill().await?;
     rotate(&pair.mesh, quickly()).await?;
@@ -178,7 +181,10 @@ async fn an_agent_that_is_away_keeps_the_gate_shut_until_somebody_forces_it() ->
         .await?
         .into_inner();
     let forced = forced.rotation.context("a rotation")?;
-    ensure!(forced.forced.len() == 1 && forced.forced[0].phase == "distribute", "{forced:?}");
+    ensure!(
+        forced.forced.len() == 1 && forced.forced[0].phase == "distribute",
+        "{forced:?}"
+    );
     ensure!(forced.forced[0].left_behind > 0);
     // It comes back, takes what it has missed, and the rotation ends.
     pair.agents[1].start().await?;
