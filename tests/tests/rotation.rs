@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use arx_daemon::files::write_atomically;
 use arx_proto::admin::v1::rotate_root_response::Outcome;
 use arx_proto::admin::v1::{
     AbortRotationRequest, ContinueRotationRequest, GetBundleRequest, RotateRootRequest, Rotation,
     RotationStatusRequest, Unconfirmed,
 };
-use arx_tests::mesh::{Mesh, Options};
+use arx_tests::mesh::{Mesh, Options, pem};
 use arx_tests::pair::Pair;
 use arx_tests::process::until;
 use rustix::process::Signal;
@@ -186,7 +187,14 @@ async fn an_agent_that_is_away_keeps_the_gate_shut_until_somebody_forces_it() ->
         "{forced:?}"
     );
     ensure!(forced.forced[0].left_behind > 0);
-    // It comes back, takes what it has missed, and the rotation ends.
+    // It comes back. What it was left behind with no longer vouches for the authority, so it
+    // needs the bundle from whoever spreads the file; then it takes what it has missed.
+    let bundle: String = roots(&pair.mesh)
+        .await?
+        .iter()
+        .map(|root| pem("CERTIFICATE", root))
+        .collect();
+    write_atomically(&pair.mesh.bundle(), bundle.as_bytes(), 0o644)?;
     pair.agents[1].start().await?;
     reaches(&pair.mesh, "done", |it| it.phase == "done").await?;
     pair.talks().await
