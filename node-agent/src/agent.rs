@@ -211,7 +211,7 @@ impl Agent {
             self.subscribers.tick(now);
         }
         for gone in self.workloads.forget_unused(now) {
-            self.forgotten(&gone);
+            self.forgotten(&gone, now);
         }
         self.ask(link, now);
         self.seal(now);
@@ -315,7 +315,7 @@ impl Agent {
 
     fn on_authority(&mut self, event: FromAuthority, now: Now) {
         match event {
-            FromAuthority::Node(svid) => self.on_node(svid),
+            FromAuthority::Node(svid) => self.on_node(svid, now),
             FromAuthority::Trust(update) => {
                 let generation = self.sealing.generation();
                 match self.roots.offer(&update, generation) {
@@ -348,15 +348,15 @@ impl Agent {
         }
     }
 
-    fn on_node(&mut self, svid: Svid) {
+    fn on_node(&mut self, svid: Svid, now: Now) {
         let newest = self.roots.newest();
-        let verified =
-            newest.map(|roots| arx_identity::verify(svid.chain(), roots, self.clock.now()));
+        let verified = newest.map(|roots| arx_identity::verify(svid.chain(), roots, now.wall));
         let issuers = verified.and_then(Result::ok).map(|peer| peer.issuers);
         if let Some(root) = issuers.and_then(|issuers| issuers.last().copied()) {
             self.metrics.serves(svid.spiffe_id(), svid.not_after());
             self.node = Some((svid, root));
             self.sealing.changed();
+            self.follow.leaves_changed(now.monotonic);
         }
     }
 
