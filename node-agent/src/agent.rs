@@ -200,15 +200,17 @@ impl Agent {
 
     /// Everything that is due.
     fn act(&mut self, link: &Link, now: Now) {
-        if now.monotonic >= self.next_look {
+        let looks = now.monotonic >= self.next_look;
+        if looks {
             self.next_look = now.monotonic + LOOK;
+        }
+        let next_tick = self.subscribers.next_tick();
+        if looks || next_tick.is_some_and(|at| at <= now.monotonic) {
+            let before = self.subscribers.len();
             self.subscribers.tick(now);
-        } else if self
-            .subscribers
-            .next_tick()
-            .is_some_and(|at| at <= now.monotonic)
-        {
-            self.subscribers.tick(now);
+            if self.subscribers.len() != before {
+                self.follow.leaves_changed(now.monotonic);
+            }
         }
         for gone in self.workloads.forget_unused(now) {
             self.forgotten(&gone, now);
