@@ -200,18 +200,20 @@ impl Agent {
 
     /// Everything that is due.
     fn act(&mut self, link: &Link, now: Now) {
-        if now.monotonic >= self.next_look {
+        let looks = now.monotonic >= self.next_look;
+        if looks {
             self.next_look = now.monotonic + LOOK;
+        }
+        let next_tick = self.subscribers.next_tick();
+        if looks || next_tick.is_some_and(|at| at <= now.monotonic) {
+            let before = self.subscribers.len();
             self.subscribers.tick(now);
-        } else if self
-            .subscribers
-            .next_tick()
-            .is_some_and(|at| at <= now.monotonic)
-        {
-            self.subscribers.tick(now);
+            if self.subscribers.len() != before {
+                self.follow.leaves_changed(now.monotonic);
+            }
         }
         for gone in self.workloads.forget_unused(now) {
-            self.forgotten(&gone);
+            self.forgotten(&gone, now);
         }
         self.ask(link, now);
         self.seal(now);
@@ -315,7 +317,7 @@ impl Agent {
 
     fn on_authority(&mut self, event: FromAuthority, now: Now) {
         match event {
-            FromAuthority::Node(svid) => self.on_node(svid),
+            FromAuthority::Node(svid) => self.on_node(svid, now),
             FromAuthority::Trust(update) => {
                 let generation = self.sealing.generation();
                 match self.roots.offer(&update, generation) {
@@ -348,15 +350,15 @@ impl Agent {
         }
     }
 
-    fn on_node(&mut self, svid: Svid) {
+    fn on_node(&mut self, svid: Svid, now: Now) {
         let newest = self.roots.newest();
-        let verified =
-            newest.map(|roots| arx_identity::verify(svid.chain(), roots, self.clock.now()));
+        let verified = newest.map(|roots| arx_identity::verify(svid.chain(), roots, now.wall));
         let issuers = verified.and_then(Result::ok).map(|peer| peer.issuers);
         if let Some(root) = issuers.and_then(|issuers| issuers.last().copied()) {
             self.metrics.serves(svid.spiffe_id(), svid.not_after());
             self.node = Some((svid, root));
             self.sealing.changed();
+            self.follow.leaves_changed(now.monotonic);
         }
     }
 

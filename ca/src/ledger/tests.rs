@@ -9,6 +9,7 @@ use super::*;
 mod counts;
 mod damage;
 mod disturbed;
+mod holders;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 

@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 
 /// Changes of what is held are told after this long, together.
 const INVENTORY_SOON: Duration = Duration::from_secs(1);
-/// And even without a change after this long: it takes two inventories to release a leaf.
+/// It takes two inventories to release a leaf: the second follows the first after this long.
+const INVENTORY_AGAIN: Duration = Duration::from_secs(5);
+/// And even without a change there is one after this long.
 const INVENTORY_EVERY: Duration = Duration::from_secs(60);
 /// Leaves of one message.
 const INVENTORY_PART: usize = 1000;
@@ -30,6 +32,8 @@ pub(super) struct Follow {
     inventories: u64,
     inventory_ordinal: u64,
     inventory_at: Option<Instant>,
+    /// The next inventory is the first since a change: another follows it soon.
+    inventory_is_news: bool,
     report_ordinal: u64,
     /// The report that was not acknowledged yet.
     outstanding: Option<(u64, Instant)>,
@@ -45,6 +49,7 @@ impl Follow {
             inventories: 0,
             inventory_ordinal,
             inventory_at: None,
+            inventory_is_news: true,
             report_ordinal: 0,
             outstanding: None,
             everybody: true,
@@ -60,6 +65,7 @@ impl Follow {
         self.everybody = true;
         self.outstanding = None;
         self.inventory_at = Some(now);
+        self.inventory_is_news = true;
     }
 
     pub(super) fn lost(&mut self) {
@@ -79,6 +85,7 @@ impl Follow {
     pub(super) fn leaves_changed(&mut self, now: Instant) {
         let soon = now + INVENTORY_SOON;
         self.inventory_at = Some(self.inventory_at.map_or(soon, |at| at.min(soon)));
+        self.inventory_is_news = true;
     }
 
     pub(super) fn seen(&mut self, ordinal: u64) {
@@ -158,7 +165,12 @@ impl Follow {
         // Higher than any of this cache before, also after a restart.
         self.inventory_ordinal = clock.max(self.inventory_ordinal + 1);
         self.inventories += 1;
-        self.inventory_at = Some(now.monotonic + INVENTORY_EVERY);
+        let until_next = if std::mem::take(&mut self.inventory_is_news) {
+            INVENTORY_AGAIN
+        } else {
+            INVENTORY_EVERY
+        };
+        self.inventory_at = Some(now.monotonic + until_next);
         let mut parts = leaves.chunks(INVENTORY_PART).peekable();
         loop {
             let leaves = parts.next().unwrap_or_default().to_vec();
@@ -246,5 +258,54 @@ fn held_leaf(leaf: &Leaf, current: bool, subscribers: u32) -> HeldLeaf {
         not_after_unix_ms: wire::unix_ms(leaf.not_after),
         current,
         subscribers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    /// When inventories go up within `seconds`, as seconds after `start`.
+    fn inventories(follow: &mut Follow, start: Instant, seconds: u64) -> Vec<u64> {
+        let until = start + Duration::from_secs(seconds);
+        let mut sent = Vec::new();
+        while let Some(at) = follow.inventory_at.filter(|at| *at <= until) {
+            let now = Now {
+                wall: UNIX_EPOCH,
+                monotonic: at,
+            };
+            follow.send_inventory(Vec::new(), now);
+            sent.push(at.duration_since(start).as_secs());
+        }
+        sent
+    }
+
+    fn follow(start: Instant) -> (Follow, mpsc::UnboundedReceiver<AgentMessage>) {
+        let (up, receiver) = mpsc::unbounded_channel();
+        let mut follow = Follow::new([1; 16], 0);
+        follow.began(up, start);
+        (follow, receiver)
+    }
+
+    #[test]
+    fn after_a_change_a_second_inventory_follows_the_first_soon() {
+        let start = Instant::now();
+        let (mut follow, _up) = follow(start);
+        assert_eq!(inventories(&mut follow, start, 130), [0, 5, 65, 125]);
+        let change = start + Duration::from_secs(130);
+        follow.leaves_changed(change);
+        assert_eq!(inventories(&mut follow, change, 70), [1, 6, 66]);
+    }
+
+    #[test]
+    fn a_change_between_the_two_begins_anew() {
+        let start = Instant::now();
+        let (mut follow, _up) = follow(start);
+        assert_eq!(inventories(&mut follow, start, 1), [0]);
+        let change = start + Duration::from_secs(2);
+        follow.leaves_changed(change);
+        assert_eq!(inventories(&mut follow, change, 60), [1, 6]);
+        assert_eq!(follow.inventories(), 3);
     }
 }

@@ -204,6 +204,10 @@ impl Agent {
         if stored.is_some() {
             self.serve_roots(now);
         }
+        if !ready.is_empty() {
+            // What they replace may be gone with this.
+            self.follow.leaves_changed(now.monotonic);
+        }
         for id in ready {
             self.push(id, now);
         }

@@ -285,7 +285,13 @@ impl Agent {
         };
         // Losing a refusal would make a later ACK of the same bytes look true.
         let urgent = matches!(event, Event::Nacked { .. });
-        if matches!(&event, Event::Sent(c) | Event::Acked(c) if c.leaf().is_some()) {
+        let changes_leaves = match &event {
+            Event::Sent(content) | Event::Acked(content) => content.leaf().is_some(),
+            // It may have been the last to use one.
+            Event::Unsubscribed => true,
+            Event::Nacked { .. } | Event::Ended => false,
+        };
+        if changes_leaves {
             self.follow.leaves_changed(now.monotonic);
         }
         let holder = &stream.holder;
@@ -339,7 +345,7 @@ impl Agent {
     }
 
     /// An identity that nobody has used for long enough is kept no longer.
-    pub(super) fn forgotten(&mut self, workload: &Workload) {
+    pub(super) fn forgotten(&mut self, workload: &Workload, now: Now) {
         let Some(leaf) = &workload.served else {
             return;
         };
@@ -350,6 +356,7 @@ impl Agent {
             self.metrics.serves_no_more(id);
         }
         self.sealing.changed();
+        self.follow.leaves_changed(now.monotonic);
     }
 }
 
