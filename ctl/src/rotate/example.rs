@@ -2,7 +2,7 @@
 
 use arx_proto::admin::v1 as wire;
 
-use crate::fake::Rotations;
+use crate::fake::{Answers, Authority, Rotations};
 use crate::output::Style;
 
 /// The time now.
@@ -147,4 +147,12 @@ pub(crate) fn rotations() -> Rotations {
         report: REPORT.to_owned(),
         ..Rotations::saying([waiting(vec![refused(), away()])])
     }
+}
+
+/// An authority with these.
+pub(crate) fn authority(rotations: Rotations) -> Authority {
+    Authority::start(Answers {
+        rotations: rotations.into(),
+        ..Answers::default()
+    })
 }

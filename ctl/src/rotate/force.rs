@@ -147,3 +147,6 @@ fn done(left: &wire::Rotation, after: &wire::Rotation, style: Style) -> Output {
     output.body.extend(begun(after, style).body);
     output
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,14 +39,15 @@ impl Teller {
         if entered {
             self.named.clear();
         }
-        let (mut now, before) = (self.news(rotation, style, entered, last.as_deref()), lines);
+        let mut news = self.news(rotation, style, entered, last.as_deref());
         let stamp = instant(style.now_ms);
         let back = if rotation.aborting { ", back" } else { "" };
-        for line in &mut now {
+        for line in &mut news {
             *line = format!("{stamp} {}{back}: {line}", rotation.phase);
         }
         self.last = Some(Box::new(rotation.clone()));
-        show::join(&[before, now].concat())
+        lines.extend(news);
+        show::join(&lines)
     }
 
     fn news(
@@ -57,13 +58,16 @@ impl Teller {
         last: Option<&wire::Rotation>,
     ) -> Vec<String> {
         let mut news = Vec::new();
-        let message = |rotation: &wire::Rotation| rotation.message.clone();
-        if entered || last.map(message).as_ref() != Some(&rotation.message) {
-            let or = if rotation.held { "held" } else { "entered" };
-            news.push(match rotation.message.as_str() {
-                "" if entered => or.to_owned(),
-                message => message.to_owned(),
-            });
+        let same = last.is_some_and(|last| last.message == rotation.message);
+        if !rotation.message.is_empty() && (entered || !same) {
+            news.push(rotation.message.clone());
+        } else if entered {
+            let what = match rotation {
+                ended if show::has_ended(ended) => "the rotation has ended",
+                held if held.held => "held",
+                _ => "entered",
+            };
+            news.push(what.to_owned());
         }
         let counted = show::counted(rotation);
         if counted != last.and_then(show::counted) {

@@ -319,3 +319,6 @@ pub(super) fn root_json(root: Option<&wire::RotationRoot>) -> Value {
         })
     })
 }
+
+#[cfg(test)]
+mod tests;
