@@ -1,7 +1,9 @@
 //! An authority of the tests: the admin API on a real socket, with answers that are set.
 
+mod rotations;
+
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::sync::Arc;
 
 use arx_proto::admin::v1 as wire;
 use futures_util::stream;
@@ -13,6 +15,9 @@ use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 use wire::admin_server::{Admin, AdminServer};
 
+pub(crate) use rotations::Rotations;
+use rotations::Streamed;
+
 /// What it answers.
 #[derive(Clone, Default)]
 pub(crate) struct Answers {
@@ -23,6 +28,7 @@ pub(crate) struct Answers {
     pub(crate) roots: Vec<Vec<u8>>,
     /// `None`: the ledger can't be verified.
     pub(crate) ledger: Option<wire::VerifyLedgerResponse>,
+    pub(crate) rotations: Arc<Rotations>,
 }
 
 /// It runs until it is dropped.
@@ -142,9 +148,7 @@ impl Admin for Answers {
         }))
     }
 
-    type ExportLedgerStream = Pin<
-        Box<dyn futures_util::Stream<Item = Result<wire::ExportLedgerResponse, Status>> + Send>,
-    >;
+    type ExportLedgerStream = Streamed<wire::ExportLedgerResponse>;
 
     async fn export_ledger(
         &self,
@@ -177,5 +181,58 @@ impl Admin for Answers {
         _: Request<wire::RequestRenewalRequest>,
     ) -> Answer<wire::RequestRenewalResponse> {
         Ok(Response::new(wire::RequestRenewalResponse::default()))
+    }
+
+    async fn rotate_root(
+        &self,
+        request: Request<wire::RotateRootRequest>,
+    ) -> Answer<wire::RotateRootResponse> {
+        self.rotations.start(request.get_ref())
+    }
+
+    async fn rotation_status(
+        &self,
+        _: Request<wire::RotationStatusRequest>,
+    ) -> Answer<wire::RotationStatusResponse> {
+        self.rotations.status()
+    }
+
+    type WatchRotationStream = Streamed<wire::WatchRotationResponse>;
+
+    async fn watch_rotation(
+        &self,
+        request: Request<wire::WatchRotationRequest>,
+    ) -> Answer<Self::WatchRotationStream> {
+        self.rotations.watch(&request.get_ref().id)
+    }
+
+    async fn abort_rotation(
+        &self,
+        request: Request<wire::AbortRotationRequest>,
+    ) -> Answer<wire::AbortRotationResponse> {
+        self.rotations.abort(request.get_ref())
+    }
+
+    async fn continue_rotation(
+        &self,
+        request: Request<wire::ContinueRotationRequest>,
+    ) -> Answer<wire::ContinueRotationResponse> {
+        self.rotations.go_on(request.get_ref())
+    }
+
+    async fn list_rotations(
+        &self,
+        request: Request<wire::ListRotationsRequest>,
+    ) -> Answer<wire::ListRotationsResponse> {
+        self.rotations.list(&request.get_ref().page_token)
+    }
+
+    type RotationReportStream = Streamed<wire::RotationReportResponse>;
+
+    async fn rotation_report(
+        &self,
+        _: Request<wire::RotationReportRequest>,
+    ) -> Answer<Self::RotationReportStream> {
+        self.rotations.report()
     }
 }

@@ -9,6 +9,7 @@ mod envoy;
 mod inspect;
 mod ledger;
 mod output;
+mod rotate;
 mod status;
 mod svid;
 mod version;
@@ -26,13 +27,13 @@ use client::Failure;
 use output::{Output, Style};
 
 /// Exit codes: 0 it is well; 1 it is not, or could not be done; 2 the command line is
-/// wrong; 3 the authority can't be reached.
+/// wrong; 3 the authority can't be reached; 130 a watch was interrupted.
 #[derive(Debug, Parser)]
 #[command(
     name = "arx",
     version,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 well, 1 not well or not done, 2 wrong usage, 3 authority not reached. More in docs/cli.md."
+    after_help = "Exit codes: 0 well, 1 not well or not done, 2 wrong usage, 3 authority not reached, 130 watch interrupted. More in docs/cli.md."
 )]
 struct Arguments {
     /// The authority's admin socket.
@@ -94,6 +95,9 @@ enum Command {
     /// The record of all that was issued and refused.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Replace the root of the trust domain, with proof that everybody has taken the new one.
+    #[command(subcommand)]
+    Rotate(rotate::Command),
     /// The versions of this program and of the authority, if that answers.
     Version,
     /// Print a completion script for a shell.
@@ -154,6 +158,7 @@ async fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Inspect { file } => inspect::run(&file, style),
         Command::Envoy(command) => envoy::run(&command, style),
         Command::Ledger(command) => ledger::run(socket, style, command).await,
+        Command::Rotate(command) => rotate::run(socket, style, command).await,
         Command::Version => version::run(socket, style).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -38,7 +38,7 @@ impl Output {
     }
 
     pub(crate) fn json(value: &Value) -> Self {
-        Self::raw(format!("{value:#}\n"))
+        Self::raw(safe_json(&format!("{value:#}\n")))
     }
 
     pub(crate) fn well_if(mut self, well: bool) -> Self {
@@ -67,6 +67,38 @@ impl Style {
             _ => relative,
         }
     }
+}
+
+/// One line of text, whatever others have put into it: what would move a cursor, begin
+/// another line or turn the direction of reading round is shown as an escape.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if c.is_control() => line.extend(c.escape_default()),
+            // Zero-width characters, marks of direction, and the byte order mark.
+            '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}'
+            | '\u{feff}' => line.extend(c.escape_unicode()),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
+/// The same JSON without the control characters that JSON allows in a text (DEL and
+/// C1), since a terminal may obey them.
+pub(crate) fn safe_json(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' {
+            let _infallible = write!(safe, "\\u{:04x}", u32::from(c));
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
 }
 
 /// The one clock of this program.
@@ -276,6 +308,27 @@ mod tests {
             String::from_utf8_lossy(&output.body),
             "SOFTWARE\nx\u{fffd}[2J\u{fffd}ok     all is well\n"
         );
+    }
+
+    #[test]
+    fn a_line_stays_one_line_and_reads_in_one_direction() {
+        assert_eq!(
+            one_line("a\u{1b}[2J\nb\u{9b}c\u{202e}d é"),
+            "a\\u{1b}[2J\\nb\\u{9b}c\\u{202e}d é"
+        );
+    }
+
+    #[test]
+    fn json_says_the_same_without_what_a_terminal_obeys() {
+        let value = serde_json::json!({ "detail": "\u{1b}[2J\n\u{9b}2J\u{7f}é" });
+        let output = Output::json(&value);
+        let text = String::from_utf8(output.body).expect("text");
+        assert!(
+            !text.chars().any(|c| c.is_control() && c != '\n'),
+            "{text:?}"
+        );
+        let read: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(read, value);
     }
 
     #[test]

@@ -10,18 +10,18 @@ use serde_json::Value;
 use super::*;
 use crate::fake::{Answers, Authority};
 
-async fn arx(socket: &Path, arguments: &[&str]) -> Result<Output, Failure> {
+pub(crate) async fn arx(socket: &Path, arguments: &[&str]) -> Result<Output, Failure> {
     let start = ["arx", "--socket", socket.to_str().expect("text")];
     let line = [&start, arguments].concat();
     run(Arguments::try_parse_from(line).expect("a command line in order")).await
 }
 
-async fn text(socket: &Path, arguments: &[&str]) -> String {
+pub(crate) async fn text(socket: &Path, arguments: &[&str]) -> String {
     let output = arx(socket, arguments).await.expect("an answer");
     String::from_utf8(output.body).expect("text")
 }
 
-async fn json(socket: &Path, arguments: &[&str]) -> Value {
+pub(crate) async fn json(socket: &Path, arguments: &[&str]) -> Value {
     let output = arx(socket, &[&["-o", "json"], arguments].concat())
         .await
         .expect("an answer");
@@ -252,6 +252,7 @@ async fn the_manual_names_every_field_of_the_json() {
     answers.status.authorities.push(wire::Authority::default());
     answers.status.health.push(wire::Health::default());
     answers.svids.push(wire::SvidRecord::default());
+    answers.rotations = rotate::example::rotations().into();
     let authority = Authority::start(answers);
     for arguments in [
         &["status"][..],
@@ -261,6 +262,12 @@ async fn the_manual_names_every_field_of_the_json() {
         &["svid", "renew", "--all"],
         &["ledger", "verify"],
         &["version"],
+        &["rotate", "root"],
+        &["rotate", "root", "--dry-run"],
+        &["rotate", "status"],
+        &["rotate", "continue", "--force", "--reason", "x"],
+        &["rotate", "history"],
+        &["rotate", "report", "r1"],
     ] {
         let mut left = vec![json(authority.path(), arguments).await];
         while let Some(value) = left.pop() {

@@ -1,0 +1,158 @@
+//! `arx rotate report`: the evidence of a rotation.
+//!
+//! The report is the authority's, one JSON object. As text it shows what this version
+//! knows by name.
+
+use std::path::Path;
+
+use arx_proto::admin::v1 as wire;
+use serde_json::Value;
+
+use super::show;
+use crate::client::{Failure, connect};
+use crate::output::{Output, Style};
+
+pub(super) async fn run(socket: &Path, style: Style, id: String) -> Result<Output, Failure> {
+    let request = wire::RotationReportRequest { id };
+    let mut client = connect(socket).await?;
+    let mut chunks = client.rotation_report(request).await?.into_inner();
+    let mut text = Vec::new();
+    while let Some(chunk) = chunks.message().await? {
+        text.extend_from_slice(&chunk.json);
+    }
+    let report: Value = serde_json::from_slice(&text).map_err(|error| {
+        Failure::Failed(format!(
+            "the authority sent a report that is no JSON: {error}"
+        ))
+    })?;
+    Ok(if style.json {
+        Output::json(&report)
+    } else {
+        Output::text(&to_text(&report))
+    })
+}
+
+/// Times stand as they are in the report: it is read long after.
+fn to_text(report: &Value) -> String {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            lines.push(format!("{name:<10}{value}"));
+        }
+    };
+    line(
+        "rotation",
+        spaced(&[text(&report["id"]), after("of ", &report["trust_domain"])]),
+    );
+    line("outcome", text(&report["outcome"]));
+    line("from", root(&report["from"]));
+    line("to", root(&report["to"]));
+    line(
+        "started",
+        spaced(&[
+            text(&report["started"]),
+            after("by ", &report["started_by"]),
+            after("because ", &report["reason"]),
+        ]),
+    );
+    line("ended", text(&report["ended"]));
+    line(
+        "ledger",
+        spaced(&[
+            after("record ", &report["ledger"]["index"]),
+            after("sha256 ", &report["ledger"]["sha256"]),
+        ]),
+    );
+    for phase in items(&report["phases"]) {
+        lines.extend(self::phase(phase));
+    }
+    for forced in items(&report["forced"]) {
+        lines.push(String::new());
+        lines.push(spaced(&[
+            after("forced past ", &forced["left_behind"]),
+            after("in ", &forced["phase"]),
+            after("at ", &forced["at"]),
+            after("by ", &forced["by"]),
+            after("because ", &forced["reason"]),
+        ]));
+    }
+    show::join(&lines)
+}
+
+fn phase(phase: &Value) -> Vec<String> {
+    let back = if phase["aborting"] == true {
+        ", back"
+    } else {
+        ""
+    };
+    let confirmed = items(&phase["confirmed"]);
+    let unconfirmed = items(&phase["unconfirmed"]);
+    let mut lines = vec![
+        String::new(),
+        spaced(&[
+            format!("{}{back}:", text(&phase["phase"])),
+            after("from ", &phase["started"]),
+            after("to ", &phase["ended"]),
+            after("sequence ", &phase["sequence"]),
+        ]),
+    ];
+    for one in confirmed {
+        let parts = [text(&one["at"]), who(one), text(&one["how"])];
+        lines.push(format!("  {}", spaced(&parts)));
+    }
+    for one in unconfirmed {
+        let parts = [
+            "NOT confirmed:".to_owned(),
+            who(one),
+            text(&one["reason"]),
+            after("it said: ", &one["detail"]),
+        ];
+        lines.push(format!("  {}", spaced(&parts)));
+    }
+    lines
+}
+
+fn who(one: &Value) -> String {
+    spaced(&[
+        text(&one["node"]),
+        text(&one["process"]),
+        text(&one["resource"]),
+    ])
+}
+
+fn root(root: &Value) -> String {
+    spaced(&[
+        text(&root["key_id"]),
+        text(&root["subject"]),
+        after("ends ", &root["not_after"]),
+    ])
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A text or a number; empty where there is none.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
+fn after(word: &str, value: &Value) -> String {
+    match text(value) {
+        text if text.is_empty() => text,
+        text => format!("{word}{text}"),
+    }
+}
+
+fn spaced(parts: &[String]) -> String {
+    let parts: Vec<_> = parts.iter().filter(|part| !part.is_empty()).collect();
+    parts
+        .iter()
+        .map(|part| part.as_str())
+        .collect::<Vec<_>>()
+        .join(" ")
+}

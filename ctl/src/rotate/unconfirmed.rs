@@ -1,0 +1,124 @@
+//! Whoever keeps a gate shut: who it is, why, and what to do about it.
+
+use arx_proto::admin::v1 as wire;
+use serde_json::{Value, json};
+
+use crate::output::{Style, instant_json};
+
+/// Characters of a proxy's own words that are shown to people; JSON has them all.
+const WORDS: usize = 300;
+
+/// Identities that are named on a line.
+const NAMED: usize = 3;
+
+/// What tells one of them from another.
+pub(super) type Key = (String, String, String);
+
+pub(super) fn key(one: &wire::Unconfirmed) -> Key {
+    (one.node.clone(), one.process.clone(), one.resource.clone())
+}
+
+/// "c1/n7 pid 812 (ROOTCA)"; an agent is named by its node alone.
+pub(super) fn who(one: &wire::Unconfirmed) -> String {
+    let mut who = one.node.clone();
+    if !one.process.is_empty() {
+        who.push_str(&format!(" {}", one.process));
+    }
+    if !one.resource.is_empty() {
+        who.push_str(&format!(" ({})", one.resource));
+    }
+    who
+}
+
+/// Who it is and why on the first line, then what it holds, what it said, what to do:
+/// that part in lines of at most `width` characters.
+pub(super) fn entry(one: &wire::Unconfirmed, style: Style, width: usize) -> Vec<String> {
+    let mut first = format!("{}: {}", who(one), one.reason);
+    if one.since_unix_ms != 0 {
+        first.push_str(&format!(", since {}", style.time(one.since_unix_ms)));
+    }
+    let mut lines = vec![first];
+    if let Some(held) = held(one, style) {
+        lines.push(format!("   holds {held}"));
+    }
+    if !one.detail.is_empty() {
+        let words: String = one.detail.chars().take(WORDS).collect();
+        let cut = if words.len() < one.detail.len() {
+            "..."
+        } else {
+            ""
+        };
+        lines.push(format!("   it said: {words}{cut}"));
+    }
+    wrapped(advice(one), width, &mut lines);
+    lines
+}
+
+fn wrapped(advice: &str, width: usize, lines: &mut Vec<String>) {
+    let mut line = "   ->".to_owned();
+    for word in advice.split_whitespace() {
+        let length = line.chars().count() + 1 + word.chars().count();
+        if length > width && line.trim() != "->" && !line.trim().is_empty() {
+            lines.push(std::mem::replace(&mut line, "     ".to_owned()));
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    if !advice.is_empty() {
+        lines.push(line);
+    }
+}
+
+fn held(one: &wire::Unconfirmed, style: Style) -> Option<String> {
+    let named: Vec<_> = one
+        .workloads
+        .iter()
+        .take(NAMED)
+        .map(String::as_str)
+        .collect();
+    let count = usize::try_from(one.workload_count).unwrap_or(usize::MAX);
+    let rest = count.max(one.workloads.len()) - named.len();
+    let mut held = match (named.is_empty(), rest) {
+        (true, 0) => return None,
+        (true, rest) => format!("{rest} certificates"),
+        (false, 0) => named.join(", "),
+        (false, rest) => format!("{} and {rest} more", named.join(", ")),
+    };
+    if one.last_certificate_ends_unix_ms != 0 {
+        held.push_str(&format!(
+            "; the last ends {}",
+            style.time(one.last_certificate_ends_unix_ms)
+        ));
+    }
+    Some(held)
+}
+
+/// What to do: the authority's advice, or what its reason says.
+pub(super) fn advice(one: &wire::Unconfirmed) -> &str {
+    match one.reason.as_str() {
+        _ if !one.advice.is_empty() => &one.advice,
+        "agent-away" => {
+            "start its agent, or see in its log why it can't connect; it counts until its last certificate ends"
+        }
+        "agent-behind" => "it is connected but has not stored the roots: see its log, and its disk",
+        "not-reported" => {
+            "its agent has just connected and is asked for its proxies: wait a minute"
+        }
+        "not-acked" => "the proxy has not answered: see whether it hangs or is stopped",
+        "refused" => "mend what the proxy says, and restart it: its later word would not count",
+        "no-bundle" => {
+            "let the proxy take its roots by SDS as well (docs/envoy.md), or give it the new root by hand and force"
+        }
+        "waited" => "it has no means to confirm: it is waited for until its last certificate ends",
+        "in-use" => "it is renewed within the window; `arx svid renew` asks at once",
+        _ => "",
+    }
+}
+
+pub(super) fn to_json(one: &wire::Unconfirmed) -> Value {
+    json!({
+        "node": one.node, "process": one.process, "resource": one.resource, "reason": one.reason,
+        "since": instant_json(one.since_unix_ms), "workloads": one.workloads, "workload_count": one.workload_count,
+        "last_certificate_ends": instant_json(one.last_certificate_ends_unix_ms), "detail": one.detail, "advice": advice(one),
+    })
+}
