@@ -225,23 +225,26 @@ fn message(view: &View) -> String {
     if let Some((code, message)) = &view.trouble {
         return format!("the authority cannot go on: {message} ({code})");
     }
-    let waiting = view.obstacles.len();
-    match view.rotation.phase {
-        Phase::Prepare => "the new root is being made".to_owned(),
-        Phase::Distribute if waiting > 0 => format!("{waiting} have not confirmed the bundle with both roots"),
-        Phase::Distribute => "everybody has confirmed the bundle with both roots".to_owned(),
-        Phase::Activate => "the new root takes over signing".to_owned(),
-        Phase::Reissue if waiting > 0 => format!("{waiting} still hold certificates under the old root"),
-        Phase::Reissue => "nobody holds a certificate under the old root".to_owned(),
-        Phase::Retire if waiting > 0 => format!("{waiting} have not confirmed the bundle without the old root"),
-        Phase::Retire => "everybody has confirmed the bundle without the old root".to_owned(),
-        Phase::Withdraw => "the new root is taken out of the bundle again".to_owned(),
-        Phase::Restore => format!("{waiting} have not confirmed the bundle that has both roots again"),
-        Phase::Held => "both roots are trusted again: `arx rotate continue` to go on, `arx rotate abort` to go back to the first".to_owned(),
-        Phase::Done => "done".to_owned(),
-        Phase::Aborted => "aborted: the first root is in place as before".to_owned(),
-        Phase::Unknown => "a newer version has begun this phase: use that".to_owned(),
-    }
+    let waits = !view.obstacles.is_empty();
+    let message = match view.rotation.phase {
+        Phase::Prepare => "the new root is being made",
+        Phase::Distribute if waits => "not everybody has confirmed the bundle with both roots",
+        Phase::Distribute => "everybody has confirmed the bundle with both roots",
+        Phase::Activate => "the new root takes over signing",
+        Phase::Reissue if waits => "there are still certificates under the old root",
+        Phase::Reissue => "nobody holds a certificate under the old root",
+        Phase::Retire if waits => "not everybody has confirmed the bundle without the old root",
+        Phase::Retire => "everybody has confirmed the bundle without the old root",
+        Phase::Withdraw => "the new root is taken out of the bundle again",
+        Phase::Restore => "the bundle has both roots again, and everybody has to confirm that",
+        Phase::Held => {
+            "both roots are trusted again: `arx rotate continue` to go on, `arx rotate abort` to go back to the first"
+        }
+        Phase::Done => "done",
+        Phase::Aborted => "aborted: the first root is in place as before",
+        Phase::Unknown => "a newer version has begun this phase: use that",
+    };
+    message.to_owned()
 }
 
 /// What a rotation would do.

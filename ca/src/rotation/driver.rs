@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arx_identity::{Certificate, KeyId};
+use arx_identity::{Certificate, KeyId, Sequence};
 use arx_proto::node::v1 as node;
 use bytes::Bytes;
 use serde_json::json;
@@ -18,7 +18,8 @@ use crate::ledger;
 use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
-    Decision, Document as _, Loaded, RootName, RootState, Rotation, Rotations, StateError, Terms,
+    Decision, Document as _, Loaded, Phase, RootName, RootState, Rotation, Rotations, StateError,
+    Terms,
 };
 
 /// A rotation that is under way is looked at this often, whatever happens.
@@ -48,8 +49,16 @@ pub struct Rotator {
     wake: Notify,
     /// One look at a time.
     turn: tokio::sync::Mutex<Hints>,
-    /// What was shown, by digest.
-    shown: Mutex<VecDeque<([u8; 32], BTreeSet<String>)>>,
+    /// What was shown.
+    shown: Mutex<VecDeque<Shown>>,
+}
+
+/// A list of who was in the way of a gate, as an operator may have seen it.
+#[derive(Debug)]
+struct Shown {
+    digest: [u8; 32],
+    gate: (String, Phase, Option<Sequence>),
+    names: BTreeSet<String>,
 }
 
 /// Which agents were told to renew, and since when each had been connected then.
@@ -60,10 +69,15 @@ struct Hints {
 }
 
 impl View {
+    fn gate(&self) -> (String, Phase, Option<Sequence>) {
+        let rotation = &self.rotation;
+        (rotation.id.clone(), rotation.phase, rotation.sequence)
+    }
+
     /// The digest of the list of who is in the way.
     #[must_use]
     pub fn digest(&self) -> Option<[u8; 32]> {
-        digest(&self.obstacles)
+        digest(&self.rotation, &self.obstacles)
     }
 }
 
@@ -78,9 +92,13 @@ impl Rotator {
         let view = Arc::new(view);
         if let Some(digest) = view.digest() {
             let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            if shown.back().is_none_or(|(last, _)| *last != digest) {
+            if shown.back().is_none_or(|last| last.digest != digest) {
                 let names = view.obstacles.iter().map(ToString::to_string);
-                shown.push_back((digest, names.collect()));
+                shown.push_back(Shown {
+                    digest,
+                    gate: view.gate(),
+                    names: names.collect(),
+                });
                 if shown.len() > SHOWN {
                     shown.pop_front();
                 }
@@ -90,14 +108,14 @@ impl Rotator {
         view
     }
 
-    /// Whether whoever was shown this digest has seen everybody who is in the way now.
-    fn has_seen_all(&self, digest: &[u8], obstacles: &[Obstacle]) -> bool {
+    /// Whether whoever was shown this digest has seen everybody who is in the way of this
+    /// very gate.
+    fn has_seen_all(&self, digest: &[u8], view: &View) -> bool {
         let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = shown.iter().rev().find(|(known, _)| known[..] == *digest);
-        list.is_some_and(|(_, names)| {
-            obstacles
-                .iter()
-                .all(|obstacle| names.contains(&obstacle.to_string()))
+        let list = shown.iter().rev().find(|list| list.digest[..] == *digest);
+        let mut now = view.obstacles.iter();
+        list.is_some_and(|list| {
+            list.gate == view.gate() && now.all(|one| list.names.contains(&one.to_string()))
         })
     }
 }
@@ -163,8 +181,7 @@ impl Ca {
         let Some((reason, digest)) = force else {
             return self.wish(id, &Event::Continue).await;
         };
-        let now_in_the_way = self.current_view()?;
-        if !self.rotator.has_seen_all(digest, &now_in_the_way.obstacles) {
+        if !self.rotator.has_seen_all(digest, &*self.current_view()?) {
             return Err(Refusal::new(
                 "ARX-ROTATION-LIST-CHANGED",
                 Fault::Changed,
@@ -334,7 +351,7 @@ impl Ca {
                 "passed": passed,
                 "aborting": next.aborting,
                 "unconfirmed": facts.obstacles.len(),
-                "digest": digest(&facts.obstacles).map(|hash| crate::hex::Hex(&hash).to_string()),
+                "digest": digest(before, &facts.obstacles).map(|hash| crate::hex::Hex(&hash).to_string()),
             });
             self.record_step(&next, next.phase.as_str(), detail).await;
         }

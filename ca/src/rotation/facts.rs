@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 use arx_identity::crypto::Sha256;
 use arx_identity::{KeyId, Sequence};
 
+use crate::state::Rotation;
+
 /// What was seen of the world, all at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -77,16 +79,23 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// SHA-256 over who is in the way, whatever their order; nothing if nobody is.
+/// SHA-256 over the gate and who is in its way, whatever their order; nothing if nobody is.
+/// What was shown for one gate never opens another.
 #[must_use]
-pub fn digest(obstacles: &[Obstacle]) -> Option<[u8; 32]> {
+pub fn digest(rotation: &Rotation, obstacles: &[Obstacle]) -> Option<[u8; 32]> {
     if obstacles.is_empty() {
         return None;
     }
     let mut names: Vec<_> = obstacles.iter().map(Obstacle::name).collect();
     names.sort_unstable();
+    let sequence = rotation.sequence.map(|sequence| sequence.to_string());
+    let gate = [
+        &rotation.id,
+        rotation.phase.as_str(),
+        sequence.as_deref().unwrap_or(""),
+    ];
     let mut hash = Sha256::new();
-    for part in names.iter().flatten() {
+    for part in gate.iter().chain(names.iter().flatten()) {
         hash.update(&(part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }

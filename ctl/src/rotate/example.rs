@@ -118,7 +118,7 @@ pub(crate) fn plan() -> wire::RotationPlan {
         blockers: vec![away()],
         blockers_total: 1,
         refusals: vec![wire::Refusal {
-            code: "ARX-EXAMPLE".to_owned(),
+            code: "ARX-ROTATION-UNDER-WAY".to_owned(),
             message: "the root ends before the leaves do".to_owned(),
         }],
         window_ms: 1_800_000,

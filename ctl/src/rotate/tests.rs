@@ -47,14 +47,14 @@ async fn the_plan_says_how_long_why_and_what_stands_in_the_way() {
         "at least 30m15s",
         "distribute   15s      handshakes in flight",
         "would wait for 1 as things are",
-        "refused: the root ends before the leaves do (ARX-EXAMPLE)",
+        "refused: the root ends before the leaves do (ARX-ROTATION-UNDER-WAY)",
         "nothing was changed",
     ] {
         assert!(shown.contains(part), "{part} is missing in:\n{shown}");
     }
     let value = json(authority.path(), line).await;
     assert_eq!(value["at_least_ms"], 1_815_000);
-    assert_eq!(value["refusals"][0]["code"], "ARX-EXAMPLE");
+    assert_eq!(value["refusals"][0]["code"], "ARX-ROTATION-UNDER-WAY");
 }
 
 #[tokio::test]
