@@ -194,7 +194,7 @@ async fn an_agent_that_is_away_keeps_the_gate_shut_until_somebody_forces_it() ->
         .iter()
         .map(|root| pem("CERTIFICATE", root))
         .collect();
-    write_atomically(&pair.mesh.bundle(), bundle.as_bytes(), 0o644)?;
+    write_atomically(pair.mesh.bundle(), bundle.as_bytes(), 0o644)?;
     pair.agents[1].start().await?;
     reaches(&pair.mesh, "done", |it| it.phase == "done").await?;
     pair.talks().await
