@@ -225,9 +225,13 @@ impl Subscribers {
         self.holders.get(holder).is_some_and(State::is_connected)
     }
 
-    /// Whether the holder was ever given a leaf of this identity.
+    /// Whether the holder was ever given a leaf of this identity. Never, of a process that
+    /// can't be seen: its pod is only what its token says, and anybody can say that.
     #[must_use]
     pub fn has_held(&self, holder: &Holder, spiffe_id: &str) -> bool {
+        if matches!(holder, Holder::Pod(_)) {
+            return false;
+        }
         let Some(state) = self.holders.get(holder) else {
             return false;
         };

@@ -165,7 +165,7 @@ impl Workloads {
             return id;
         }
         let id = self.of_key(Key::Unproven(digest));
-        self.by_token.insert(digest, id);
+        self.know_by(digest, id);
         self.offer(id, token, now);
         id
     }
@@ -192,11 +192,26 @@ impl Workloads {
         self.last_id += 1;
         let id = WorkloadId(self.last_id);
         self.by_key.insert(workload.key.clone(), id);
-        for digest in &workload.proven {
-            self.by_token.insert(*digest, id);
-        }
+        let proven = workload.proven.clone();
         self.all.insert(id, workload);
+        for digest in proven {
+            self.know_by(digest, id);
+        }
         id
+    }
+
+    /// Whoever shows the token of this digest again is this workload.
+    fn know_by(&mut self, digest: [u8; 32], id: WorkloadId) {
+        let before = self.by_token.insert(digest, id);
+        let Some(workload) = self.all.get_mut(&id).filter(|_| before != Some(id)) else {
+            return;
+        };
+        let forgotten = workload.known_by(digest);
+        if let Some(forgotten) = forgotten
+            && self.by_token.get(&forgotten) == Some(&id)
+        {
+            self.by_token.remove(&forgotten);
+        }
     }
 
     /// A stream is over.
@@ -373,7 +388,7 @@ impl Workloads {
             return (id, Vec::new());
         };
         workload.prove(*token.digest());
-        self.by_token.insert(*token.digest(), id);
+        self.know_by(*token.digest(), id);
         if !matches!(workload.key, Key::Unproven(_)) {
             return (id, Vec::new());
         }
@@ -388,7 +403,7 @@ impl Workloads {
         let Some(joining) = self.remove(id) else {
             return (known, Vec::new());
         };
-        self.by_token.insert(*token.digest(), known);
+        self.know_by(*token.digest(), known);
         let moved = joining.streams.iter().map(|s| (*s, known)).collect();
         if let Some(workload) = self.all.get_mut(&known) {
             workload.streams.extend(joining.streams);
@@ -504,7 +519,12 @@ impl Workloads {
         if self.by_key.get(&workload.key) == Some(&id) {
             self.by_key.remove(&workload.key);
         }
-        self.by_token.retain(|_, of| *of != id);
+        // Its own only: a look at all tokens for each of many that go would take seconds.
+        for digest in workload.digests() {
+            if self.by_token.get(digest) == Some(&id) {
+                self.by_token.remove(digest);
+            }
+        }
         Some(workload)
     }
 

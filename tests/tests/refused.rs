@@ -100,9 +100,9 @@ async fn intrude(pair: &Pair, svid: Option<&Svid>) -> anyhow::Result<()> {
     // In TLS 1.3 a client is done before the server has judged it (RFC 8446, 2).
     let mut stream = client.connect(stream).await?;
     let mut answer = Vec::new();
-    let _sent = stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: api\r\nconnection: close\r\n\r\n")
-        .await;
+    let request = b"GET / HTTP/1.1\r\nhost: api\r\nconnection: close\r\n\r\n";
+    let _sent = stream.write_all(request).await;
+    let _sent = stream.flush().await;
     stream.read_to_end(&mut answer).await?;
     ensure!(answer.starts_with(b"HTTP/1.1 200"), "not answered with 200");
     Ok(())

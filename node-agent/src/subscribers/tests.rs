@@ -345,6 +345,14 @@ fn who_is_away_ends_when_its_last_leaf_has_expired() {
 }
 
 #[test]
+fn a_pod_that_only_a_token_names_is_not_known_by_what_was_given_to_it() {
+    let mut w = World::new();
+    w.holder = Holder::Pod("pod-1".to_owned());
+    w.sent("default", 1, &leaf(1, 1));
+    assert!(!w.subscribers.has_held(&w.holder, "spiffe://example.org/a"));
+}
+
+#[test]
 fn a_holder_is_known_by_the_identity_it_was_given() {
     let mut w = World::new();
     w.sent("default", 1, &leaf(1, 1));

@@ -11,7 +11,7 @@ use arx_identity::crypto::Sha256;
 use arx_identity::{KeyId, Sequence, Svid};
 use arx_proto::node::v1::Refusal;
 use arx_sds::Snapshot;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -89,6 +89,8 @@ pub(crate) struct Workload {
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) streams: HashSet<StreamId>,
     pub(super) proven: Vec<[u8; 32]>,
+    /// Digests of the tokens by which it is found.
+    digests: VecDeque<[u8; 32]>,
     pub(super) tokens: Vec<Arc<ServiceAccountToken>>,
     pub(super) asked_with: Option<Arc<ServiceAccountToken>>,
     pub(super) prepared: Option<Prepared>,
@@ -112,6 +114,7 @@ impl Workload {
             snapshot: None,
             streams: HashSet::new(),
             proven: Vec::new(),
+            digests: VecDeque::new(),
             tokens: Vec::new(),
             asked_with: None,
             prepared: None,
@@ -123,6 +126,21 @@ impl Workload {
             starved: false,
             seed: seed::random(),
         }
+    }
+
+    /// It is found by a token of this digest from now on; answers the one by which it no longer
+    /// is.
+    pub(super) fn known_by(&mut self, digest: [u8; 32]) -> Option<[u8; 32]> {
+        self.digests.push_back(digest);
+        if self.digests.len() > MOST_PROVEN {
+            return self.digests.pop_front();
+        }
+        None
+    }
+
+    /// Digests of the tokens by which it is found.
+    pub(super) fn digests(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.digests.iter()
     }
 
     /// The certificate that was issued last.
