@@ -439,8 +439,12 @@ impl Ca {
         live: &ledger::Live,
     ) -> Result<wire::RequestRenewalResponse, Status> {
         let now = self.clock.now();
-        let everything =
+        let nothing =
             request.identity.is_empty() && request.node.is_empty() && request.serial.is_empty();
+        if request.all != nothing {
+            let reason = "say which certificates: an identity, a node or a serial number, or all";
+            return Err(Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, reason).into());
+        }
         let filter = LiveFilter {
             identity: (!request.identity.is_empty()).then(|| request.identity.clone()),
             node: (!request.node.is_empty()).then(|| request.node.clone()),
@@ -457,7 +461,7 @@ impl Ca {
                 })),
             })
         };
-        let (agents, certificates) = if everything {
+        let (agents, certificates) = if request.all {
             (
                 self.fleet.tell(&hint(Vec::new()), |_| true),
                 live.count(now),

@@ -32,27 +32,12 @@ pub fn everything(path: &Path, config: &Config, clock: &Clock) -> ExitCode {
     let mut report = Report { wrong: 0 };
     report.well(&format!("{}: configuration", path.display()));
     runtime.block_on(async {
-        let state = report.state(config, clock).await;
-        let checked = authority::check(
-            &config.authority_options(),
-            &config.trust_domain,
-            state.as_ref(),
-            clock.now(),
-        )
-        .await;
-        for problem in &checked.problems {
-            report.wrong(&format!(
-                "{}: {problem} ({})",
-                problem.setting, problem.code
-            ));
+        match report.state(config).await {
+            Ok(state) => report.authority(config, clock, state.as_ref()).await,
+            Err(Unreadable) => {
+                println!("note  authority and trust are not looked at before the state can be read")
+            }
         }
-        if checked.problems.is_empty() {
-            report.well("authority");
-        }
-        for note in checked.notes {
-            println!("note  {note}");
-        }
-        report.trust(config, state.as_ref()).await;
         report.tokens(config, clock).await;
     });
     if report.wrong == 0 {
@@ -100,6 +85,9 @@ struct Report {
     wrong: usize,
 }
 
+/// There is a state, and what it holds can't be said. Nothing may be concluded from it.
+struct Unreadable;
+
 impl Report {
     fn well(&self, what: &str) {
         println!("ok    {what}");
@@ -111,14 +99,14 @@ impl Report {
     }
 
     /// Looks into a copy of the state file, so that a running authority is not disturbed.
-    async fn state(&mut self, config: &Config, _clock: &Clock) -> Option<State> {
+    async fn state(&mut self, config: &Config) -> Result<Option<State>, Unreadable> {
         let file = config.state.directory.join("state.redb");
         let first = !file.exists();
         let seal = match seal_source(config).look(first) {
             Ok(seal) => seal,
             Err(error) => {
                 self.wrong(&format!("sealing key: {error} ({})", error.code()));
-                return None;
+                return Err(Unreadable);
             }
         };
         let (Some(seal), false) = (seal, first) else {
@@ -126,25 +114,45 @@ impl Report {
                 "state: {} will be made at the first start",
                 file.display()
             ));
-            return None;
+            return Ok(None);
         };
         let opened = match store::Redb::peek(&file) {
             Ok(copy) => State::inspect(std::sync::Arc::new(copy), seal, &config.trust_domain).await,
             Err(error) => {
                 self.wrong(&format!("state: {error} ({})", error.code()));
-                return None;
+                return Err(Unreadable);
             }
         };
         match opened {
             Ok(state) => {
                 self.well(&format!("state: {}", file.display()));
-                state
+                Ok(state)
             }
             Err(error) => {
                 self.wrong(&format!("state: {error} ({})", error.code()));
-                None
+                Err(Unreadable)
             }
         }
+    }
+
+    /// What signs, and what is trusted.
+    async fn authority(&mut self, config: &Config, clock: &Clock, state: Option<&State>) {
+        let options = config.authority_options();
+        let now = clock.now();
+        let checked = authority::check(&options, &config.trust_domain, state, now).await;
+        for problem in &checked.problems {
+            self.wrong(&format!(
+                "{}: {problem} ({})",
+                problem.setting, problem.code
+            ));
+        }
+        if checked.problems.is_empty() {
+            self.well("authority");
+        }
+        for note in checked.notes {
+            println!("note  {note}");
+        }
+        self.trust(config, state).await;
     }
 
     /// What the ledger knows to have been published has to be in the state.

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use crate::caller::{Node, NodeName};
 use crate::refusal::{Fault, Refusal};
 
+pub(crate) use agent::LONGEST_TEXT;
 pub use agent::{Agent, Counts};
 pub use gate::{Gate, Reason, Unconfirmed};
 pub use lineage::{Join, Superseded};

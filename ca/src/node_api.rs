@@ -116,7 +116,6 @@ impl wire::node_server::Node for Api {
     }
 }
 
-/// The node that calls, if its line of certificates is still the one that counts.
 /// Takes the intermediates of the first chain out of all chains that end in them.
 fn share_issuers(results: &mut [wire::IssueResult]) -> Vec<Bytes> {
     let mut issuers: Vec<Bytes> = Vec::new();
@@ -133,6 +132,7 @@ fn share_issuers(results: &mut [wire::IssueResult]) -> Vec<Bytes> {
     issuers
 }
 
+/// The node that calls, if its line of certificates is still the one that counts.
 fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Arc<Node>, Refusal> {
     let caller = request
         .extensions()

@@ -16,6 +16,7 @@ use arx_daemon::drain::{Drain, OnPanic, Tasks};
 use arx_identity::{KeyId, TrustBundle, TrustDomain, tls};
 use arx_proto::admin::v1::admin_server::AdminServer;
 use arx_proto::node::v1::node_server::NodeServer;
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -43,6 +44,22 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 const HEADERS: u32 = 64 * 1024;
 /// Waits after `accept` fails, which it does when file descriptors run out.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// How long a connection that is over may take to end: as long as a call may. What is still
+/// open then is cut off; a Follow would never end by itself.
+const ENDING: Duration = Duration::from_secs(20);
+/// A call that is no Follow has to be over within this, the reading of it included.
+const WHOLE_CALL: Duration = Duration::from_secs(30);
+/// Calls at a time on a connection: of somebody without a certificate, who wants to join once;
+/// of a node; of an operator.
+const STREAMS_OF_STRANGER: u32 = 4;
+const STREAMS_OF_NODE: u32 = 64;
+const STREAMS_OF_OPERATOR: u32 = 256;
+/// Of all connections, one in so many may be of those without a certificate.
+const SHARE_OF_STRANGERS: usize = 4;
+/// How long one of them waits for its place.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The one call that goes on for as long as the connection.
+const FOLLOW: &str = "/arx.node.v1.Node/Follow";
 /// Connections whose root left the bundle close within this, not all at once.
 const SPREAD: Duration = Duration::from_secs(5);
 
@@ -72,6 +89,8 @@ impl Nodes {
     /// the backlog.
     pub async fn serve(self, listener: TcpListener, most: usize) {
         let connections = Arc::new(Semaphore::new(most));
+        // Nodes must get in, whoever else calls.
+        let strangers = Arc::new(Semaphore::new((most / SHARE_OF_STRANGERS).max(1)));
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -81,16 +100,16 @@ impl Nodes {
             let Some((place, (stream, _address))) = accepted else {
                 continue;
             };
-            let this = self.clone();
+            let (this, strangers) = (self.clone(), Arc::clone(&strangers));
             self.tasks
                 .spawn("node connection", OnPanic::Continue, async move {
-                    this.connection(stream).await;
+                    this.connection(stream, &strangers).await;
                     drop(place);
                 });
         }
     }
 
-    async fn connection(&self, stream: TcpStream) {
+    async fn connection(&self, stream: TcpStream, strangers: &Semaphore) {
         // Without it each small answer waits for the peer's delayed ACK.
         let _cosmetic = stream.set_nodelay(true);
         let stream = match self.tls.accept(stream).await {
@@ -103,18 +122,27 @@ impl Nodes {
         };
         let caller = Caller::of(stream.peer(), &self.trust_domain);
         let stay = Stay::new(self, &caller);
-        let api = match &caller {
-            Caller::Node(_) => self.api.clone(),
+        let (api, streams, _place) = match &caller {
+            Caller::Node(_) => (self.api.clone(), STREAMS_OF_NODE, None),
             // A message is read before anybody is known.
-            Caller::Stranger | Caller::Other(_) => self
-                .api
-                .clone()
-                .max_decoding_message_size(STRANGERS_MESSAGE),
+            Caller::Stranger | Caller::Other(_) => {
+                let place = tokio::time::timeout(PATIENCE, strangers.acquire()).await;
+                let Ok(Ok(place)) = place else {
+                    tracing::debug!(
+                        code = "ARX-STRANGERS",
+                        "too many are connected without a certificate: one was turned away"
+                    );
+                    return;
+                };
+                let api = self.api.clone();
+                let api = api.max_decoding_message_size(STRANGERS_MESSAGE);
+                (api, STREAMS_OF_STRANGER, Some(place))
+            }
         };
         let service = Connection { caller, api };
         let _open = self.metrics.connection();
         let calls = Calls::default();
-        let connection = protocol(&calls).serve_connection(TokioIo::new(stream), service);
+        let connection = protocol(&calls, streams).serve_connection(TokioIo::new(stream), service);
         run(Box::pin(connection), calls, stay.over(), &self.drain).await;
     }
 }
@@ -157,7 +185,8 @@ pub async fn serve_admin(
         tasks.spawn("admin connection", OnPanic::Continue, async move {
             let service = Admin { api };
             let calls = Calls::default();
-            let connection = protocol(&calls).serve_connection(TokioIo::new(stream), service);
+            let connection = protocol(&calls, STREAMS_OF_OPERATOR)
+                .serve_connection(TokioIo::new(stream), service);
             run(Box::pin(connection), calls, std::future::pending(), &until).await;
             drop(place);
         });
@@ -183,7 +212,7 @@ where
 }
 
 /// An agent asks for batches of some 20 KiB and reads little, so large windows win nothing.
-fn protocol(calls: &Calls) -> http2::Builder<Calls> {
+fn protocol(calls: &Calls, streams: u32) -> http2::Builder<Calls> {
     let mut builder = http2::Builder::new(calls.clone());
     builder
         .timer(TokioTimer::new())
@@ -191,14 +220,15 @@ fn protocol(calls: &Calls) -> http2::Builder<Calls> {
         .initial_connection_window_size(512 * 1024)
         .max_send_buf_size(16 * 1024)
         .max_header_list_size(HEADERS)
-        .max_concurrent_streams(256)
+        .max_concurrent_streams(streams)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     builder
 }
 
-/// Drives a connection until its peer ends it, or it has `over`stayed, or the process is
-/// drained; what is being answered then is still answered.
+/// Drives a connection until its peer ends it, or it has overstayed, or the process is
+/// drained; what is being answered then is still answered, if that takes no longer than
+/// [`ENDING`].
 async fn run<S, IO>(
     mut connection: std::pin::Pin<Box<http2::Connection<TokioIo<IO>, S, Calls>>>,
     calls: Calls,
@@ -223,7 +253,11 @@ async fn run<S, IO>(
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            calls.drive(connection.as_mut(), &mut running).await
+            let ending = calls.drive(connection.as_mut(), &mut running);
+            match tokio::time::timeout(ENDING, ending).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = ended {
@@ -287,11 +321,24 @@ struct Connection {
 impl hyper::service::Service<Request<Incoming>> for Connection {
     type Response = Response<tonic::body::Body>;
     type Error = Infallible;
-    type Future = <NodeServer<NodeApi> as tower_service::Service<Request<Incoming>>>::Future;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.caller.clone());
-        self.api.clone().call(request)
+        let follow = request.uri().path() == FOLLOW;
+        let call = self.api.clone().call(request);
+        if follow {
+            return call;
+        }
+        Box::pin(async move {
+            match tokio::time::timeout(WHOLE_CALL, call).await {
+                Ok(answer) => answer,
+                Err(_) => Ok(tonic::Status::deadline_exceeded(
+                    "the call did not come whole, or took too long",
+                )
+                .into_http()),
+            }
+        })
     }
 }
 
@@ -312,5 +359,52 @@ impl hyper::service::Service<Request<Incoming>> for Admin {
 impl fmt::Debug for Nodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Nodes of {}", self.trust_domain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Empty;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioExecutor;
+
+    /// A call is under way that never ends.
+    async fn lasts(over: impl Future<Output = ()>) -> Duration {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let client = async {
+            let io = TokioIo::new(near);
+            let (mut send, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+                    .await
+                    .expect("a connection");
+            let call = send.send_request(Request::new(Empty::<bytes::Bytes>::new()));
+            let (ended, _answer) = tokio::join!(connection, call);
+            drop(ended);
+        };
+        let service = service_fn(|_: Request<Incoming>| {
+            std::future::pending::<Result<Response<tonic::body::Body>, Infallible>>()
+        });
+        let calls = Calls::default();
+        let connection =
+            protocol(&calls, STREAMS_OF_NODE).serve_connection(TokioIo::new(far), service);
+        let drain = Drain::new(Duration::from_secs(3600));
+        let begin = tokio::time::Instant::now();
+        let served = async {
+            run(Box::pin(connection), calls, over, &drain).await;
+            begin.elapsed()
+        };
+        let (lasted, ()) = tokio::join!(served, client);
+        lasted
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_over_is_cut_off_whatever_its_calls_do() {
+        let minute = Duration::from_secs(60);
+        let lasted = lasts(tokio::time::sleep(minute)).await;
+        assert!(
+            lasted >= minute && lasted < minute + 2 * ENDING,
+            "{lasted:?}"
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use arx_proto::admin::v1 as wire;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     /// Show everything about one certificate.
     Show {
         /// Its serial number, in hex.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         serial: String,
     },
     /// Ask connected agents to renew early.
@@ -50,13 +52,13 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Which {
     /// A SPIFFE id; for a list also the beginning of some, ending in `/`.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     identity: Option<String>,
     /// The name of a node.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     node: Option<String>,
     /// A serial number, in hex.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     serial: Option<String>,
 }
 
@@ -103,7 +105,7 @@ pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result
             within,
             reason,
         } => {
-            if which.is_everything() && !all {
+            if which.is_everything() != all {
                 return Err(Failure::Usage(
                     "say which: --identity, --node or --serial; or --all".to_owned(),
                 ));
@@ -115,6 +117,7 @@ pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result
                 serial: which.serial.unwrap_or_default(),
                 window_ms,
                 reason,
+                all,
             };
             let answer = connect(socket)
                 .await?

@@ -389,6 +389,9 @@ impl Workloads {
         };
         workload.prove(*token.digest());
         self.know_by(*token.digest(), id);
+        let Some(workload) = self.all.get_mut(&id) else {
+            return (id, Vec::new());
+        };
         if !matches!(workload.key, Key::Unproven(_)) {
             return (id, Vec::new());
         }

@@ -210,6 +210,16 @@ async fn a_truncated_state_file_is_refused_and_left_as_it_is() -> anyhow::Result
     let file = mesh.directory.join("authority/state.redb");
     let whole = std::fs::read(&file)?;
     std::fs::write(&file, &whole[..whole.len() / 3])?;
+    // Nothing is concluded from what can't be read, least of all that it was lost.
+    let output = run("arx-ca", &mesh.authority_config(), &["check"])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.code() == Some(2)
+            && said.contains("ARX-STORE-DAMAGED")
+            && !said.contains("accept-loss")
+            && !said.contains("will make"),
+        "{said}"
+    );
     let output = run("arx-ca", &mesh.authority_config(), &[])?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(

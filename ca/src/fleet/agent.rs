@@ -14,7 +14,7 @@ use crate::caller::{Node, NodeName};
 use crate::refusal::{Fault, Refusal};
 
 /// Longest text that is kept of what an agent says of itself.
-const LONGEST_TEXT: usize = 128;
+pub(crate) const LONGEST_TEXT: usize = 128;
 
 /// One agent.
 #[derive(Debug)]

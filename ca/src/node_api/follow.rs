@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 use super::{malformed, trust_update, welcome};
 use crate::ca::Ca;
 use crate::caller::Node;
-use crate::fleet::{Down, Session};
+use crate::fleet::{Down, LONGEST_TEXT, Session};
 use crate::refusal::{Fault, Refusal};
 use crate::trust::{Standing, standing};
 
@@ -50,7 +50,8 @@ pub(super) async fn open(
         .trust
         .iter()
         .any(|position| compare(&ca, &newest, node, position));
-    tracing::info!(node = %node.name, software = hello.software, "agent follows");
+    let software: String = hello.software.chars().take(LONGEST_TEXT).collect();
+    tracing::info!(node = %node.name, software, "agent follows");
     let stream = Follow {
         first: Some(Box::new(welcome)),
         trust_due: !known,

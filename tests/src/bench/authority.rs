@@ -243,6 +243,7 @@ pub(crate) async fn fleet(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         let request = RequestRenewalRequest {
             window_ms: 3_600_000,
             reason: "x".repeat(REASON),
+            all: true,
             ..RequestRenewalRequest::default()
         };
         let told = admin.request_renewal(request).await?.into_inner().agents;
