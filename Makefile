@@ -15,7 +15,7 @@ TTL ?= 1h
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo up down test bench check fmt clippy doc arrows deny ring tools envoy clean
+.PHONY: help build demo up down test bench check fmt clippy doc arrows deny rules ring tools envoy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,11 @@ arrows: ## who may depend on whom, and documents that point nowhere
 deny: ## licences, sources and banned packages
 	@scripts/tools.sh cargo-deny
 	"$(ARX_TOOLS)/bin/cargo-deny" --locked check -D warnings licenses bans sources
+
+rules: ## the alert rules, by promtool
+	@scripts/tools.sh promtool
+	cd deploy/prometheus && "$(abspath $(ARX_TOOLS))/bin/promtool" check rules arx-rules.yaml
+	cd deploy/prometheus && "$(abspath $(ARX_TOOLS))/bin/promtool" test rules arx-rules.test.yaml
 
 ring: ## build everything with the other crypto provider, and test identity with it
 	! $(CARGO) tree --workspace --no-default-features --features ring -e normal,build | grep aws-lc

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# usage: tools.sh [envoy] [cargo-deny]; without a name, both
-# Brings what tests (Envoy) and checks (cargo-deny) need into $ARX_TOOLS (default:
+# usage: tools.sh [envoy] [cargo-deny] [promtool]; without a name, the first two
+# Brings what tests (Envoy) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
 # target/tools), once. A tool is there when its stamp is there; a stamp names the tool's
 # version, so that a change of version here fetches it again. Safe to run twice at the
 # same time.
@@ -53,13 +53,30 @@ cargo_deny() {
     touch "$tools/stamps/cargo-deny-$CARGO_DENY"
 }
 
+promtool() {
+    needs promtool "promtool out of Debian's package prometheus" || return 0
+    # Unpacked only: installed, the package would start a server.
+    rm -rf "$tools/unpacked"
+    mkdir "$tools/unpacked"
+    (
+        cd "$tools/unpacked"
+        apt-get download -qq prometheus
+        dpkg-deb -x prometheus_*.deb .
+    )
+    install -m 755 "$tools/unpacked/usr/bin/promtool" "$tools/bin/promtool"
+    rm -rf "$tools/unpacked"
+    "$tools/bin/promtool" --version >/dev/null
+    touch "$tools/stamps/promtool"
+}
+
 (($#)) || set -- envoy cargo-deny
 for tool in "$@"; do
     case $tool in
     envoy) envoy ;;
     cargo-deny) cargo_deny ;;
+    promtool) promtool ;;
     *)
-        echo "tools: there is no $tool: name envoy or cargo-deny, or nothing for both" >&2
+        echo "tools: there is no $tool: name envoy, cargo-deny or promtool, or nothing for the first two" >&2
         exit 2
         ;;
     esac

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arx_daemon::clock::rfc3339;
 use arx_identity::{Certificate, Serial};
 use arx_proto::admin::v1 as wire;
 use arx_proto::node::v1 as node;
@@ -21,6 +22,7 @@ use crate::caller::NodeName;
 use crate::fleet::Agent;
 use crate::ledger::{self, LiveFilter, LiveLeaf, Query};
 use crate::node_api::unix_ms;
+use crate::overview::Remaining;
 use crate::refusal::{Fault, Refusal};
 use crate::rotation::View;
 
@@ -105,7 +107,8 @@ impl wire::admin_server::Admin for Api {
             index_ready: live.is_ready(),
             issued_total,
             refused_total,
-            health: health(ca),
+            health: health(ca, now),
+            rotation: rotation::running(ca),
         }))
     }
 
@@ -517,6 +520,28 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
     let mut all = vec![authority(
         "root", "active", root, ca.custody, under_root, None,
     )];
+    let active = ca.authority.root_key_id();
+    let roots = ca.overview.roots();
+    all.extend(
+        roots
+            .iter()
+            .filter(|root| root.key_id != active)
+            .map(|root| {
+                let under_it = if ready {
+                    live.count_under_root(&root.key_id, now)
+                } else {
+                    0
+                };
+                authority(
+                    "root",
+                    &root.state,
+                    &root.certificate,
+                    root.custody,
+                    under_it,
+                    None,
+                )
+            }),
+    );
     if let Some(issuing) = ca.authority.issuing() {
         let own = issuing.issuer().certificate();
         let renews = renewal_at(issuing.term(), ca.authority.longest_leaf());
@@ -573,7 +598,7 @@ fn authority(
     }
 }
 
-fn health(ca: &Ca) -> Vec<wire::Health> {
+fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
     let failing = ca.readiness.failing();
     let mut health: Vec<_> = ["authority", "ledger", "store"]
         .into_iter()
@@ -588,6 +613,7 @@ fn health(ca: &Ca) -> Vec<wire::Health> {
                 message: found
                     .map(|failing| failing.message.clone())
                     .unwrap_or_default(),
+                warning: false,
             }
         })
         .collect();
@@ -604,7 +630,9 @@ fn health(ca: &Ca) -> Vec<wire::Health> {
             .map(|_| "ARX-FLEET-AHEAD".to_owned())
             .unwrap_or_default(),
         message: ahead.unwrap_or_default(),
+        warning: false,
     });
+    health.push(root_health(ca, now));
     health.extend(
         ca.rules
             .get()
@@ -616,9 +644,37 @@ fn health(ca: &Ca) -> Vec<wire::Health> {
                 ok: cluster.code.is_none(),
                 code: cluster.code.unwrap_or_default().to_owned(),
                 message: cluster.message,
+                warning: false,
             }),
     );
     health
+}
+
+/// Whether the active root lives long enough for its rotation to be planned at leisure.
+fn root_health(ca: &Ca, now: SystemTime) -> wire::Health {
+    let root = ca.authority.root();
+    let advice = Remaining::of(root.not_after(), now).advice();
+    let view = ca.rotator.watch().borrow().clone();
+    let leaving = view.filter(|view| !view.rotation.phase.is_over());
+    let message = match (advice, leaving) {
+        (Some(_), Some(view)) => format!(
+            "a root ends at {}, and rotation {} is under way: see `arx rotate status`",
+            rfc3339(root.not_after()),
+            view.rotation.id
+        ),
+        (Some(advice), None) => advice.to_owned(),
+        (None, _) => String::new(),
+    };
+    wire::Health {
+        component: "root".to_owned(),
+        ok: true,
+        code: advice
+            .map(|_| "ARX-ROOT-ENDING")
+            .unwrap_or_default()
+            .to_owned(),
+        message,
+        warning: advice.is_some(),
+    }
 }
 
 fn svid(leaf: LiveLeaf) -> wire::SvidRecord {

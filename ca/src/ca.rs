@@ -16,6 +16,7 @@ use crate::caller::NodeName;
 use crate::fleet::{Fleet, Released};
 use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
+use crate::overview::Overview;
 use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::rotation::Rotator;
@@ -59,6 +60,8 @@ pub struct Ca {
     pub trust: Arc<Trust>,
     /// Changes the root.
     pub rotator: Rotator,
+    /// The roots, for whoever must not wait.
+    pub overview: Overview,
     /// Remembers.
     pub ledger: Ledger,
     /// The agents.

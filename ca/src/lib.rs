@@ -16,6 +16,7 @@ mod issue;
 pub mod ledger;
 pub mod metrics;
 pub mod node_api;
+pub mod overview;
 pub mod policy;
 pub mod queue;
 pub mod refusal;

@@ -1,5 +1,7 @@
 //! What the authority counts. Gauges are read when somebody asks, not kept.
 
+mod rotation;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -7,11 +9,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use self::rotation::{RootLabel, Rotating};
+use crate::state::Phase;
 
 /// For whom a certificate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +68,8 @@ pub struct Metrics {
     handshake_failures: Counter<u64, AtomicU64>,
     superseded: Counter<u64, AtomicU64>,
     reloads: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
+    rotations: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
+    forced_gates: Counter<u64, AtomicU64>,
     issued_total: Arc<AtomicU64>,
     refused_total: Arc<AtomicU64>,
 }
@@ -90,6 +98,8 @@ impl Metrics {
             handshake_failures: Counter::default(),
             superseded: Counter::default(),
             reloads: Family::default(),
+            rotations: Family::default(),
+            forced_gates: Counter::default(),
             issued_total: Arc::default(),
             refused_total: Arc::default(),
         };
@@ -129,6 +139,19 @@ impl Metrics {
             "Reloads of the configuration, by outcome",
             metrics.reloads.clone(),
         );
+        registry.register(
+            "arx_ca_rotations",
+            "Rotations of the root that have ended, by outcome",
+            metrics.rotations.clone(),
+        );
+        registry.register(
+            "arx_ca_rotation_forced_gates",
+            "Gates of rotations that were passed though somebody had not confirmed",
+            metrics.forced_gates.clone(),
+        );
+        // There from the start, so that the first one is seen as a step from zero.
+        metrics.rotations_ended(Phase::Done, 0);
+        metrics.rotations_ended(Phase::Aborted, 0);
         metrics
     }
 
@@ -183,6 +206,19 @@ impl Metrics {
         let outcome = if taken { "taken" } else { "refused" };
         self.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
     }
+
+    /// Rotations came to an end in this phase.
+    pub fn rotations_ended(&self, phase: Phase, count: u64) {
+        let outcome = phase.as_str();
+        self.rotations
+            .get_or_create(&OutcomeLabel { outcome })
+            .inc_by(count);
+    }
+
+    /// Gates were passed though they were shut.
+    pub fn gates_forced(&self, count: u64) {
+        self.forced_gates.inc_by(count);
+    }
 }
 
 impl fmt::Debug for Metrics {
@@ -208,6 +244,12 @@ pub struct Readings {
     pub ledger_bytes: u64,
     /// End of each authority's certificate, by role.
     pub authority_ends: Vec<(&'static str, SystemTime)>,
+    /// When each is due to be renewed by itself, by role.
+    pub authority_renewals: Vec<(&'static str, SystemTime)>,
+    /// All roots, and their ends.
+    pub roots: Vec<(RootLabel, SystemTime)>,
+    /// The rotation that is under way.
+    pub rotating: Rotating,
     /// Number of the bundle's sequence.
     pub bundle_number: u64,
     /// Generation of the configuration.
@@ -280,19 +322,40 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
             "Generation of the configuration",
             readings.generation,
         )?;
-        let mut ends = encoder.encode_descriptor(
+        times(
+            &mut encoder,
             "arx_ca_authority_expiry_timestamp",
             "End of the authorities' certificates, since 1970",
-            Some(&Unit::Seconds),
-            prometheus_client::metrics::MetricType::Gauge,
+            &readings.authority_ends,
         )?;
-        for (role, end) in readings.authority_ends {
-            let seconds = end
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs_f64();
-            ConstGauge::new(seconds).encode(ends.encode_family(&RoleLabel { role })?)?;
-        }
-        Ok(())
+        times(
+            &mut encoder,
+            "arx_ca_authority_renewal_timestamp",
+            "When the authorities' certificates are due to be renewed, since 1970",
+            &readings.authority_renewals,
+        )?;
+        rotation::encode_roots(&readings.roots, &mut encoder)?;
+        readings.rotating.encode(&mut encoder)
     }
+}
+
+/// A moment for each role.
+fn times(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    of_roles: &[(&'static str, SystemTime)],
+) -> Result<(), fmt::Error> {
+    let mut metric =
+        encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    for (role, time) in of_roles {
+        ConstGauge::new(seconds(*time)).encode(metric.encode_family(&RoleLabel { role })?)?;
+    }
+    Ok(())
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }

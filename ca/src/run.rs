@@ -21,11 +21,13 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::admin;
 use crate::answers::Answers;
+use crate::authority::{renewal_at, serving_at};
 use crate::ca::{Ca, CurrentRules, Rules};
 use crate::config::Config;
 use crate::fleet::Fleet;
-use crate::metrics::{Gauges, Metrics, Readings};
+use crate::metrics::{Gauges, Metrics, Readings, RootLabel, Rotating};
 use crate::node_api;
+use crate::overview::Overview;
 use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::rotation::Rotator;
@@ -152,6 +154,7 @@ impl Process {
             authority: Arc::new(parts.authority),
             trust: Arc::new(parts.trust),
             rotator: Rotator::default(),
+            overview: Overview::default(),
             ledger: parts.ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),
@@ -251,6 +254,8 @@ impl Process {
         });
         let rotating = Arc::clone(ca);
         self.until_drained("rotation", async move { rotating.keep_rotating().await });
+        let shown = Arc::clone(ca);
+        self.until_drained("overview", async move { shown.keep_overview().await });
         self.until_drained("ledger pruning", keep::prune(Arc::clone(ca)));
         self.until_drained("lines of nodes", keep::restore_lines(Arc::clone(ca)));
         self.until_drained("token keys", keep::keep_keys(Arc::clone(ca)));
@@ -370,20 +375,39 @@ fn readings(ca: &Ca) -> Readings {
     let (agents_connected, agents_known) = ca.fleet.size();
     let ledger = ca.ledger.status();
     let live = ca.ledger.live();
+    let now = ca.clock.now();
     let mut authority_ends = vec![("root", ca.authority.root().not_after())];
-    authority_ends.extend(
-        ca.authority
-            .issuing()
-            .map(|issuing| ("intermediate", issuing.not_after())),
-    );
+    let mut authority_renewals = Vec::new();
+    if let Some(issuing) = ca.authority.issuing() {
+        authority_ends.push(("intermediate", issuing.not_after()));
+        let renewal = renewal_at(issuing.term(), ca.authority.longest_leaf());
+        authority_renewals.extend(renewal.map(|at| ("intermediate", at)));
+    }
+    if let Some(serving) = ca.authority.serving() {
+        let leaf = serving.chain().leaf();
+        authority_ends.push(("serving", leaf.not_after()));
+        authority_renewals.push(("serving", serving_at(leaf.not_before(), leaf.not_after())));
+    }
+    let roots = ca.overview.roots();
+    let roots = roots.iter().map(|root| {
+        let label = RootLabel {
+            state: Arc::clone(&root.state),
+            key_id: root.key_id.to_string(),
+        };
+        (label, root.certificate.not_after())
+    });
+    let view = ca.rotator.watch().borrow().clone();
     Readings {
         queue: ca.queue.waiting(),
         agents_connected,
         agents_known,
-        live_certificates: live.is_ready().then(|| live.count(ca.clock.now())),
+        live_certificates: live.is_ready().then(|| live.count(now)),
         ledger_records: ledger.records,
         ledger_bytes: ledger.bytes,
         authority_ends,
+        authority_renewals,
+        roots: roots.collect(),
+        rotating: Rotating::of(view.as_deref(), now),
         bundle_number: ca.trust.current().sequence().number,
         generation: ca.rules.get().generation,
     }

@@ -128,6 +128,7 @@ impl House {
             authority: Arc::new(authority),
             trust: Arc::new(trust),
             rotator: crate::rotation::Rotator::default(),
+            overview: crate::overview::Overview::default(),
             ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),

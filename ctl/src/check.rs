@@ -12,8 +12,6 @@ use crate::output::{Output, Style, relative, span};
 
 /// Clocks that are farther apart make certificates look expired or not yet valid.
 const CLOCK_MS: u64 = 60_000;
-/// A root has to be replaced in time for everybody to learn of it.
-const ROOT_MS: i64 = 30 * 86_400_000;
 
 /// One line.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,9 +99,13 @@ async fn look(
 fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
     let mut findings = Vec::new();
     for health in &status.health {
-        let wrong = (!health.ok)
+        let wrong = (!health.ok || health.warning)
             .then(|| format!("{} ({}, see docs/errors.md)", health.message, health.code));
-        findings.push(Finding::new(format!("{} is well", health.component), wrong));
+        findings.push(Finding {
+            test: format!("{} is well", health.component),
+            wrong,
+            warning: health.ok,
+        });
     }
     let offset = status.clock_unix_ms.abs_diff(now_ms);
     let wrong = (offset > CLOCK_MS)
@@ -119,8 +121,11 @@ fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
         building,
     ));
     for authority in &status.authorities {
-        let role = &authority.role;
-        let name = match role.as_str() {
+        // One that does not sign yet, or not any more, may end.
+        if !authority.state.is_empty() && authority.state != "active" {
+            continue;
+        }
+        let name = match authority.role.as_str() {
             "serving" => "serving certificate",
             other => other,
         };
@@ -132,11 +137,6 @@ fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {
             )
         });
         findings.push(Finding::new(format!("the {name} is valid"), wrong));
-        if role == "root" && end > now_ms {
-            let soon = (end - now_ms < ROOT_MS)
-                .then(|| format!("it ends {}: plan its rotation now", relative(end, now_ms)));
-            findings.push(Finding::warning("the root lives for another month", soon));
-        }
         let overdue = authority.renews_unix_ms > 0 && authority.renews_unix_ms + 120_000 < now_ms;
         let wrong = overdue.then(|| {
             format!(
@@ -378,11 +378,11 @@ mod tests {
             of(authority("serving", 500, 0)),
             "the serving certificate is valid"
         );
-        assert_eq!(
-            of(authority("root", 1000 + ROOT_MS - 1, 0)),
-            "the root lives for another month"
-        );
-        assert_eq!(of(authority("root", 1000 + ROOT_MS, 0)), "");
+        let retiring = wire::Authority {
+            state: "retiring".to_owned(),
+            ..authority("root", 500, 0)
+        };
+        assert_eq!(of(retiring), "");
         assert_eq!(
             of(authority("intermediate", 9000, -120_000)),
             "",
@@ -419,6 +419,23 @@ mod tests {
             ..status()
         };
         assert_eq!(failing(&of_status(&sick, 1000)), ["ledger is well"]);
+        let ending = wire::StatusResponse {
+            health: vec![wire::Health {
+                component: "root".to_owned(),
+                ok: true,
+                warning: true,
+                code: "ARX-ROOT-ENDING".to_owned(),
+                message: "it ends within 30 days".to_owned(),
+            }],
+            ..status()
+        };
+        let warned = of_status(&ending, 1000);
+        assert_eq!(failing(&warned), ["root is well"]);
+        assert!(
+            warned
+                .iter()
+                .all(|finding| finding.wrong.is_none() || finding.warning)
+        );
         let damaged = wire::VerifyLedgerResponse {
             problems: vec!["x".to_owned()],
             ..Default::default()

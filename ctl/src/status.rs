@@ -7,7 +7,7 @@ use arx_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
 use crate::client::{Failure, connect};
-use crate::output::{Output, Style, columns, hex, instant_json, span};
+use crate::output::{Output, Style, columns, hex, instant_json, one_line, span};
 
 pub(crate) async fn run(socket: &Path, style: Style) -> Result<Output, Failure> {
     let status = connect(socket)
@@ -34,7 +34,14 @@ pub(crate) fn to_json(status: &wire::StatusResponse) -> Value {
     })).collect();
     let health: Vec<_> = status.health.iter().map(|health| json!({
         "component": health.component, "ok": health.ok, "code": health.code, "message": health.message,
+        "warning": health.warning,
     })).collect();
+    let rotation = status.rotation.as_ref().map(|rotation| json!({
+        "id": rotation.id, "phase": rotation.phase, "aborting": rotation.aborting, "held": rotation.held,
+        "phase_started": instant_json(rotation.phase_started_unix_ms),
+        "confirmed": rotation.confirmed, "unconfirmed_total": rotation.unconfirmed_total,
+        "message": rotation.message,
+    }));
     json!({
         "trust_domain": status.trust_domain, "version": status.version, "replica": status.replica_id,
         "started": instant_json(status.started_unix_ms), "clock": instant_json(status.clock_unix_ms),
@@ -46,7 +53,7 @@ pub(crate) fn to_json(status: &wire::StatusResponse) -> Value {
         "soonest_expiry": instant_json(status.soonest_expiry_unix_ms),
         "soonest_expiry_identity": status.soonest_expiry_identity,
         "issued_total": status.issued_total, "refused_total": status.refused_total,
-        "authorities": authorities, "health": health,
+        "authorities": authorities, "rotation": rotation, "health": health,
     })
 }
 
@@ -99,6 +106,9 @@ fn to_text(status: &wire::StatusResponse, style: Style) -> String {
             status.issued_total, status.refused_total
         ),
     );
+    if let Some(rotation) = &status.rotation {
+        line("rotation", of_rotation(rotation, style));
+    }
     let rows: Vec<_> = status
         .authorities
         .iter()
@@ -134,7 +144,11 @@ fn to_text(status: &wire::StatusResponse, style: Style) -> String {
         .health
         .iter()
         .map(|health| {
-            let state = if health.ok { "ok" } else { "failing" };
+            let state = match (health.ok, health.warning) {
+                (true, false) => "ok",
+                (true, true) => "warning",
+                (false, _) => "failing",
+            };
             vec![
                 health.component.clone(),
                 state.to_owned(),
@@ -146,6 +160,21 @@ fn to_text(status: &wire::StatusResponse, style: Style) -> String {
     text.push('\n');
     text.push_str(&columns(&["HEALTH", "", "CODE", ""], &rows));
     text
+}
+
+fn of_rotation(rotation: &wire::Rotation, style: Style) -> String {
+    let back = match (rotation.held, rotation.aborting) {
+        (true, _) => ", held",
+        (false, true) => ", back",
+        (false, false) => "",
+    };
+    let for_so_long = span(style.now_ms.abs_diff(rotation.phase_started_unix_ms));
+    format!(
+        "{} in {}{back} for {for_so_long}: {}; see `arx rotate status`",
+        rotation.id,
+        rotation.phase,
+        one_line(&rotation.message)
+    )
 }
 
 #[cfg(test)]
@@ -178,6 +207,7 @@ mod tests {
                 ok: false,
                 code: "ARX-LEDGER-PAUSED".to_owned(),
                 message: "the disk is full".to_owned(),
+                warning: false,
             }],
             ..Default::default()
         }
@@ -205,10 +235,50 @@ mod tests {
     }
 
     #[test]
+    fn a_rotation_takes_one_line_and_all_roots_are_listed() {
+        let mut status = status();
+        status.rotation = Some(wire::Rotation {
+            id: "r3".to_owned(),
+            phase: "reissue".to_owned(),
+            phase_started_unix_ms: 3_700_000,
+            message: "2 still hold certificates under the old root".to_owned(),
+            ..Default::default()
+        });
+        status.authorities.push(wire::Authority {
+            role: "root".to_owned(),
+            state: "retiring".to_owned(),
+            ..Default::default()
+        });
+        status.health.push(wire::Health {
+            component: "root".to_owned(),
+            ok: true,
+            warning: true,
+            code: "ARX-ROOT-ENDING".to_owned(),
+            message: "it ends within 60 days".to_owned(),
+        });
+        let style = Style {
+            json: false,
+            wide: false,
+            now_ms: 4_000_000,
+        };
+        let text = to_text(&status, style);
+        let line = "rotation      r3 in reissue for 5m: 2 still hold certificates under the old root; see `arx rotate status`\n";
+        assert!(text.contains(line), "{text}");
+        let shown = |words: &[&str]| {
+            text.lines()
+                .any(|line| words.iter().all(|word| line.contains(word)))
+        };
+        assert!(shown(&["root", "retiring"]), "{text}");
+        assert!(shown(&["root", "warning", "ARX-ROOT-ENDING"]), "{text}");
+        assert_eq!(to_json(&status)["rotation"]["id"], "r3");
+    }
+
+    #[test]
     fn json_has_stable_names() {
         let value = to_json(&status());
         assert_eq!(value["bundle_sequence"], "1.2");
         assert_eq!(value["health"][0]["code"], "ARX-LEDGER-PAUSED");
         assert_eq!(value["authorities"][0]["renews"], Value::Null);
+        assert_eq!(value["rotation"], Value::Null);
     }
 }

@@ -121,6 +121,18 @@ pub(super) fn rotation(ca: &Ca, view: &View, limit: u32) -> wire::Rotation {
     }
 }
 
+/// How the rotation stands that is under way, without who has not confirmed.
+pub(super) fn running(ca: &Ca) -> Option<wire::Rotation> {
+    let view = ca.rotator.watch().borrow().clone()?;
+    if view.rotation.phase.is_over() {
+        return None;
+    }
+    Some(wire::Rotation {
+        unconfirmed: Vec::new(),
+        ..rotation(ca, &view, 1)
+    })
+}
+
 /// What is stored of a rotation.
 pub(super) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
     let (from, to) = ends(rotation);
