@@ -1,6 +1,7 @@
 //! The admin API, `arx.admin.v1`: what `arx` shows an operator, and the little that it
 //! lets them do.
 
+mod denial;
 mod rotation;
 
 use std::fmt;
@@ -302,7 +303,7 @@ impl wire::admin_server::Admin for Api {
         self.live().await?;
         let terms = rotation::terms(ca, &request);
         let outcome = if request.dry_run {
-            Outcome::Plan(rotation::plan(ca, &terms, ca.clock.now()))
+            Outcome::Plan(rotation::plan(ca, &terms, ca.clock.now()).await)
         } else {
             let reason = rotation::reason(request.reason)?;
             let view = ca.rotate(terms, reason).await?;
@@ -424,6 +425,35 @@ impl wire::admin_server::Admin for Api {
             })
             .collect();
         Ok(Response::new(futures_util::stream::iter(chunks).boxed()))
+    }
+
+    async fn deny(
+        &self,
+        request: Request<wire::DenyRequest>,
+    ) -> Result<Response<wire::DenyResponse>, Status> {
+        // What it holds is part of the answer.
+        self.live().await?;
+        let answer = denial::deny(&self.0, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn allow(
+        &self,
+        request: Request<wire::AllowRequest>,
+    ) -> Result<Response<wire::AllowResponse>, Status> {
+        let answer = denial::allow(&self.0, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_denials(
+        &self,
+        request: Request<wire::ListDenialsRequest>,
+    ) -> Result<Response<wire::ListDenialsResponse>, Status> {
+        self.live().await?;
+        let request = request.into_inner();
+        let size = page_size(request.page_size);
+        let answer = denial::list(&self.0, request.page_token, size).await?;
+        Ok(Response::new(answer))
     }
 }
 

@@ -159,6 +159,15 @@ impl Admitted {
 }
 
 impl Proof {
+    /// The service account whose token it is, if it is one.
+    #[must_use]
+    pub fn account(&self) -> Option<&Verified> {
+        match self {
+            Self::Token(verified) => Some(verified),
+            Self::Process(_) | Self::Renewal => None,
+        }
+    }
+
     /// For a person to read. Never the token.
     fn describe(&self) -> String {
         match self {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::answers::Answers;
 use crate::authority::Authority;
 use crate::caller::NodeName;
+use crate::denial;
 use crate::fleet::{Fleet, Released};
 use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
@@ -62,6 +63,8 @@ pub struct Ca {
     pub rotator: Rotator,
     /// The roots, for whoever must not wait.
     pub overview: Overview,
+    /// Who gets nothing new.
+    pub denials: denial::Current,
     /// Remembers.
     pub ledger: Ledger,
     /// The agents.

@@ -253,6 +253,7 @@ impl Ca {
             .map_err(|error| refused_csr(&error))?;
         let key = csr.public_key().algorithm();
         let admitted = admission::decide(rules, &node.name, &proof, key, item.ttl_seconds)?;
+        self.not_denied(&admitted.id, &node.name, proof.account(), now)?;
         let sequence = self.trust.current().sequence();
         let certificate = certify(issuing, &csr, &admitted, now)?;
         let kind = admitted.kind;
@@ -366,6 +367,11 @@ impl Ca {
         let csr = VerifiedCsr::verify(&request.csr, &KeyPolicy::default())
             .map_err(|error| refused_csr(&error))?;
         let (name, admitted) = admission::join(&rules, &verified, csr.public_key().algorithm())?;
+        let now = self.clock.now();
+        if let Err(refusal) = self.not_denied(&admitted.id, &name, Some(&verified), now) {
+            self.alert(&name, &refusal, request, now).await;
+            return Err(refusal);
+        }
         let caller: Arc<str> = format!("join:{name}").into();
         let claim = loop {
             match self.claim(

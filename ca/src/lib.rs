@@ -9,6 +9,7 @@ pub mod ca;
 pub mod caller;
 pub mod check;
 pub mod config;
+pub mod denial;
 pub mod fleet;
 mod hex;
 mod issue;

@@ -344,6 +344,29 @@ impl Policy {
                 return Err(Denied::Name(what));
             }
         }
+        let (rule, terms) = self.terms(names)?;
+        self.grant(&terms.path.fill(names), terms, ttl, rule)
+    }
+
+    /// The identities of a service account, in whatever cluster.
+    #[must_use]
+    pub fn identities(&self, namespace: &str, service_account: &str) -> BTreeSet<SpiffeId> {
+        let clusters = self.inner.agents.keys();
+        let granted = clusters.filter_map(|cluster| {
+            let names = Names {
+                cluster,
+                namespace,
+                service_account,
+            };
+            let (rule, terms) = self.terms(names).ok()?;
+            let grant = self.grant(&terms.path.fill(names), terms, None, rule);
+            grant.ok().map(|grant| grant.id)
+        });
+        granted.collect()
+    }
+
+    /// What a service account gets.
+    fn terms(&self, names: Names<'_>) -> Result<(Rule, &Terms), Denied> {
         let exception = self
             .inner
             .accounts
@@ -352,18 +375,14 @@ impl Policy {
                 let named = namespace.named.get(names.service_account).copied();
                 named.or(namespace.others)
             });
-        let (rule, terms) = match exception.map(|n| (Rule::Exception(n), &self.inner.exceptions[n]))
-        {
-            None => (Rule::Template, &self.inner.usual),
-            Some((rule, Exceptional::Grant(terms))) => (rule, terms),
-            Some((rule, Exceptional::Deny)) => {
-                return Err(Denied::Account {
-                    rule,
-                    account: format!("{}/{}", names.namespace, names.service_account),
-                });
-            }
-        };
-        self.grant(&terms.path.fill(names), terms, ttl, rule)
+        match exception.map(|n| (Rule::Exception(n), &self.inner.exceptions[n])) {
+            None => Ok((Rule::Template, &self.inner.usual)),
+            Some((rule, Exceptional::Grant(terms))) => Ok((rule, terms)),
+            Some((rule, Exceptional::Deny)) => Err(Denied::Account {
+                rule,
+                account: format!("{}/{}", names.namespace, names.service_account),
+            }),
+        }
     }
 
     fn local(

@@ -155,6 +155,7 @@ impl Process {
             trust: Arc::new(parts.trust),
             rotator: Rotator::default(),
             overview: Overview::default(),
+            denials: parts.denials,
             ledger: parts.ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),
@@ -251,6 +252,10 @@ impl Process {
         let trust = Arc::clone(&ca.trust);
         self.until_drained("trust", async move {
             trust.follow().await;
+        });
+        let denying = Arc::clone(ca);
+        self.until_drained("denials", async move {
+            denying.denials.follow().await;
         });
         let rotating = Arc::clone(ca);
         self.until_drained("rotation", async move { rotating.keep_rotating().await });

@@ -7,6 +7,7 @@
 //! swapping; a decision that lost the race is made again.
 
 mod authorities;
+mod denials;
 mod document;
 mod error;
 mod intermediate;
@@ -22,6 +23,7 @@ use arx_identity::{KeyId, TrustDomain};
 use bytes::Bytes;
 
 pub use self::authorities::{Authorities, KeyPlace, Pkcs8, Registration, Root, RootState};
+pub use self::denials::{Denial, Denials};
 pub use self::document::Document;
 pub use self::error::StateError;
 pub use self::intermediate::Intermediate;
@@ -163,6 +165,14 @@ impl State {
     pub async fn rotations(&self) -> Result<Rotations, StateError> {
         let found = self.load(&self.key(&Rotations::KIND)).await?;
         Ok(found.map(|found| found.value).unwrap_or_default())
+    }
+
+    /// Who is denied, with the generation of that; `None` before anybody was.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read.
+    pub async fn denials(&self) -> Result<Option<Loaded<Denials>>, StateError> {
+        self.load(&self.key(&Denials::KIND)).await
     }
 
     /// The registered intermediates of all roots and replicas, expired ones too until they are

@@ -68,6 +68,11 @@ agents = ["arx-system/arx-node-agent"]
 jwks_file = "JWKS"
 "#;
 
+/// A configuration, without keys of a cluster.
+pub(crate) fn config() -> Result<Config, Box<dyn std::error::Error>> {
+    Ok(File::from_text("test.toml", CONFIG.to_owned())?.parse()?)
+}
+
 impl House {
     pub(crate) async fn new() -> Result<Self, Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
@@ -124,11 +129,12 @@ impl House {
             software: "arx-ca test",
             started: now,
             clock: clock.clone(),
-            state,
+            state: state.clone(),
             authority: Arc::new(authority),
             trust: Arc::new(trust),
             rotator: crate::rotation::Rotator::default(),
             overview: crate::overview::Overview::default(),
+            denials: crate::denial::Current::open(state.clone(), &replica).await?,
             ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),

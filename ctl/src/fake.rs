@@ -1,9 +1,10 @@
 //! An authority of the tests: the admin API on a real socket, with answers that are set.
 
+mod denials;
 mod rotations;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arx_proto::admin::v1 as wire;
 use futures_util::stream;
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 use wire::admin_server::{Admin, AdminServer};
 
+use denials::Denials;
 pub(crate) use rotations::Rotations;
 use rotations::Streamed;
 
@@ -29,6 +31,7 @@ pub(crate) struct Answers {
     /// `None`: the ledger can't be verified.
     pub(crate) ledger: Option<wire::VerifyLedgerResponse>,
     pub(crate) rotations: Arc<Rotations>,
+    pub(crate) denials: Arc<Mutex<Denials>>,
 }
 
 /// It runs until it is dropped.
@@ -225,6 +228,28 @@ impl Admin for Answers {
         request: Request<wire::ListRotationsRequest>,
     ) -> Answer<wire::ListRotationsResponse> {
         self.rotations.list(&request.get_ref().page_token)
+    }
+
+    async fn deny(&self, request: Request<wire::DenyRequest>) -> Answer<wire::DenyResponse> {
+        let mut denials = self.denials.lock().expect("no panic");
+        Ok(Response::new(denials.deny(request.get_ref())))
+    }
+
+    async fn allow(&self, request: Request<wire::AllowRequest>) -> Answer<wire::AllowResponse> {
+        let mut denials = self.denials.lock().expect("no panic");
+        Ok(Response::new(denials.allow(request.get_ref())))
+    }
+
+    async fn list_denials(
+        &self,
+        request: Request<wire::ListDenialsRequest>,
+    ) -> Answer<wire::ListDenialsResponse> {
+        let all = &self.denials.lock().expect("no panic").all;
+        let (denials, page_token) = page(all, &request.get_ref().page_token)?;
+        Ok(Response::new(wire::ListDenialsResponse {
+            denials,
+            page_token,
+        }))
     }
 
     type RotationReportStream = Streamed<wire::RotationReportResponse>;

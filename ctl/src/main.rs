@@ -5,6 +5,7 @@ mod agents;
 mod bundle;
 mod check;
 mod client;
+mod denial;
 mod envoy;
 mod inspect;
 mod ledger;
@@ -98,6 +99,10 @@ enum Command {
     /// Replace the root of the trust domain, with proof that everybody has taken the new one.
     #[command(subcommand)]
     Rotate(rotate::Command),
+    /// Issue no new certificates to an identity, a service account or a node.
+    Deny(denial::Deny),
+    /// End a denial.
+    Allow(denial::Allow),
     /// The versions of this program and of the authority, if that answers.
     Version,
     /// Print a completion script for a shell.
@@ -159,6 +164,8 @@ async fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Envoy(command) => envoy::run(&command, style),
         Command::Ledger(command) => ledger::run(socket, style, command).await,
         Command::Rotate(command) => rotate::run(socket, style, command).await,
+        Command::Deny(command) => denial::deny(socket, style, command).await,
+        Command::Allow(command) => denial::allow(socket, style, command).await,
         Command::Version => version::run(socket, style).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -260,7 +260,7 @@ fn message(view: &View) -> String {
 }
 
 /// What a rotation would do.
-pub(super) fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::RotationPlan {
+pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::RotationPlan {
     let live = ca.ledger.live();
     let from = ca.authority.root();
     let bundle = ca.trust.current();
@@ -270,6 +270,7 @@ pub(super) fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::RotationPla
         unconfirmed: blockers,
     } = ca.fleet.confirmations(&bundle, &holders, now);
     let blockers: Vec<Obstacle> = blockers.into_iter().map(Obstacle::from).collect();
+    let blockers = ca.without_denied(blockers, now).await;
     let step = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
         phase: phase.as_str().to_owned(),
         at_least_ms: millis(at_least),

@@ -120,7 +120,8 @@ impl Ca {
             }
             _ => return Ok((0, Vec::new())),
         };
-        obstacles.extend(gate.unconfirmed.into_iter().map(Obstacle::from));
+        let waiting = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
+        obstacles.extend(self.without_denied(waiting, now).await);
         Ok((gate.confirmed, obstacles))
     }
 

@@ -14,6 +14,7 @@ use arx_daemon::ops::Condition;
 use super::SOFTWARE;
 use crate::authority::{Authority, AuthorityError};
 use crate::config::Config;
+use crate::denial;
 use crate::ledger::{self, Ledger};
 use crate::seal;
 use crate::state::{State, StateError};
@@ -76,6 +77,7 @@ start_error_from!(
 /// What is opened from the disk.
 pub(super) struct Parts {
     pub(super) replica: Arc<str>,
+    pub(super) denials: denial::Current,
     pub(super) state: State,
     pub(super) authority: Authority,
     pub(super) trust: Trust,
@@ -147,8 +149,10 @@ impl Parts {
             tracing::warn!(code = "ARX-AUTHORITY-NOTE", "{note}");
         }
         let trust = Trust::open(state.clone(), &replica, &authority.root(), evidence, now).await?;
+        let denials = denial::Current::open(state.clone(), &replica).await?;
         Ok(Self {
             replica: replica.name().into(),
+            denials,
             state,
             authority,
             trust,

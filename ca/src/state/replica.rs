@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::document::{self, Document};
-use super::{Authorities, Decision, Loaded, State, StateError, wire};
+use super::{Authorities, Decision, Denials, Loaded, State, StateError, wire};
 use crate::hex::Hex;
 use crate::store::{Key, Segment};
 
@@ -51,6 +51,9 @@ pub struct Seen {
     pub sequence: Option<Sequence>,
     /// Generation of the authorities.
     pub authorities: u64,
+    /// Generation of the denials that are in force there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub denials: u64,
     /// What a newer version has added.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -122,6 +125,7 @@ impl State {
             })
             .await?;
         self.expect(&self.key(&Authorities::KIND), stored.seen.authorities);
+        self.expect(&self.key(&Denials::KIND), stored.seen.denials);
         replica.starts = stored.starts;
         Ok(replica)
     }
@@ -169,6 +173,17 @@ impl Replica {
     pub async fn saw_authorities(&self, generation: u64) -> Result<(), StateError> {
         self.change(|document| {
             document.seen.authorities = document.seen.authorities.max(generation);
+        })
+        .await
+    }
+
+    /// Promises to issue by no older denials from now on.
+    ///
+    /// # Errors
+    /// [`StateError`] if the promise could not be stored.
+    pub async fn saw_denials(&self, generation: u64) -> Result<(), StateError> {
+        self.change(|document| {
+            document.seen.denials = document.seen.denials.max(generation);
         })
         .await
     }
@@ -233,6 +248,14 @@ impl Document for DefaultName {
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         document::decode(bytes)
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands out references"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 mod optional_sequence {

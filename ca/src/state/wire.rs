@@ -125,6 +125,28 @@ pub(super) mod millis {
     }
 }
 
+/// The same where there may be none.
+pub(super) mod optional_millis {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Millis(#[serde(with = "millis")] SystemTime);
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        time: &Option<SystemTime>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(Millis).serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        let found = Option::<Millis>::deserialize(deserializer)?;
+        Ok(found.map(|Millis(time)| time))
+    }
+}
+
 /// Secret bytes in Base64, without copies that stay behind.
 pub(super) mod secret {
     use super::*;
