@@ -240,7 +240,7 @@ impl Ca {
                 Ok::<_, Refusal>(Decision::Write(denials, generation + 1))
             })
             .await?;
-        self.denials.refresh().await?;
+        self.denials.refresh().await.map_err(|error| half(&error))?;
         Ok(generation)
     }
 
@@ -272,7 +272,8 @@ impl Ca {
         let deadline = Instant::now() + REACH;
         let mut changes = self.state.changes(&ReplicaDocument::KIND);
         loop {
-            let unreached = self.behind(generation, now).await?;
+            let behind = self.behind(generation, now).await;
+            let unreached = behind.map_err(|error| half(&error))?;
             if unreached.is_empty() {
                 return Ok(Spread { unreached });
             }
@@ -304,6 +305,13 @@ impl Ca {
         }
         Ok(others)
     }
+}
+
+/// What is stored stands, whatever fails afterwards.
+fn half(error: &StateError) -> Refusal {
+    let message =
+        format!("it is stored, and not known to be in force everywhere: ask again: {error}");
+    Refusal::new(error.code(), Fault::Dependency, message)
 }
 
 fn end(until: Option<SystemTime>) -> String {

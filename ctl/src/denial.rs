@@ -63,6 +63,7 @@ pub(crate) async fn deny(socket: &Path, style: Style, deny: Deny) -> Result<Outp
     if style.json {
         let mut value = to_json(&denial);
         value["unreached"] = answer.unreached.into();
+        value["index_ready"] = answer.index_ready.into();
         return Ok(Output::json(&value).well_if(reached));
     }
     let end = match denial.until_unix_ms {
@@ -71,6 +72,9 @@ pub(crate) async fn deny(socket: &Path, style: Style, deny: Deny) -> Result<Outp
     };
     let mut text = format!("{} is denied {end}\n", one_line(&denial.subject));
     text += &match denial.certificates {
+        _ if !answer.index_ready => {
+            "what it still holds is being counted; `arx deny list` tells\n".to_owned()
+        }
         0 => "it holds no valid certificate\n".to_owned(),
         1 => format!(
             "it still holds a valid certificate, which ends {}\n",

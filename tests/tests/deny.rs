@@ -95,9 +95,11 @@ async fn a_rotation_does_not_wait_for_a_denied_node_nor_for_a_denied_workload() 
     let mut lost = mesh.agent("n2").await?;
     let web = pod(&mesh, &agent.socket, "web").await?;
     let mut certificate = web.stream(&["default"]).await?;
-    certificate.ack(&certificate.next().await?)?;
+    let first = certificate.next().await?;
+    certificate.ack(&first)?;
     let mut roots = web.stream(&["ROOTCA"]).await?;
-    roots.ack(&roots.next().await?)?;
+    let first = roots.next().await?;
+    roots.ack(&first)?;
     lost.kill().await?;
 
     let request = RotateRootRequest {

@@ -30,10 +30,13 @@ pub(super) async fn deny(
         }
     };
     let (denial, spread) = ca.deny(&subject, until, reason).await?;
+    // It is in force, and does not wait for the index.
+    let index_ready = ca.ledger.live().is_ready();
     let told = told(ca, vec![(subject.to_string(), denial)]).await?;
     Ok(wire::DenyResponse {
         denial: told.into_iter().next(),
         unreached: spread.unreached,
+        index_ready,
     })
 }
 

@@ -29,6 +29,7 @@ impl Denials {
         wire::DenyResponse {
             denial: Some(denial),
             unreached: self.unreached.clone(),
+            index_ready: true,
         }
     }
 
