@@ -292,6 +292,23 @@ impl Config {
                 remedy,
             );
         }
+        let attestors = &self.attestation.attestors;
+        let reached = attestors
+            .iter()
+            .position(|it| *it == Attestor::Local)
+            .map_or(attestors.len(), |local| local + 1);
+        let twice = attestors
+            .iter()
+            .filter(|it| **it == Attestor::Token)
+            .count()
+            > 1;
+        if reached < attestors.len() || twice {
+            problems.add(
+                "attestation.attestors",
+                "what stands after \"local\", or a second time, would never be asked",
+                "name each once, \"local\" last: it has an answer for every process",
+            );
+        }
         if self
             .certificates
             .ttl

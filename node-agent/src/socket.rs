@@ -1,6 +1,7 @@
 //! The connections of proxies: HTTP/2 with small windows, each with the process at its
 //! other end known before anything of it is read.
 
+mod crowd;
 mod pieces;
 
 use crate::attest::Peer;
@@ -20,6 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tower_service::Service;
 
+use crowd::Crowd;
 use pieces::Pieces;
 
 /// A whole first message, of which a proxy's node is some 61 KB: whoever sends it need not
@@ -31,6 +33,15 @@ const SEND_BUFFER: usize = 8 * 1024;
 const MOST_STREAMS: u32 = 2048;
 /// Room for a token of 16 KiB in base64.
 const HEADERS: u32 = 64 * 1024;
+/// A connection on which nothing is asked for so long is closed: proxies connect in order to
+/// ask.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
+/// When nothing was heard of a peer for so long, it is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// And given up when it does not answer within this.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// One user, but root, has at most one in so many of all places.
+const SHARE: usize = 2;
 /// Pause after a failed accept: most likely file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Memory goes back to the kernel this long after a connection began or ended.
@@ -69,6 +80,7 @@ impl Connections {
         tasks.spawn("trim", OnPanic::Continue, trimming.trim());
         tasks.spawn("socket", OnPanic::End, async move {
             let places = Arc::new(Semaphore::new(self.max));
+            let crowd = Crowd::default();
             loop {
                 let place = tokio::select! {
                     place = Arc::clone(&places).acquire_owned() => place,
@@ -90,16 +102,16 @@ impl Connections {
                         continue;
                     }
                 };
-                let (shared, service) = (self.clone(), service.clone());
+                let (shared, service, crowd) = (self.clone(), service.clone(), crowd.clone());
                 self.tasks.spawn("connection", OnPanic::Continue, async move {
-                    shared.connection(stream, service).await;
+                    shared.connection(stream, service, &crowd).await;
                     drop(place);
                 });
             }
         });
     }
 
-    async fn connection<S, B>(self, stream: UnixStream, service: S)
+    async fn connection<S, B>(self, stream: UnixStream, service: S, crowd: &Crowd)
     where
         S: Service<
                 http::Request<hyper::body::Incoming>,
@@ -120,10 +132,37 @@ impl Connections {
                 return;
             }
         };
+        let most = match peer.uid() {
+            0 => self.max,
+            _ => (self.max / SHARE).max(1),
+        };
+        let Some(_guest) = crowd.enter(peer.uid(), most) else {
+            self.metrics.rejected("crowd");
+            tracing::debug!(
+                code = "ARX-AGENT-CROWD",
+                uid = peer.uid(),
+                most,
+                "connection refused: its user has as many as one may have"
+            );
+            return;
+        };
         self.metrics.connections.inc();
         // First messages are large, and leave free memory behind.
         self.loosened.notify_one();
+        let asked = Arc::new(Notify::new());
+        let silent = {
+            let asked = Arc::clone(&asked);
+            async move {
+                if tokio::time::timeout(FIRST_REQUEST, asked.notified())
+                    .await
+                    .is_ok()
+                {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         let answer = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            asked.notify_one();
             request.extensions_mut().insert(Arc::clone(&peer));
             service.clone().call(request)
         });
@@ -134,6 +173,8 @@ impl Connections {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .max_concurrent_streams(MOST_STREAMS)
             .max_header_list_size(HEADERS)
             // One or two requests in a connection's life repeat nothing worth a table.
@@ -142,6 +183,10 @@ impl Connections {
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = calls.clone().drive(connection.as_mut(), &mut running) => ended,
+            () = silent => {
+                self.metrics.rejected("silent");
+                Ok(())
+            }
             () = self.drain.requested() => {
                 // The streams end by themselves, each with a status.
                 connection.as_mut().graceful_shutdown();

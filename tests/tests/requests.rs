@@ -39,7 +39,16 @@ impl Node {
         let tls = self.authority.tls(Some(&self.svid))?;
         let mut client = self.authority.connect(&tls).await?;
         let answer = client.issue(IssueRequest { items }).await?.into_inner();
-        Ok(answer.results.into_iter().map(|it| it.outcome).collect())
+        let issuers = answer.issuers;
+        let mut outcomes: Vec<_> = answer.results.into_iter().map(|it| it.outcome).collect();
+        for outcome in &mut outcomes {
+            if let Some(Outcome::Issued(issued)) = outcome
+                && issued.chain.len() == 1
+            {
+                issued.chain.extend_from_slice(&issuers);
+            }
+        }
+        Ok(outcomes)
     }
 }
 

@@ -99,6 +99,14 @@ fn mistakes_are_named_with_line_and_remedy() {
     );
     let nobody = refused(|t| t + "[attestation]\nattestors = []\n");
     assert!(nobody.contains("attestation.attestors"), "{nobody}");
+    for never in [
+        "[\"local\", \"token\"]",
+        "[\"token\", \"token\"]",
+        "[\"token\", \"local\", \"local\"]",
+    ] {
+        let never = refused(|t| t + &format!("[attestation]\nattestors = {never}\n"));
+        assert!(never.contains("would never be asked"), "{never}");
+    }
 }
 
 #[test]
