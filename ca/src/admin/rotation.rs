@@ -238,25 +238,43 @@ fn message(view: &View) -> String {
         return format!("the authority cannot go on: {message} ({code})");
     }
     let waits = !view.obstacles.is_empty();
-    let message = match view.rotation.phase {
-        Phase::Prepare => "the new root is being made",
-        Phase::Distribute if waits => "not everybody has confirmed the bundle with both roots",
-        Phase::Distribute => "everybody has confirmed the bundle with both roots",
-        Phase::Activate => "the new root takes over signing",
-        Phase::Reissue if waits => "there are still certificates under the old root",
-        Phase::Reissue => "nobody holds a certificate under the old root",
-        Phase::Retire if waits => "not everybody has confirmed the bundle without the old root",
-        Phase::Retire => "everybody has confirmed the bundle without the old root",
-        Phase::Withdraw => "the new root is taken out of the bundle again",
-        Phase::Restore => "the bundle has both roots again, and everybody has to confirm that",
-        Phase::Held => {
-            "both roots are trusted again: `arx rotate continue` to go on, `arx rotate abort` to go back to the first"
-        }
-        Phase::Done => "done",
-        Phase::Aborted => "aborted: the first root is in place as before",
-        Phase::Unknown => "a newer version has begun this phase: use that",
+    let published = view.rotation.sequence.is_some();
+    // On the way back it is the other one that leaves.
+    let (leaving, coming) = if view.rotation.aborting {
+        ("the new root", "the first root")
+    } else {
+        ("the old root", "the new root")
     };
-    message.to_owned()
+    match view.rotation.phase {
+        Phase::Prepare => "the new root is being made".to_owned(),
+        Phase::Distribute if !published => {
+            "the bundle with both roots is being published".to_owned()
+        }
+        Phase::Distribute if waits => {
+            "not everybody has confirmed the bundle with both roots".to_owned()
+        }
+        Phase::Distribute => "everybody has confirmed the bundle with both roots".to_owned(),
+        Phase::Activate => format!("{coming} takes over signing"),
+        Phase::Reissue if waits => format!("there are still certificates under {leaving}"),
+        Phase::Reissue => format!("nobody holds a certificate under {leaving}"),
+        Phase::Retire if !published => format!("the bundle without {leaving} is being published"),
+        Phase::Retire if waits => {
+            format!("not everybody has confirmed the bundle without {leaving}")
+        }
+        Phase::Retire => format!("everybody has confirmed the bundle without {leaving}"),
+        Phase::Withdraw => "the new root is taken out of the bundle again".to_owned(),
+        Phase::Restore => {
+            "the bundle has both roots again, and everybody has to confirm that".to_owned()
+        }
+        Phase::Held => {
+            "both roots are trusted again: `arx rotate continue` to go on, `arx rotate abort` to go back to the first".to_owned()
+        }
+        Phase::Done => {
+            "the new root has taken the place of the old one, whose key is erased".to_owned()
+        }
+        Phase::Aborted => "the first root is in place as before".to_owned(),
+        Phase::Unknown => "a newer version has begun this phase: use that".to_owned(),
+    }
 }
 
 /// What a rotation would do.
@@ -270,6 +288,10 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
         unconfirmed: blockers,
     } = ca.fleet.confirmations(&bundle, &holders, now);
     let blockers: Vec<Obstacle> = blockers.into_iter().map(Obstacle::from).collect();
+    let agents = holders.iter().filter(|holder| !holder.cluster.is_empty());
+    let agents = agents.count() as u64;
+    // An agent is one of them itself.
+    let consumers = (confirmed + blockers.len() as u64).saturating_sub(agents);
     let blockers = ca.without_denied(blockers, now).await;
     let step = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
         phase: phase.as_str().to_owned(),
@@ -321,15 +343,8 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
                 "everybody has to confirm a bundle without the old root; its key is then erased",
             ),
         ],
-        must_confirm_agents: u32::try_from(
-            holders
-                .iter()
-                .filter(|holder| !holder.cluster.is_empty())
-                .count(),
-        )
-        .unwrap_or(u32::MAX),
-        must_confirm_subscribers: u32::try_from(confirmed + blockers.len() as u64)
-            .unwrap_or(u32::MAX),
+        must_confirm_agents: u32::try_from(agents).unwrap_or(u32::MAX),
+        must_confirm_subscribers: u32::try_from(consumers).unwrap_or(u32::MAX),
         live_certificates: live.count_under_root(&ca.authority.root_key_id(), now),
         blockers_total: blockers.len() as u64,
         blockers: blockers
@@ -441,7 +456,10 @@ pub(super) async fn named(ca: &Ca, id: &str) -> Result<Option<Arc<View>>, Refusa
 }
 
 pub(super) fn unknown(id: &str) -> Refusal {
-    let message = format!("there is no rotation {id:?}: see `arx rotate history`");
+    let message = match id {
+        "" => "there has been no rotation: begin one by `arx rotate root`".to_owned(),
+        id => format!("there is no rotation {id:?}: see `arx rotate history`"),
+    };
     Refusal::new("ARX-ROTATION-UNKNOWN", Fault::Request, message)
 }
 

@@ -86,7 +86,7 @@ impl Teller {
         self.name(rotation, style, &mut news);
         if entered {
             news.extend(
-                show::choices(rotation)
+                show::choices(rotation, style)
                     .into_iter()
                     .filter(|line| !line.is_empty()),
             );

@@ -70,7 +70,7 @@ impl Rotation {
             .iter()
             .filter(|entered| entered.ended_unix_ms != 0)
             .skip(self.said)
-            .map(|entered| format!("{} took {} s", entered.phase, took(entered)))
+            .map(|entered| format!("the root: {} took {} s", entered.phase, took(entered)))
             .collect();
         self.said += over.len();
         Ok(over)
@@ -99,8 +99,8 @@ impl Rotation {
                 ": {} certificates issued anew, {} waited for",
                 stands.confirmed, stands.unconfirmed_total
             ),
-            "distribute" | "retire" => format!(
-                " bundle {}.{}: {} confirmed, {} unconfirmed",
+            "distribute" | "retire" if stands.bundle_number != 0 => format!(
+                ", bundle {}.{}: {} confirmed, {} unconfirmed",
                 stands.bundle_epoch,
                 stands.bundle_number,
                 stands.confirmed,
@@ -127,15 +127,18 @@ impl Rotation {
         );
         let report = report(mesh, &stands.id).await?;
         for (phase, what) in [
-            ("distribute", "both roots"),
-            ("retire", "the new root alone"),
+            ("distribute", "both roots were confirmed"),
+            ("retire", "the new root alone was confirmed"),
         ] {
             let phases = report["phases"].as_array().context("phases")?;
             let entered = phases.iter().find(|entered| entered["phase"] == phase);
             let confirmed = entered.and_then(|entered| entered["confirmed_count"].as_u64());
-            println!(
-                "      {what}: confirmed by all {} agents and proxies before it went on",
-                confirmed.context("how many have confirmed")?
+            let confirmed = confirmed.context("how many have confirmed")?;
+            println!("      {what} by {confirmed}, all agents and proxies, before it went on");
+            // An agent on each node.
+            ensure!(
+                confirmed >= 2 * proxies.len() as u64,
+                "only {confirmed} confirmed in {phase}"
             );
         }
         every_agent_has_it(mesh, stands).await?;
