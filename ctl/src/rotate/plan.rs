@@ -34,7 +34,7 @@ fn to_text(plan: &wire::RotationPlan, style: Style) -> String {
         ),
         format!(
             "to reissue   {}, {}",
-            counted(plan.live_certificates, "certificate", "certificates"),
+            show::certificates(plan.live_certificates),
             match plan.window_ms {
                 0 => "at once".to_owned(),
                 window => format!("within {}", span(window)),

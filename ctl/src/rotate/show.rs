@@ -216,13 +216,21 @@ fn whole_seconds(millis: u64) -> String {
     }
 }
 
+/// "1 certificate", "2 certificates".
+pub(super) fn certificates(count: u64) -> String {
+    format!("{count} certificate{}", if count == 1 { "" } else { "s" })
+}
+
 /// "118 of 120 confirmed", where there is something to count.
 pub(super) fn counted(rotation: &wire::Rotation) -> Option<String> {
     let (done, open) = (rotation.confirmed, rotation.unconfirmed_total);
     let all = done.saturating_add(open);
     (all > 0).then(|| match rotation.phase.as_str() {
         // What is done are certificates, and what is open are those who hold one.
-        "reissue" => format!("{done} certificates under the new root, {open} waited for"),
+        "reissue" => format!(
+            "{} under the new root, {open} waited for",
+            certificates(done)
+        ),
         _ => format!("{done} of {all} confirmed"),
     })
 }
