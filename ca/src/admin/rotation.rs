@@ -76,6 +76,19 @@ fn turned(passed: &Passed) -> bool {
     passed.aborted.is_some() && exchanges
 }
 
+/// Which of the phases were passed on the way back. Where the roots are exchanged, it changes;
+/// what is turned round in Retire is on the way back only until it may go on.
+fn ways_back(passed: &[Passed]) -> Vec<bool> {
+    let mut exchanged = false;
+    let back = passed.iter().map(|passed| {
+        let back = matches!(passed.phase, Phase::Withdraw | Phase::Restore | Phase::Held);
+        let back = back || exchanged;
+        exchanged ^= turned(passed);
+        back
+    });
+    back.collect()
+}
+
 fn root(rotation: &Rotation, id: Option<KeyId>) -> Option<wire::RotationRoot> {
     let id = id?;
     let known = rotation.roots.iter().find(|root| root.key_id == id);
@@ -142,17 +155,13 @@ pub(super) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
         passed.find_map(|passed| passed.sequence)
     });
     let sequence = sequence.unwrap_or_default();
-    let turned_at = rotation
-        .passed
-        .iter()
-        .position(|passed| passed.aborted.is_some());
     let mut phases: Vec<_> = rotation
         .passed
         .iter()
-        .enumerate()
-        .map(|(place, passed)| wire::EnteredPhase {
+        .zip(ways_back(&rotation.passed))
+        .map(|(passed, aborting)| wire::EnteredPhase {
             phase: phase(passed.phase).to_owned(),
-            aborting: turned_at.is_some_and(|turned| place > turned),
+            aborting,
             started_unix_ms: unix_ms(passed.began),
             ended_unix_ms: unix_ms(passed.ended),
         })
@@ -516,4 +525,43 @@ impl Watching {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::{Passed, Phase, ways_back};
+
+    fn passed(phases: &[(Phase, bool)]) -> Vec<Passed> {
+        let passed = |&(phase, turned): &(Phase, bool)| Passed {
+            phase,
+            began: SystemTime::UNIX_EPOCH,
+            ended: SystemTime::UNIX_EPOCH,
+            sequence: None,
+            confirmed: 0,
+            forced: None,
+            aborted: turned.then(|| "a mistake".to_owned()),
+        };
+        phases.iter().map(passed).collect()
+    }
+
+    #[test]
+    fn what_goes_on_after_it_was_held_is_not_on_the_way_back() {
+        use Phase::{Activate, Distribute, Held, Prepare, Reissue, Restore, Retire, Withdraw};
+        let forward = [(Prepare, false), (Distribute, false), (Activate, false)];
+        let turned = [&forward[..], &[(Reissue, true), (Activate, false)]].concat();
+        let held = [(Retire, true), (Restore, false), (Held, false)];
+        let went_on = [&forward[..], &held, &[(Retire, false)]].concat();
+        let went_back = [&held[..2], &[(Held, true), (Activate, false)]].concat();
+        let withdrawn = [(Prepare, false), (Distribute, true), (Withdraw, false)];
+        for (phases, expected) in [
+            (&turned[..], &[false, false, false, false, true][..]),
+            (&went_on, &[false, false, false, false, true, true, false]),
+            (&went_back, &[false, true, true, true]),
+            (&withdrawn, &[false, false, true]),
+        ] {
+            assert_eq!(ways_back(&passed(phases)), expected, "{phases:?}");
+        }
+    }
 }

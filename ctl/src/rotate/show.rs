@@ -162,6 +162,11 @@ pub(super) fn bars(rotation: &wire::Rotation, style: Style) -> Vec<String> {
     if ended {
         return lines;
     }
+    if rotation.held {
+        // What comes is for the operator to say.
+        bar("held", 0, &progress(rotation, style));
+        return lines;
+    }
     let name = named(&rotation.phase, rotation.aborting);
     bar(&name, filled(rotation), &progress(rotation, style));
     if let Some(here) = here.filter(|_| !rotation.aborting) {
@@ -193,9 +198,6 @@ fn filled(rotation: &wire::Rotation) -> u64 {
 pub(super) fn progress(rotation: &wire::Rotation, style: Style) -> String {
     let counted = counted(rotation);
     let mut parts = Vec::from_iter(counted);
-    if rotation.held {
-        parts.push("held".to_owned());
-    }
     if rotation.phase_started_unix_ms != 0 {
         let running = style.now_ms.abs_diff(rotation.phase_started_unix_ms);
         parts.push(format!("for {}", whole_seconds(running)));

@@ -67,6 +67,8 @@ async fn a_rotation_that_waits_for_an_operator_is_not_well() {
     let status = &["rotate", "status"];
     let output = arx(authority.path(), status).await.expect("an answer");
     assert_eq!(output.exit_code, 1);
+    let shown = String::from_utf8(output.body).expect("text");
+    assert!(shown.contains("\nheld             ["), "{shown}");
     let went_on = json(authority.path(), &["rotate", "continue"]).await;
     assert_eq!(went_on["held"], false);
     let output = arx(authority.path(), status).await.expect("an answer");
