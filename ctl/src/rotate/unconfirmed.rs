@@ -113,7 +113,7 @@ pub(super) fn advice(one: &wire::Unconfirmed) -> &str {
             "let the proxy take its roots by SDS as well (docs/envoy.md), or give it the new root by hand and force"
         }
         "waited" => "it has no means to confirm: it is waited for until its last certificate ends",
-        "not-renewed" => "it is renewed within the window; `arx svid renew` asks at once",
+        "not-renewed" => "it is renewed within the window; `arx svid renew --all` asks at once",
         _ => "",
     }
 }
