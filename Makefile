@@ -23,7 +23,7 @@ help: ## list the targets
 build: ## build every binary, unoptimised, into target/debug
 	$(CARGO) build --workspace --bins
 
-demo: envoy build ## two Envoys talk mTLS while everything is renewed, killed and brought back (KEEP=1: leave it running)
+demo: envoy build ## two Envoys talk mTLS while everything is renewed, killed and brought back, and the root replaced (KEEP=1: leave it running)
 	target/debug/arx-demo $(if $(KEEP),--keep)
 
 up: build ## start an Arx of one machine in the background (DIR=where, TTL=of certificates)

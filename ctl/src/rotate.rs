@@ -171,7 +171,7 @@ fn begun(rotation: &wire::Rotation, style: Style) -> Output {
     }
     let mut text = show::to_text(rotation, style);
     if !show::has_ended(rotation) && !rotation.held {
-        text.push_str("it goes on by itself; `arx rotate status --watch` follows it\n");
+        text.push_str("\nit goes on by itself; `arx rotate status --watch` follows it\n");
     }
     Output::text(&text)
 }

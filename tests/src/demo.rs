@@ -1,7 +1,9 @@
 //! The demo: two nodes, two real Envoys with an application behind each, requests both
-//! ways by mTLS, while everything is renewed, killed and brought back.
+//! ways by mTLS, while everything is renewed, killed and brought back, and while the root is
+//! replaced in the end.
 
 mod proxy;
+mod rotation;
 mod table;
 
 use std::path::Path;
@@ -17,6 +19,7 @@ use crate::envoy::{Envoy, Options, Ports};
 use crate::mesh::{self, Agent, Mesh};
 use crate::process::binary;
 use proxy::Proxy;
+use rotation::Rotation;
 use table::Table;
 
 /// Lifetime of a certificate, in seconds; it is renewed at about half of that.
@@ -84,6 +87,8 @@ struct Demo {
     agents: [Agent; 2],
     /// `web` and `api`, each on its node.
     proxies: [Proxy; 2],
+    /// Of the root, once it has begun.
+    rotation: Option<Rotation>,
     table: Table,
     _apps: [App; 2],
 }
@@ -131,6 +136,7 @@ impl Demo {
             mesh,
             proxies: [Proxy::new("web", web), Proxy::new("api", api)],
             agents,
+            rotation: None,
             table: Table::new(),
             _apps: apps,
         })
@@ -155,7 +161,12 @@ impl Demo {
         self.say(
             "the agent of node-1 was killed and started again: its proxy keeps its certificate",
         );
-        self.renewed(RENEWALS).await
+        self.renewed(RENEWALS).await?;
+        let rotation = Rotation::begin(&self.mesh).await?;
+        self.say(&rotation.begun());
+        self.rotation = Some(rotation);
+        self.watch(|demo| demo.rotation.as_ref().is_some_and(Rotation::has_ended))
+            .await
     }
 
     /// Waits until each certificate was renewed so often.
@@ -169,14 +180,25 @@ impl Demo {
             for (proxy, agent) in self.proxies.iter_mut().zip(&self.agents) {
                 proxy.look(agent).await;
             }
+            if let Some(rotation) = &mut self.rotation {
+                for news in rotation.look(&self.mesh).await? {
+                    self.table.say(self.started, &news);
+                }
+            }
             let authority = self.mesh.authority.is_some();
-            self.table.show(self.started, authority, &self.proxies);
+            let rotation = self.rotation.as_ref();
+            self.table
+                .show(self.started, authority, &self.proxies, rotation);
             if is_over(self) {
                 return Ok(());
             }
             if self.started.elapsed() > LONGEST {
+                let missing = match &self.rotation {
+                    None => format!("not every certificate was renewed {RENEWALS} times"),
+                    Some(rotation) => format!("the root is not rotated: {}", rotation.line()),
+                };
                 bail!(
-                    "after {} s not every certificate was renewed {RENEWALS} times: is this machine very busy?",
+                    "after {} s {missing}: is this machine very busy?",
                     LONGEST.as_secs()
                 );
             }
@@ -206,6 +228,9 @@ impl Demo {
             }
             failed += requests.failed;
             refused += proxy.refused;
+        }
+        if let Some(rotation) = &self.rotation {
+            rotation.sum_up(&self.mesh, &self.proxies).await?;
         }
         let mut admin = self.mesh.admin().await?;
         let ledger = admin
@@ -238,6 +263,7 @@ It is left running. From another terminal:
   export ARX_ADMIN_SOCKET={}
   {arx} status                          # the authority, agents, certificates
   {arx} svid list                       # who has which certificate until when
+  {arx} rotate report r1                # the evidence of the rotation
   curl -s http://127.0.0.1:{}/          # a request from web to api, by mTLS
   curl -s http://127.0.0.1:{}/certs     # what the Envoy of web serves; that of api: port {}
   curl -s http://127.0.0.1:{}/metrics   # the authority; the agents: ports {} and {}

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -229,6 +230,25 @@ impl Envoy {
     /// If it does not answer or serves none.
     pub async fn certificate(&self) -> anyhow::Result<Served> {
         served(self.ports.admin).await
+    }
+
+    /// Serial numbers of the roots that it trusts now, as `/certs` tells them.
+    ///
+    /// # Errors
+    /// If it does not answer, or says nothing of roots.
+    pub async fn trusted(&self) -> anyhow::Result<BTreeSet<String>> {
+        let (_, text) = web::get(self.ports.admin, "/certs").await?;
+        let certs: Value = serde_json::from_str(&text)?;
+        let contexts = certs["certificates"].as_array().context("certificates")?;
+        let roots = contexts
+            .iter()
+            .filter_map(|context| context["ca_cert"].as_array())
+            .flatten()
+            .map(|root| root["serial_number"].as_str().map(str::to_owned));
+        let roots: Option<BTreeSet<_>> = roots.collect();
+        roots
+            .filter(|roots| !roots.is_empty())
+            .context("it says nothing of roots")
     }
 
     /// How often it was given a certificate; the same one again counts too.

@@ -76,6 +76,19 @@ fn turned(passed: &Passed) -> bool {
     passed.aborted.is_some() && exchanges
 }
 
+/// Which of the phases were passed on the way back. Where the roots are exchanged, it changes;
+/// what is turned round in Retire is on the way back only until it may go on.
+fn ways_back(passed: &[Passed]) -> Vec<bool> {
+    let mut exchanged = false;
+    let back = passed.iter().map(|passed| {
+        let back = matches!(passed.phase, Phase::Withdraw | Phase::Restore | Phase::Held);
+        let back = back || exchanged;
+        exchanged ^= turned(passed);
+        back
+    });
+    back.collect()
+}
+
 fn root(rotation: &Rotation, id: Option<KeyId>) -> Option<wire::RotationRoot> {
     let id = id?;
     let known = rotation.roots.iter().find(|root| root.key_id == id);
@@ -142,17 +155,13 @@ pub(super) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
         passed.find_map(|passed| passed.sequence)
     });
     let sequence = sequence.unwrap_or_default();
-    let turned_at = rotation
-        .passed
-        .iter()
-        .position(|passed| passed.aborted.is_some());
     let mut phases: Vec<_> = rotation
         .passed
         .iter()
-        .enumerate()
-        .map(|(place, passed)| wire::EnteredPhase {
+        .zip(ways_back(&rotation.passed))
+        .map(|(passed, aborting)| wire::EnteredPhase {
             phase: phase(passed.phase).to_owned(),
-            aborting: turned_at.is_some_and(|turned| place > turned),
+            aborting,
             started_unix_ms: unix_ms(passed.began),
             ended_unix_ms: unix_ms(passed.ended),
         })
@@ -238,25 +247,43 @@ fn message(view: &View) -> String {
         return format!("the authority cannot go on: {message} ({code})");
     }
     let waits = !view.obstacles.is_empty();
-    let message = match view.rotation.phase {
-        Phase::Prepare => "the new root is being made",
-        Phase::Distribute if waits => "not everybody has confirmed the bundle with both roots",
-        Phase::Distribute => "everybody has confirmed the bundle with both roots",
-        Phase::Activate => "the new root takes over signing",
-        Phase::Reissue if waits => "there are still certificates under the old root",
-        Phase::Reissue => "nobody holds a certificate under the old root",
-        Phase::Retire if waits => "not everybody has confirmed the bundle without the old root",
-        Phase::Retire => "everybody has confirmed the bundle without the old root",
-        Phase::Withdraw => "the new root is taken out of the bundle again",
-        Phase::Restore => "the bundle has both roots again, and everybody has to confirm that",
-        Phase::Held => {
-            "both roots are trusted again: `arx rotate continue` to go on, `arx rotate abort` to go back to the first"
-        }
-        Phase::Done => "done",
-        Phase::Aborted => "aborted: the first root is in place as before",
-        Phase::Unknown => "a newer version has begun this phase: use that",
+    let published = view.rotation.sequence.is_some();
+    // On the way back it is the other one that leaves.
+    let (leaving, coming) = if view.rotation.aborting {
+        ("the new root", "the first root")
+    } else {
+        ("the old root", "the new root")
     };
-    message.to_owned()
+    match view.rotation.phase {
+        Phase::Prepare => "the new root is being made".to_owned(),
+        Phase::Distribute if !published => {
+            "the bundle with both roots is being published".to_owned()
+        }
+        Phase::Distribute if waits => {
+            "not everybody has confirmed the bundle with both roots".to_owned()
+        }
+        Phase::Distribute => "everybody has confirmed the bundle with both roots".to_owned(),
+        Phase::Activate => format!("{coming} takes over signing"),
+        Phase::Reissue if waits => format!("there are still certificates under {leaving}"),
+        Phase::Reissue => format!("nobody holds a certificate under {leaving}"),
+        Phase::Retire if !published => format!("the bundle without {leaving} is being published"),
+        Phase::Retire if waits => {
+            format!("not everybody has confirmed the bundle without {leaving}")
+        }
+        Phase::Retire => format!("everybody has confirmed the bundle without {leaving}"),
+        Phase::Withdraw => "the new root is taken out of the bundle again".to_owned(),
+        Phase::Restore => {
+            "the bundle has both roots again, and everybody has to confirm that".to_owned()
+        }
+        Phase::Held => {
+            "both roots are trusted again: `arx rotate continue` to go on, `arx rotate abort` to go back to the first".to_owned()
+        }
+        Phase::Done => {
+            "the new root has taken the place of the old one, whose key is erased".to_owned()
+        }
+        Phase::Aborted => "the first root is in place as before".to_owned(),
+        Phase::Unknown => "a newer version has begun this phase: use that".to_owned(),
+    }
 }
 
 /// What a rotation would do.
@@ -270,6 +297,10 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
         unconfirmed: blockers,
     } = ca.fleet.confirmations(&bundle, &holders, now);
     let blockers: Vec<Obstacle> = blockers.into_iter().map(Obstacle::from).collect();
+    let agents = holders.iter().filter(|holder| !holder.cluster.is_empty());
+    let agents = agents.count() as u64;
+    // An agent is one of them itself.
+    let consumers = (confirmed + blockers.len() as u64).saturating_sub(agents);
     let blockers = ca.without_denied(blockers, now).await;
     let step = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
         phase: phase.as_str().to_owned(),
@@ -321,15 +352,8 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
                 "everybody has to confirm a bundle without the old root; its key is then erased",
             ),
         ],
-        must_confirm_agents: u32::try_from(
-            holders
-                .iter()
-                .filter(|holder| !holder.cluster.is_empty())
-                .count(),
-        )
-        .unwrap_or(u32::MAX),
-        must_confirm_subscribers: u32::try_from(confirmed + blockers.len() as u64)
-            .unwrap_or(u32::MAX),
+        must_confirm_agents: u32::try_from(agents).unwrap_or(u32::MAX),
+        must_confirm_subscribers: u32::try_from(consumers).unwrap_or(u32::MAX),
         live_certificates: live.count_under_root(&ca.authority.root_key_id(), now),
         blockers_total: blockers.len() as u64,
         blockers: blockers
@@ -441,7 +465,10 @@ pub(super) async fn named(ca: &Ca, id: &str) -> Result<Option<Arc<View>>, Refusa
 }
 
 pub(super) fn unknown(id: &str) -> Refusal {
-    let message = format!("there is no rotation {id:?}: see `arx rotate history`");
+    let message = match id {
+        "" => "there has been no rotation: begin one by `arx rotate root`".to_owned(),
+        id => format!("there is no rotation {id:?}: see `arx rotate history`"),
+    };
     Refusal::new("ARX-ROTATION-UNKNOWN", Fault::Request, message)
 }
 
@@ -498,4 +525,43 @@ impl Watching {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::{Passed, Phase, ways_back};
+
+    fn passed(phases: &[(Phase, bool)]) -> Vec<Passed> {
+        let passed = |&(phase, turned): &(Phase, bool)| Passed {
+            phase,
+            began: SystemTime::UNIX_EPOCH,
+            ended: SystemTime::UNIX_EPOCH,
+            sequence: None,
+            confirmed: 0,
+            forced: None,
+            aborted: turned.then(|| "a mistake".to_owned()),
+        };
+        phases.iter().map(passed).collect()
+    }
+
+    #[test]
+    fn what_goes_on_after_it_was_held_is_not_on_the_way_back() {
+        use Phase::{Activate, Distribute, Held, Prepare, Reissue, Restore, Retire, Withdraw};
+        let forward = [(Prepare, false), (Distribute, false), (Activate, false)];
+        let turned = [&forward[..], &[(Reissue, true), (Activate, false)]].concat();
+        let held = [(Retire, true), (Restore, false), (Held, false)];
+        let went_on = [&forward[..], &held, &[(Retire, false)]].concat();
+        let went_back = [&held[..2], &[(Held, true), (Activate, false)]].concat();
+        let withdrawn = [(Prepare, false), (Distribute, true), (Withdraw, false)];
+        for (phases, expected) in [
+            (&turned[..], &[false, false, false, false, true][..]),
+            (&went_on, &[false, false, false, false, true, true, false]),
+            (&went_back, &[false, true, true, true]),
+            (&withdrawn, &[false, false, true]),
+        ] {
+            assert_eq!(ways_back(&passed(phases)), expected, "{phases:?}");
+        }
+    }
 }

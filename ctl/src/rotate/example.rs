@@ -131,12 +131,11 @@ pub(crate) const REPORT: &str = r#"{
     "to": {"subject": "CN=root 2", "key_id": "02", "not_after": "2036-12-01T00:00:00Z"},
     "started": "2026-11-26T00:00:00Z", "ended": "2026-11-26T01:00:00Z", "started_by": "uid 0", "reason": "yearly",
     "phases": [{
-        "phase": "distribute", "aborting": false, "started": "2026-11-26T00:00:02Z", "ended": "2026-11-26T00:00:30Z", "sequence": "1.4",
-        "confirmed": [{"node": "c1/n1", "process": "pid 7", "resource": "ROOTCA", "at": "2026-11-26T00:00:03Z", "how": "acked"}],
-        "unconfirmed": [{"node": "c1/n2", "process": "pid 812", "resource": "ROOTCA", "reason": "refused", "detail": "no\u001b[2J"}]
+        "phase": "distribute", "aborting": false, "started": "2026-11-26T00:00:02Z", "ended": "2026-11-26T00:00:30Z", "sequence": "1.4", "confirmed_count": 118
+    }, {
+        "phase": "reissue", "aborting": false, "started": "2026-11-26T00:00:30Z", "ended": "2026-11-26T00:50:00Z", "sequence": null, "confirmed_count": 120
     }],
-    "forced": [{"phase": "distribute", "at": "2026-11-26T00:00:30Z", "by": "uid 0", "reason": "n2 is scrapped", "left_behind": 1, "digest": "ab"}],
-    "ledger": {"index": 77, "sha256": "cd"}
+    "forced": [{"phase": "distribute", "at": "2026-11-26T00:00:30Z", "by": "uid 0", "reason": "n2 is scrapped", "left_behind": 1, "names": ["c1/n2 pid 812 ROOTCA refused"]}]
 }"#;
 
 /// An authority where all of that is to be seen.

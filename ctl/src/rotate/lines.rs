@@ -19,6 +19,8 @@ pub(super) struct Teller {
     last: Option<Box<wire::Rotation>>,
     /// Whom it has named in this phase.
     named: HashSet<unconfirmed::Key>,
+    /// It has told in this phase what may be done.
+    chosen: bool,
 }
 
 impl Teller {
@@ -38,10 +40,15 @@ impl Teller {
             .is_none_or(|last| phase(last) != phase(rotation));
         if entered {
             self.named.clear();
+            self.chosen = false;
         }
         let mut news = self.news(rotation, style, entered, last.as_deref());
         let stamp = instant(style.now_ms);
-        let back = if rotation.aborting { ", back" } else { "" };
+        let back = if rotation.aborting && !show::has_ended(rotation) {
+            ", back"
+        } else {
+            ""
+        };
         for line in &mut news {
             *line = format!("{stamp} {}{back}: {line}", rotation.phase);
         }
@@ -83,18 +90,18 @@ impl Teller {
                 forced.left_behind, forced.phase, forced.reason
             ));
         }
-        self.name(rotation, style, &mut news);
-        if entered {
-            news.extend(
-                show::choices(rotation)
-                    .into_iter()
-                    .filter(|line| !line.is_empty()),
-            );
+        let named = self.name(rotation, style, &mut news);
+        if !self.chosen && (named || rotation.held) {
+            let choices = show::choices(rotation, style).into_iter();
+            let before = news.len();
+            news.extend(choices.filter(|line| !line.is_empty()));
+            self.chosen = news.len() > before;
         }
         news
     }
 
-    fn name(&mut self, rotation: &wire::Rotation, style: Style, news: &mut Vec<String>) {
+    /// Names whoever is waited for and was not named yet; says whether there was anybody.
+    fn name(&mut self, rotation: &wire::Rotation, style: Style, news: &mut Vec<String>) -> bool {
         let long = style.now_ms.abs_diff(rotation.phase_started_unix_ms) >= PATIENCE_MS;
         let mut left = TOLD;
         let mut more = 0;
@@ -118,5 +125,6 @@ impl Teller {
                 "waits for {more} more; `arx rotate status` lists them"
             ));
         }
+        left < TOLD
     }
 }

@@ -38,7 +38,7 @@ impl Screen {
         let mut lines = show::head(rotation, style);
         lines.push(String::new());
         lines.extend(show::bars(rotation, style));
-        let mut last = show::choices(rotation);
+        let mut last = show::choices(rotation, style);
         if !note.is_empty() {
             last.push(note.to_owned());
         }

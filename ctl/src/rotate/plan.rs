@@ -20,17 +20,25 @@ fn at_least(plan: &wire::RotationPlan) -> u64 {
     steps.fold(0, u64::saturating_add)
 }
 
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 fn to_text(plan: &wire::RotationPlan, style: Style) -> String {
     let mut lines = vec![
         format!("from         {}", show::root(plan.from.as_ref(), style)),
         format!(
-            "to confirm   {} agents, {} proxies",
-            plan.must_confirm_agents, plan.must_confirm_subscribers
+            "to confirm   {}, {}",
+            counted(plan.must_confirm_agents.into(), "agent", "agents"),
+            counted(plan.must_confirm_subscribers.into(), "proxy", "proxies")
         ),
         format!(
-            "to reissue   {} certificates, within {}",
-            plan.live_certificates,
-            span(plan.window_ms)
+            "to reissue   {}, {}",
+            show::certificates(plan.live_certificates),
+            match plan.window_ms {
+                0 => "at once".to_owned(),
+                window => format!("within {}", span(window)),
+            }
         ),
         format!("takes        at least {}", span(at_least(plan))),
         String::new(),
@@ -39,7 +47,10 @@ fn to_text(plan: &wire::RotationPlan, style: Style) -> String {
         let line = format!(
             "{:<12} {:<8} {}",
             step.phase,
-            span(step.at_least_ms),
+            match step.at_least_ms {
+                0 => "at once".to_owned(),
+                least => span(least),
+            },
             step.why
         );
         lines.push(line.trim_end().to_owned());

@@ -56,16 +56,8 @@ fn to_text(report: &Value) -> String {
         ]),
     );
     line("ended", text(&report["ended"]));
-    line(
-        "ledger",
-        spaced(&[
-            after("record ", &report["ledger"]["index"]),
-            after("sha256 ", &report["ledger"]["sha256"]),
-        ]),
-    );
-    for phase in items(&report["phases"]) {
-        lines.extend(self::phase(phase));
-    }
+    lines.push(String::new());
+    lines.extend(items(&report["phases"]).iter().map(phase));
     for forced in items(&report["forced"]) {
         lines.push(String::new());
         lines.push(spaced(&[
@@ -75,48 +67,30 @@ fn to_text(report: &Value) -> String {
             after("by ", &forced["by"]),
             after("because ", &forced["reason"]),
         ]));
+        for name in items(&forced["names"]) {
+            lines.push(format!("  {}", text(name)));
+        }
     }
     show::join(&lines)
 }
 
-fn phase(phase: &Value) -> Vec<String> {
+fn phase(phase: &Value) -> String {
     let back = if phase["aborting"] == true {
         ", back"
     } else {
         ""
     };
-    let confirmed = items(&phase["confirmed"]);
-    let unconfirmed = items(&phase["unconfirmed"]);
-    let mut lines = vec![
-        String::new(),
-        spaced(&[
-            format!("{}{back}:", text(&phase["phase"])),
-            after("from ", &phase["started"]),
-            after("to ", &phase["ended"]),
-            after("sequence ", &phase["sequence"]),
-        ]),
-    ];
-    for one in confirmed {
-        let parts = [text(&one["at"]), who(one), text(&one["how"])];
-        lines.push(format!("  {}", spaced(&parts)));
-    }
-    for one in unconfirmed {
-        let parts = [
-            "NOT confirmed:".to_owned(),
-            who(one),
-            text(&one["reason"]),
-            after("it said: ", &one["detail"]),
-        ];
-        lines.push(format!("  {}", spaced(&parts)));
-    }
-    lines
-}
-
-fn who(one: &Value) -> String {
     spaced(&[
-        text(&one["node"]),
-        text(&one["process"]),
-        text(&one["resource"]),
+        format!("{}{back}:", text(&phase["phase"])),
+        after("from ", &phase["started"]),
+        after("to ", &phase["ended"]),
+        after("sequence ", &phase["sequence"]),
+        match text(&phase["confirmed_count"]).as_str() {
+            "" | "0" => String::new(),
+            // What is counted there are certificates.
+            count if phase["phase"] == "reissue" => format!("({count} issued anew)"),
+            count => format!("({count} confirmed)"),
+        },
     ])
 }
 

@@ -36,7 +36,7 @@ pub(super) fn to_text(rotation: &wire::Rotation, style: Style) -> String {
     lines.push(String::new());
     lines.extend(bars(rotation, style));
     lines.extend(waited_for(rotation, style, Room::UNBOUNDED));
-    lines.extend(choices(rotation));
+    lines.extend(choices(rotation, style));
     join(&lines)
 }
 
@@ -162,6 +162,11 @@ pub(super) fn bars(rotation: &wire::Rotation, style: Style) -> Vec<String> {
     if ended {
         return lines;
     }
+    if rotation.held {
+        // What comes is for the operator to say.
+        bar("held", 0, &progress(rotation, style));
+        return lines;
+    }
     let name = named(&rotation.phase, rotation.aborting);
     bar(&name, filled(rotation), &progress(rotation, style));
     if let Some(here) = here.filter(|_| !rotation.aborting) {
@@ -193,30 +198,43 @@ fn filled(rotation: &wire::Rotation) -> u64 {
 pub(super) fn progress(rotation: &wire::Rotation, style: Style) -> String {
     let counted = counted(rotation);
     let mut parts = Vec::from_iter(counted);
-    if rotation.held {
-        parts.push("held".to_owned());
-    }
-    if rotation.gate_opens_unix_ms != 0 {
-        let opens = style.time(rotation.gate_opens_unix_ms);
-        parts.push(format!("goes on {opens} if nothing comes between"));
-    }
     if rotation.phase_started_unix_ms != 0 {
         let running = style.now_ms.abs_diff(rotation.phase_started_unix_ms);
-        parts.push(format!("for {}", span(running / 1000 * 1000)));
+        parts.push(format!("for {}", whole_seconds(running)));
     }
-    parts.join(", ")
+    let mut progress = parts.join(", ");
+    if rotation.gate_opens_unix_ms != 0 {
+        let opens = style.time(rotation.gate_opens_unix_ms);
+        progress.push_str(&format!("; goes on {opens} if nothing comes between"));
+    }
+    progress
+}
+
+/// A span without fractions: "0s", not "14ms".
+fn whole_seconds(millis: u64) -> String {
+    match millis / 1000 {
+        0 => "0s".to_owned(),
+        seconds => span(seconds * 1000),
+    }
+}
+
+/// "1 certificate", "2 certificates".
+pub(super) fn certificates(count: u64) -> String {
+    format!("{count} certificate{}", if count == 1 { "" } else { "s" })
 }
 
 /// "118 of 120 confirmed", where there is something to count.
 pub(super) fn counted(rotation: &wire::Rotation) -> Option<String> {
-    let all = rotation
-        .confirmed
-        .saturating_add(rotation.unconfirmed_total);
-    let what = match rotation.phase.as_str() {
-        "reissue" => "certificates issued anew",
-        _ => "confirmed",
-    };
-    (all > 0).then(|| format!("{} of {all} {what}", rotation.confirmed))
+    let (done, open) = (rotation.confirmed, rotation.unconfirmed_total);
+    let all = done.saturating_add(open);
+    (all > 0).then(|| match rotation.phase.as_str() {
+        // What is done are certificates, and what is open are those who hold one.
+        "reissue" => format!(
+            "{} under the new root, {open} waited for",
+            certificates(done)
+        ),
+        _ => format!("{done} of {all} confirmed"),
+    })
 }
 
 /// Whoever is waited for, as many as there is room for.
@@ -250,17 +268,29 @@ pub(super) fn waited_for(rotation: &wire::Rotation, style: Style, room: Room) ->
 }
 
 /// What the operator may do now.
-pub(super) fn choices(rotation: &wire::Rotation) -> Vec<String> {
+pub(super) fn choices(rotation: &wire::Rotation, style: Style) -> Vec<String> {
     let text = if has_ended(rotation) {
         return Vec::new();
     } else if rotation.held {
         "`arx rotate continue` goes on, `arx rotate abort` goes back"
-    } else if rotation.unconfirmed_total > 0 && rotation.gate == "confirmations" {
+    } else if rotation.unconfirmed_total > 0 && is_overdue(rotation, style) {
         "it waits; `arx rotate continue --force --reason TEXT` leaves them behind, `arx rotate abort` goes back"
     } else {
         return Vec::new();
     };
     vec![String::new(), text.to_owned()]
+}
+
+/// Whether nothing but those who are waited for keeps it.
+fn is_overdue(rotation: &wire::Rotation, style: Style) -> bool {
+    let window = i64::try_from(rotation.window_ms).unwrap_or(i64::MAX);
+    let renewed_by = rotation.phase_started_unix_ms.saturating_add(window);
+    match rotation.gate.as_str() {
+        "confirmations" => true,
+        // Before that they are simply not due.
+        "leaves" => style.now_ms > renewed_by,
+        _ => false,
+    }
 }
 
 pub(super) fn to_json(rotation: &wire::Rotation) -> Value {

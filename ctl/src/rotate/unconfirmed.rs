@@ -48,7 +48,12 @@ pub(super) fn entry(one: &wire::Unconfirmed, style: Style, width: usize) -> Vec<
         } else {
             ""
         };
-        lines.push(format!("   it said: {words}{cut}"));
+        // Of nobody else they are a proxy's own words.
+        let said = match one.reason.as_str() {
+            "refused" => "it said: ",
+            _ => "",
+        };
+        lines.push(format!("   {said}{words}{cut}"));
     }
     wrapped(advice(one), width, &mut lines);
     lines
@@ -98,19 +103,17 @@ pub(super) fn advice(one: &wire::Unconfirmed) -> &str {
     match one.reason.as_str() {
         _ if !one.advice.is_empty() => &one.advice,
         "agent-away" => {
-            "start its agent, or see in its log why it can't connect; it counts until its last certificate ends"
+            "start its agent, or see in its log why it can't connect; it counts until the last certificate ends"
         }
         "agent-behind" => "it is connected but has not stored the roots: see its log, and its disk",
-        "not-reported" => {
-            "its agent has just connected and is asked for its proxies: wait a minute"
-        }
+        "not-reported" => "wait a minute: its agent is about to tell; if it does not, see its log",
         "not-acked" => "the proxy has not answered: see whether it hangs or is stopped",
         "refused" => "mend what the proxy says, and restart it: its later word would not count",
         "no-bundle" => {
             "let the proxy take its roots by SDS as well (docs/envoy.md), or give it the new root by hand and force"
         }
         "waited" => "it has no means to confirm: it is waited for until its last certificate ends",
-        "in-use" => "it is renewed within the window; `arx svid renew` asks at once",
+        "not-renewed" => "it is renewed within the window; `arx svid renew --all` asks at once",
         _ => "",
     }
 }

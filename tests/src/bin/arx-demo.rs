@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Two Envoys speak mTLS while everything is renewed, killed and brought back.
+/// Two Envoys speak mTLS while everything is renewed, killed and brought back, and the root is replaced.
 #[derive(Debug, Parser)]
 #[command(name = "arx-demo", version)]
 struct Arguments {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::proxy::Proxy;
+use super::rotation::Rotation;
 
 /// Between lines where nothing can be drawn over.
 const EVERY: Duration = Duration::from_secs(5);
@@ -29,20 +30,26 @@ impl Table {
     }
 
     /// Shows how it stands.
-    pub(super) fn show(&mut self, started: Instant, authority: bool, proxies: &[Proxy]) {
+    pub(super) fn show(
+        &mut self,
+        started: Instant,
+        authority: bool,
+        proxies: &[Proxy],
+        rotation: Option<&Rotation>,
+    ) {
         let elapsed = started.elapsed().as_secs();
         let authority = if authority { "up" } else { "DOWN" };
         if self.terminal {
-            let lines = lines(elapsed, authority, proxies);
+            let mut lines = lines(elapsed, authority, proxies);
+            lines.extend(rotation.into_iter().flat_map(Rotation::lines));
             self.draw(&lines);
             self.drawn = lines.len();
         } else if self.last.is_none_or(|last| last.elapsed() >= EVERY) {
             self.last = Some(Instant::now());
-            let proxies: Vec<_> = proxies.iter().map(line).collect();
-            self.draw(&[format!(
-                "[{elapsed:>3} s] authority {authority} | {}",
-                proxies.join(" | ")
-            )]);
+            let mut parts = vec![format!("[{elapsed:>3} s] authority {authority}")];
+            parts.extend(proxies.iter().map(line));
+            parts.extend(rotation.map(Rotation::line));
+            self.draw(&[parts.join(" | ")]);
         }
     }
 

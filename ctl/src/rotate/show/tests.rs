@@ -34,7 +34,7 @@ c1/n2 pid 812 (ROOTCA): refused, since 1m ago
    -> mend what the proxy says, and restart it: its later word would not count
 c1/n7: agent-away, since 5m ago
    holds spiffe://example.org/web and 3 more; the last ends in 43m
-   -> start its agent, or see in its log why it can't connect; it counts until its last certificate ends
+   -> start its agent, or see in its log why it can't connect; it counts until the last certificate ends
 
 it waits; `arx rotate continue --force --reason TEXT` leaves them behind, `arx rotate abort` goes back
 ";
@@ -105,6 +105,25 @@ fn a_bar_is_full_only_when_nobody_is_missing() {
 }
 
 #[test]
+fn what_may_be_done_is_told_when_renewals_are_overdue_and_not_before() {
+    let mut reissue = waiting(vec![away()]);
+    reissue.phase = "reissue".to_owned();
+    reissue.gate = "leaves".to_owned();
+    assert!(!to_text(&reissue, STYLE).contains("--force"));
+    reissue.window_ms = 60_000;
+    assert!(to_text(&reissue, STYLE).contains("--force"));
+}
+
+#[test]
+fn only_a_refusal_is_told_as_the_words_of_a_proxy() {
+    let mut waits = away();
+    waits.detail = "it has not connected since the authority was started".to_owned();
+    let shown = to_text(&waiting(vec![waits]), STYLE);
+    assert!(shown.contains("\n   it has not connected since"), "{shown}");
+    assert!(!shown.contains("it said"), "{shown}");
+}
+
+#[test]
 fn the_way_back_and_phases_of_a_newer_authority_are_shown_as_they_are() {
     let mut back = waiting(vec![away()]);
     back.aborting = true;
@@ -118,7 +137,7 @@ fn the_way_back_and_phases_of_a_newer_authority_are_shown_as_they_are() {
     let shown = to_text(&back, STYLE);
     assert!(shown.contains("back to the root it came from: the new root is wrong"));
     assert!(
-        shown.contains("reissue, back    [###################.] 118 of 119 certificates"),
+        shown.contains("reissue, back    [###################.] 118 certificates under the new root, 1 waited for"),
         "{shown}"
     );
     assert!(!shown.contains("\nretire "), "{shown}");
