@@ -124,13 +124,13 @@ impl Ca {
         SpiffeId::new(&self.trust_domain, &format!("/arx/node/{name}")).ok()
     }
 
-    /// The valid certificates that the ledger knows of this node and its workloads, with
-    /// the time of issue.
+    /// The certificates that count as valid by the ledger, of this node and its workloads,
+    /// with the time of issue.
     #[must_use]
     pub fn leaves_of(&self, name: &NodeName) -> Vec<(Serial, SystemTime)> {
         self.ledger
             .live()
-            .on_node(&name.cluster, &name.node, self.clock.now())
+            .held_on(&name.cluster, &name.node, self.clock.now())
     }
 
     /// Records that an agent neither holds nor serves these any more.

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arx_identity::KeyId;
+use arx_identity::{KeyId, Serial};
 
 use super::{Leaf, Live, NodeKey, SerialKey, State};
 use crate::ledger::record::{from_millis, to_millis};
@@ -47,7 +47,7 @@ impl Live {
     /// Commits go on meanwhile: what is recorded after the call began may be missing.
     #[must_use]
     pub fn holders(&self, now: SystemTime, under: Option<&KeyId>) -> Vec<Holder> {
-        let since_ms = to_millis(now.checked_sub(SKEW).unwrap_or(SystemTime::UNIX_EPOCH));
+        let since_ms = to_millis(counts_until(now));
         let mut found = BTreeMap::new();
         let mut from = Bound::Unbounded;
         loop {
@@ -84,6 +84,18 @@ impl Live {
         });
         holders.collect()
     }
+
+    /// Serial number and time of issue of all that make this node a holder: what ended a
+    /// moment ago holds up a rotation, so it has to be possible to release it.
+    #[must_use]
+    pub fn held_on(&self, cluster: &str, node: &str, now: SystemTime) -> Vec<(Serial, SystemTime)> {
+        self.on_node(cluster, node, counts_until(now))
+    }
+}
+
+/// What ended before this is over for everybody.
+fn counts_until(now: SystemTime) -> SystemTime {
+    now.checked_sub(SKEW).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 impl State {

@@ -192,3 +192,20 @@ async fn what_was_released_is_forgotten_some_time_after_its_end() -> Outcome {
     assert_eq!(lines, []);
     Ok(())
 }
+
+#[tokio::test]
+async fn whatever_makes_a_node_a_holder_can_be_released_though_it_has_ended() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (ledger, _) = open(directory.path())?;
+    let one = with(0, 9000, |issued| "n".clone_into(&mut issued.node));
+    ledger.append(vec![one]).await?;
+    let live = ledger.live();
+    for (now, holds) in [(9000, true), (9299, true), (9302, false)] {
+        assert_eq!(!live.holders(at(now), None).is_empty(), holds, "{now}");
+        assert_eq!(!live.held_on("c1", "n", at(now)).is_empty(), holds, "{now}");
+    }
+    assert!(live.on_node("c1", "n", at(9299)).is_empty(), "it has ended");
+    ledger.append(vec![released(0)]).await?;
+    assert_eq!(live.holders(at(9299), None), []);
+    Ok(())
+}
