@@ -1,29 +1,28 @@
 //! The admin API, `arx.admin.v1`: what `arx` shows an operator, and the little that it
 //! lets them do.
 
+pub(crate) mod agents;
 mod denial;
-mod rotation;
+pub(crate) mod rotation;
+pub(crate) mod status;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arx_daemon::clock::rfc3339;
-use arx_identity::{Certificate, Serial};
+use arx_identity::Serial;
 use arx_proto::admin::v1 as wire;
 use arx_proto::node::v1 as node;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use crate::authority::{renewal_at, serving_at};
 use crate::ca::Ca;
 use crate::caller::NodeName;
 use crate::fleet::Agent;
 use crate::ledger::{self, LiveFilter, LiveLeaf, Query};
 use crate::node_api::unix_ms;
-use crate::overview::Remaining;
 use crate::refusal::{Fault, Refusal};
 use crate::rotation::View;
 
@@ -81,36 +80,7 @@ impl wire::admin_server::Admin for Api {
         &self,
         _request: Request<wire::StatusRequest>,
     ) -> Result<Response<wire::StatusResponse>, Status> {
-        let ca = &self.0;
-        let now = ca.clock.now();
-        let (agents_connected, agents_known) = ca.fleet.size();
-        let live = ca.ledger.live();
-        let soonest = live.is_ready().then(|| live.soonest(now)).flatten();
-        let sequence = ca.trust.current().sequence();
-        let (issued_total, refused_total) = ca.metrics.totals();
-        Ok(Response::new(wire::StatusResponse {
-            trust_domain: ca.trust_domain.as_str().to_owned(),
-            version: ca.software.to_owned(),
-            replica_id: ca.replica.to_string(),
-            started_unix_ms: unix_ms(ca.started),
-            clock_unix_ms: unix_ms(now),
-            configuration_generation: ca.rules.get().generation,
-            authorities: authorities(ca, now),
-            bundle_epoch: sequence.epoch,
-            bundle_number: sequence.number,
-            agents_connected: count(agents_connected),
-            agents_known: count(agents_known),
-            live_certificates: if live.is_ready() { live.count(now) } else { 0 },
-            soonest_expiry_unix_ms: soonest.as_ref().map_or(0, |(end, _)| unix_ms(*end)),
-            soonest_expiry_identity: soonest
-                .map(|(_, identity)| identity.to_string())
-                .unwrap_or_default(),
-            index_ready: live.is_ready(),
-            issued_total,
-            refused_total,
-            health: health(ca, now),
-            rotation: rotation::running(ca),
-        }))
+        Ok(Response::new(status::status(&self.0)))
     }
 
     async fn list_agents(
@@ -127,32 +97,7 @@ impl wire::admin_server::Admin for Api {
             None => return Err(bad_page_token()),
         };
         let newest = self.0.trust.current().sequence();
-        let show = |agent: &Agent| {
-            let name = agent.name();
-            let counts = agent.counts(newest);
-            let trust = agent.trust().unwrap_or_default();
-            wire::Agent {
-                spiffe_id: self
-                    .0
-                    .node_id(name)
-                    .map(|id| id.as_str().to_owned())
-                    .unwrap_or_default(),
-                cluster: name.cluster.to_string(),
-                node: name.node.to_string(),
-                connected: agent.is_connected(),
-                since_unix_ms: agent.since().map_or(0, unix_ms),
-                software: agent.software().to_owned(),
-                instance_id: Bytes::copy_from_slice(agent.instance_id()),
-                clock_offset_ms: agent.clock_offset_ms(),
-                trust_epoch: trust.epoch,
-                trust_number: trust.number,
-                leaves: counts.leaves,
-                subscribers: counts.subscribers,
-                subscribers_confirmed: counts.confirmed,
-                nacks: counts.nacks,
-                certificate_not_after_unix_ms: agent.node_not_after().map_or(0, unix_ms),
-            }
-        };
+        let show = |agent: &Agent| agents::agent(&self.0, agent, newest);
         let (agents, next) = self
             .0
             .fleet
@@ -533,175 +478,6 @@ impl Ca {
             agents,
             certificates,
         })
-    }
-}
-
-fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
-    let live = ca.ledger.live();
-    let ready = live.is_ready();
-    let root = &ca.authority.root();
-    let under_root = if ready {
-        live.count_under_root(&ca.authority.root_key_id(), now)
-    } else {
-        0
-    };
-    let mut all = vec![authority(
-        "root", "active", root, ca.custody, under_root, None,
-    )];
-    let active = ca.authority.root_key_id();
-    let roots = ca.overview.roots();
-    all.extend(
-        roots
-            .iter()
-            .filter(|root| root.key_id != active)
-            .map(|root| {
-                let under_it = if ready {
-                    live.count_under_root(&root.key_id, now)
-                } else {
-                    0
-                };
-                authority(
-                    "root",
-                    &root.state,
-                    &root.certificate,
-                    root.custody,
-                    under_it,
-                    None,
-                )
-            }),
-    );
-    if let Some(issuing) = ca.authority.issuing() {
-        let own = issuing.issuer().certificate();
-        let renews = renewal_at(issuing.term(), ca.authority.longest_leaf());
-        let count = if ready {
-            live.count_under_issuer(&issuing.intermediate(), now)
-        } else {
-            0
-        };
-        all.push(authority(
-            "intermediate",
-            "active",
-            own,
-            "memory",
-            count,
-            renews,
-        ));
-    }
-    if let Some(svid) = ca.authority.serving() {
-        let own = svid.chain().leaf();
-        let renews = serving_at(own.not_before(), own.not_after());
-        all.push(authority(
-            "serving",
-            "active",
-            own,
-            "memory",
-            0,
-            Some(renews),
-        ));
-    }
-    all
-}
-
-fn authority(
-    role: &str,
-    state: &str,
-    certificate: &Certificate,
-    custody: &str,
-    live_certificates: u64,
-    renews: Option<SystemTime>,
-) -> wire::Authority {
-    wire::Authority {
-        role: role.to_owned(),
-        state: state.to_owned(),
-        subject: certificate.subject().to_owned(),
-        key_id: Bytes::copy_from_slice(certificate.public_key().key_id().as_bytes()),
-        serial: Bytes::copy_from_slice(certificate.serial().as_bytes()),
-        key_algorithm: certificate.public_key().algorithm().to_string(),
-        custody: custody.to_owned(),
-        not_before_unix_ms: unix_ms(certificate.not_before()),
-        not_after_unix_ms: unix_ms(certificate.not_after()),
-        renews_unix_ms: renews.map_or(0, unix_ms),
-        live_certificates,
-        certificate: Bytes::copy_from_slice(certificate.der()),
-    }
-}
-
-fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
-    let failing = ca.readiness.failing();
-    let mut health: Vec<_> = ["authority", "ledger", "store"]
-        .into_iter()
-        .map(|component| {
-            let found = failing.iter().find(|failing| failing.name == component);
-            wire::Health {
-                component: component.to_owned(),
-                ok: found.is_none(),
-                code: found
-                    .map(|failing| failing.code.to_owned())
-                    .unwrap_or_default(),
-                message: found
-                    .map(|failing| failing.message.clone())
-                    .unwrap_or_default(),
-                warning: false,
-            }
-        })
-        .collect();
-    let ahead = ca
-        .fleet_ahead
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    health.push(wire::Health {
-        component: "fleet".to_owned(),
-        ok: ahead.is_none(),
-        code: ahead
-            .as_ref()
-            .map(|_| "ARX-FLEET-AHEAD".to_owned())
-            .unwrap_or_default(),
-        message: ahead.unwrap_or_default(),
-        warning: false,
-    });
-    health.push(root_health(ca, now));
-    health.extend(
-        ca.rules
-            .get()
-            .tokens
-            .health()
-            .into_iter()
-            .map(|cluster| wire::Health {
-                component: format!("cluster {}", cluster.cluster),
-                ok: cluster.code.is_none(),
-                code: cluster.code.unwrap_or_default().to_owned(),
-                message: cluster.message,
-                warning: false,
-            }),
-    );
-    health
-}
-
-/// Whether the active root lives long enough for its rotation to be planned at leisure.
-fn root_health(ca: &Ca, now: SystemTime) -> wire::Health {
-    let root = ca.authority.root();
-    let advice = Remaining::of(root.not_after(), now).advice();
-    let view = ca.rotator.watch().borrow().clone();
-    let leaving = view.filter(|view| !view.rotation.phase.is_over());
-    let message = match (advice, leaving) {
-        (Some(_), Some(view)) => format!(
-            "a root ends at {}, and rotation {} is under way: see `arx rotate status`",
-            rfc3339(root.not_after()),
-            view.rotation.id
-        ),
-        (Some(advice), None) => advice.to_owned(),
-        (None, _) => String::new(),
-    };
-    wire::Health {
-        component: "root".to_owned(),
-        ok: true,
-        code: advice
-            .map(|_| "ARX-ROOT-ENDING")
-            .unwrap_or_default()
-            .to_owned(),
-        message,
-        warning: advice.is_some(),
     }
 }
 

@@ -100,7 +100,7 @@ fn root(rotation: &Rotation, id: Option<KeyId>) -> Option<wire::RotationRoot> {
 }
 
 /// How a rotation stands.
-pub(super) fn rotation(ca: &Ca, view: &View, limit: u32) -> wire::Rotation {
+pub(crate) fn rotation(ca: &Ca, view: &View, limit: u32) -> wire::Rotation {
     let limit = match usize::try_from(limit).unwrap_or(MOST_UNCONFIRMED) {
         0 => MOST_UNCONFIRMED,
         limit => limit.min(MOST_UNCONFIRMED),
@@ -147,7 +147,7 @@ pub(super) fn running(ca: &Ca) -> Option<wire::Rotation> {
 }
 
 /// What is stored of a rotation.
-pub(super) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
+pub(crate) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
     let (from, to) = ends(rotation);
     let over = rotation.phase.is_over();
     let sequence = rotation.sequence.or_else(|| {
@@ -232,9 +232,21 @@ pub(super) fn unconfirmed(obstacle: &Obstacle) -> wire::Unconfirmed {
     }
 }
 
-/// What to do about those that only the authority knows of.
+/// What to do about it.
 fn advice(reason: &str) -> &'static str {
     match reason {
+        "agent-away" => {
+            "start its agent, or see in its log why it can't connect; it counts until the last certificate ends"
+        }
+        "agent-behind" => "it is connected but has not stored the roots: see its log, and its disk",
+        "not-reported" => "wait a minute: its agent is about to tell; if it does not, see its log",
+        "not-acked" => "the proxy has not answered: see whether it hangs or is stopped",
+        "refused" => "mend what the proxy says, and restart it: its later word would not count",
+        "no-bundle" => {
+            "let the proxy take its roots by SDS as well (docs/envoy.md), or give it the new root by hand and force"
+        }
+        "waited" => "it has no means to confirm: it is waited for until its last certificate ends",
+        "not-renewed" => "it is renewed within the window; `arx svid renew --all` asks at once",
         "replica-behind" => "start the replica, or wait until its intermediate has ended",
         "replica-signs" => "its intermediate under the old root has not ended: wait for it",
         "index-building" => "the authority has just started and counts: wait a moment",
@@ -429,7 +441,7 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
 }
 
 /// All that is remembered, newest first.
-pub(super) async fn all(ca: &Ca) -> Result<Vec<Rotation>, Refusal> {
+pub(crate) async fn all(ca: &Ca) -> Result<Vec<Rotation>, Refusal> {
     let stored = ca
         .state
         .rotations()
@@ -441,7 +453,7 @@ pub(super) async fn all(ca: &Ca) -> Result<Vec<Rotation>, Refusal> {
 }
 
 /// The one with this name; of an empty name, the last.
-pub(super) async fn named(ca: &Ca, id: &str) -> Result<Option<Arc<View>>, Refusal> {
+pub(crate) async fn named(ca: &Ca, id: &str) -> Result<Option<Arc<View>>, Refusal> {
     let view = ca.rotator.watch().borrow().clone();
     if let Some(view) = view
         && (id.is_empty() || view.rotation.id == id)

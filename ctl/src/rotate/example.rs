@@ -34,6 +34,7 @@ pub(crate) fn away() -> wire::Unconfirmed {
         workloads: vec!["spiffe://example.org/web".to_owned()],
         workload_count: 4,
         last_certificate_ends_unix_ms: NOW_MS + 2_580_000,
+        advice: "start its agent, or see in its log why it can't connect; it counts until the last certificate ends".to_owned(),
         ..Default::default()
     }
 }
@@ -47,6 +48,8 @@ pub(crate) fn refused() -> wire::Unconfirmed {
         reason: "refused".to_owned(),
         since_unix_ms: NOW_MS - 60_000,
         detail: HOSTILE.to_owned(),
+        advice: "mend what the proxy says, and restart it: its later word would not count"
+            .to_owned(),
         ..Default::default()
     }
 }

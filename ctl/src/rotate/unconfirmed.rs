@@ -55,7 +55,7 @@ pub(super) fn entry(one: &wire::Unconfirmed, style: Style, width: usize) -> Vec<
         };
         lines.push(format!("   {said}{words}{cut}"));
     }
-    wrapped(advice(one), width, &mut lines);
+    wrapped(&one.advice, width, &mut lines);
     lines
 }
 
@@ -98,30 +98,10 @@ fn held(one: &wire::Unconfirmed, style: Style) -> Option<String> {
     Some(held)
 }
 
-/// What to do: the authority's advice, or what its reason says.
-pub(super) fn advice(one: &wire::Unconfirmed) -> &str {
-    match one.reason.as_str() {
-        _ if !one.advice.is_empty() => &one.advice,
-        "agent-away" => {
-            "start its agent, or see in its log why it can't connect; it counts until the last certificate ends"
-        }
-        "agent-behind" => "it is connected but has not stored the roots: see its log, and its disk",
-        "not-reported" => "wait a minute: its agent is about to tell; if it does not, see its log",
-        "not-acked" => "the proxy has not answered: see whether it hangs or is stopped",
-        "refused" => "mend what the proxy says, and restart it: its later word would not count",
-        "no-bundle" => {
-            "let the proxy take its roots by SDS as well (docs/envoy.md), or give it the new root by hand and force"
-        }
-        "waited" => "it has no means to confirm: it is waited for until its last certificate ends",
-        "not-renewed" => "it is renewed within the window; `arx svid renew --all` asks at once",
-        _ => "",
-    }
-}
-
 pub(super) fn to_json(one: &wire::Unconfirmed) -> Value {
     json!({
         "node": one.node, "process": one.process, "resource": one.resource, "reason": one.reason,
         "since": instant_json(one.since_unix_ms), "workloads": one.workloads, "workload_count": one.workload_count,
-        "last_certificate_ends": instant_json(one.last_certificate_ends_unix_ms), "detail": one.detail, "advice": advice(one),
+        "last_certificate_ends": instant_json(one.last_certificate_ends_unix_ms), "detail": one.detail, "advice": one.advice,
     })
 }
