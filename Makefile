@@ -12,10 +12,13 @@ export ARX_TOOLS
 DIR ?= arx-data
 TTL ?= 1h
 
+# How often `make crash` kills.
+N ?= 200
+
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo up down test bench check fmt clippy doc arrows deny rules ring tools envoy clean
+.PHONY: help build demo up down test crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +37,9 @@ down: ## stop what `make up` started (DIR=where)
 
 test: envoy build ## all tests, with real Envoys
 	$(CARGO) test --workspace
+
+crash: envoy build ## kill the authority at N=200 random moments of rotations under load
+	ARX_CRASH=$(N) $(CARGO) test -p arx-tests --test rotation_crash -- --nocapture
 
 bench: envoy ## measure the release binaries; writes target/bench.json
 	$(CARGO) build --release --workspace --bins

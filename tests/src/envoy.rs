@@ -2,7 +2,7 @@
 
 mod bootstrap;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -128,6 +128,17 @@ pub async fn served(admin: u16) -> anyhow::Result<Served> {
     })
 }
 
+/// A part of a URL's query (RFC 3986 section 2.1).
+fn percent_encode(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
 /// Each Envoy needs a number of its own on one machine.
 fn base_id() -> String {
     let random = arx_identity::crypto::random::<4>();
@@ -213,15 +224,22 @@ impl Envoy {
     /// # Errors
     /// If it does not answer.
     pub async fn stat(&self, name: &str) -> anyhow::Result<u64> {
-        let (_, text) = web::get(
-            self.ports.admin,
-            &format!("/stats?filter=^{}$", name.replace('.', "\\.")),
-        )
-        .await?;
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        Ok(value.map(str::parse).transpose()?.unwrap_or(0))
+        let found = self
+            .stats(&format!("^{}$", name.replace('.', "\\.")))
+            .await?;
+        Ok(found.get(name).copied().unwrap_or(0))
+    }
+
+    /// Those of its counters and gauges whose names this regular expression meets.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn stats(&self, filter: &str) -> anyhow::Result<BTreeMap<String, u64>> {
+        let filter = percent_encode(filter);
+        let (_, text) = web::get(self.ports.admin, &format!("/stats?filter={filter}")).await?;
+        let counted = text.lines().filter_map(|line| line.split_once(": "));
+        let counted = counted.map(|(name, value)| Ok((name.to_owned(), value.parse()?)));
+        counted.collect()
     }
 
     /// The certificate that it serves, as `/certs` tells it.

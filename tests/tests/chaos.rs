@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use arx_identity::{Certificate, KeyAlgorithm, PrivateKey, crypto};
+use arx_identity::{Certificate, KeyAlgorithm, PrivateKey};
 use arx_proto::admin::v1::{GetBundleRequest, SearchLedgerRequest, VerifyLedgerRequest};
 use arx_proto::node::v1::issue_item::Evidence;
 use arx_proto::node::v1::issue_result::Outcome;
 use arx_proto::node::v1::{IssueItem, IssueRequest};
 use arx_tests::app::App;
+use arx_tests::dice::{Dice, times};
 use arx_tests::envoy::{Envoy, Options as Proxy};
 use arx_tests::mesh::{AUDIENCE, Mesh, Options, pem};
 use arx_tests::node::{Authority, unique};
@@ -19,34 +20,6 @@ use arx_tests::process::{binary, until};
 use arx_tests::token_issuer::Claims;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-/// Numbers that repeat with their seed (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        let seed = std::env::var("ARX_CHAOS_SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(|| u64::from_be_bytes(crypto::random())) | 1;
-        eprintln!("ARX_CHAOS_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
-fn kills() -> usize {
-    std::env::var("ARX_CHAOS")
-        .ok()
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(20)
-}
 
 /// Asks for certificates until told to stop, whatever happens to the authority; the
 /// serial numbers of all that it was given.
@@ -105,7 +78,7 @@ async fn customer(
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn nothing_that_the_authority_acknowledged_is_lost_whenever_it_is_killed()
 -> anyhow::Result<()> {
-    let mut dice = Dice::new();
+    let mut dice = Dice::seeded_by("ARX_CHAOS_SEED");
     let local = "[[policy.local]]\npath = \"/chaos\"\nnodes = [\"c1/*\"]\nuid = 4711\n".to_owned();
     let mut mesh = Mesh::start(Options {
         authority: local,
@@ -132,7 +105,7 @@ async fn nothing_that_the_authority_acknowledged_is_lost_whenever_it_is_killed()
         ));
     }
     let root = std::fs::read_to_string(mesh.bundle())?;
-    for _ in 0..kills() {
+    for _ in 0..times("ARX_CHAOS", 20) {
         // Some are killed before they are ready.
         tokio::time::sleep(Duration::from_millis(dice.below(300))).await;
         mesh.kill_authority().await?;
@@ -181,14 +154,18 @@ async fn nothing_that_the_authority_acknowledged_is_lost_whenever_it_is_killed()
     ensure!(report.problems.is_empty(), "{:?}", report.problems);
     let bundle = admin.get_bundle(GetBundleRequest {}).await?.into_inner();
     ensure!(pem("CERTIFICATE", &bundle.roots[0]) == root, "another root");
-    eprintln!("{} certificates over {} kills", serials.len(), kills());
+    eprintln!(
+        "{} certificates over {} kills",
+        serials.len(),
+        times("ARX_CHAOS", 20)
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_proxy_is_served_what_it_has_confirmed_whenever_its_agent_is_killed() -> anyhow::Result<()>
 {
-    let mut dice = Dice::new();
+    let mut dice = Dice::seeded_by("ARX_CHAOS_SEED");
     let mesh = Mesh::start(Options::default()).await?;
     let mut agent = mesh.agent("n1").await?;
     let app = App::start().await?;
@@ -196,7 +173,7 @@ async fn a_proxy_is_served_what_it_has_confirmed_whenever_its_agent_is_killed() 
     options.token = Some(mesh.token("shop", "web", "n1"));
     let envoy = Envoy::warm(&mesh.directory, options).await?;
     let before = envoy.certificate().await?;
-    for _ in 0..kills() {
+    for _ in 0..times("ARX_CHAOS", 20) {
         tokio::time::sleep(Duration::from_millis(dice.below(100))).await;
         agent.kill().await?;
         agent.spawn()?;

@@ -4,56 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use arx_daemon::files::write_atomically;
-use arx_proto::admin::v1::rotate_root_response::Outcome;
 use arx_proto::admin::v1::{
-    AbortRotationRequest, ContinueRotationRequest, GetBundleRequest, RotateRootRequest, Rotation,
-    RotationStatusRequest, Unconfirmed,
+    AbortRotationRequest, ContinueRotationRequest, RotateRootRequest, Unconfirmed,
 };
-use arx_tests::mesh::{Mesh, Options, pem};
+use arx_tests::mesh::{Options, pem};
 use arx_tests::pair::Pair;
-use arx_tests::process::until;
+use arx_tests::rotating::{quickly, reaches, roots, rotate, stands};
 use rustix::process::Signal;
-
-fn quickly() -> RotateRootRequest {
-    RotateRootRequest {
-        window_ms: Some(1000),
-        dwell_ms: Some(500),
-        reason: "a test".to_owned(),
-        ..RotateRootRequest::default()
-    }
-}
-
-async fn rotate(mesh: &Mesh, request: RotateRootRequest) -> anyhow::Result<Rotation> {
-    let answer = mesh.admin().await?.rotate_root(request).await?.into_inner();
-    match answer.outcome {
-        Some(Outcome::Rotation(rotation)) => Ok(rotation),
-        other => anyhow::bail!("{other:?}"),
-    }
-}
-
-async fn stands(mesh: &Mesh) -> anyhow::Result<Rotation> {
-    let request = RotationStatusRequest::default();
-    let answer = mesh.admin().await?.rotation_status(request).await?;
-    answer.into_inner().rotation.context("there is a rotation")
-}
-
-/// Waits until the rotation is where `there` says.
-async fn reaches(
-    mesh: &Mesh,
-    what: &str,
-    there: impl Fn(&Rotation) -> bool,
-) -> anyhow::Result<Rotation> {
-    let reached = until(what, || async { Ok(there(&stands(mesh).await?)) }).await;
-    let rotation = stands(mesh).await?;
-    reached.with_context(|| format!("it stands like this: {rotation:#?}"))?;
-    Ok(rotation)
-}
-
-async fn roots(mesh: &Mesh) -> anyhow::Result<Vec<bytes::Bytes>> {
-    let request = GetBundleRequest::default();
-    let bundle = mesh.admin().await?.get_bundle(request).await?;
-    Ok(bundle.into_inner().roots)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_root_is_rotated_under_load_without_a_failed_request() -> anyhow::Result<()> {
