@@ -172,7 +172,15 @@ impl Agent {
                 }
                 Some(event) = ears.authority.recv() => self.on_authority(event, self.now()),
                 Some(answers) = self.calls.join_next() => self.on_answers(answers.unwrap_or_default(), self.now()),
-                Some(written) = self.sealing.written() => self.on_written(written, self.now()),
+                Some(written) = self.sealing.written() => {
+                    self.on_written(written, self.now());
+                    // What streams have sent until here may be older than what is shown to
+                    // them now, and must be known before the authority hears of it.
+                    let taken = ears.streams.len();
+                    for event in std::iter::from_fn(|| ears.streams.try_recv().ok()).take(taken) {
+                        self.on_stream(event, self.now());
+                    }
+                }
                 Some(holder) = self.deaths.join_next() => {
                     if let Ok(holder) = holder {
                         self.on_death(&holder, self.now());

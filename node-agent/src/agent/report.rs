@@ -5,7 +5,7 @@ use crate::subscribers::{Leaf, Now, Subscribers};
 use crate::wire;
 use arx_identity::TrustBundle;
 use arx_proto::node::v1::{
-    AgentMessage, HeldLeaf, Inventory, SubscriberReport, agent_message::Message,
+    AgentMessage, HeldLeaf, Inventory, SubscriberReport, TrustPosition, agent_message::Message,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -39,6 +39,16 @@ pub(super) struct Follow {
     outstanding: Option<(u64, Instant)>,
     /// The next report must be of everybody.
     everybody: bool,
+    stored: Option<Stored>,
+}
+
+/// Roots that are durable, of which the authority was not told yet. It would take everybody
+/// who was given others before for told.
+#[derive(Debug)]
+struct Stored {
+    position: TrustPosition,
+    /// The first report that was made since.
+    after: Option<u64>,
 }
 
 impl Follow {
@@ -53,6 +63,7 @@ impl Follow {
             report_ordinal: 0,
             outstanding: None,
             everybody: true,
+            stored: None,
         }
     }
 
@@ -72,6 +83,7 @@ impl Follow {
         self.up = None;
         self.outstanding = None;
         self.everybody = true;
+        self.stored = None;
     }
 
     pub(super) fn inventories(&self) -> u64 {
@@ -97,6 +109,9 @@ impl Follow {
     pub(super) fn report_was_not_sent(&mut self) {
         self.everybody = true;
         self.outstanding = None;
+        if let Some(stored) = &mut self.stored {
+            stored.after = None;
+        }
     }
 
     pub(super) fn next_report(&self) -> Option<Instant> {
@@ -129,6 +144,9 @@ impl Follow {
         self.everybody = false;
         self.report_ordinal += 1;
         self.outstanding = Some((self.report_ordinal, now));
+        if let Some(stored) = &mut self.stored {
+            stored.after.get_or_insert(self.report_ordinal);
+        }
         Some(SubscriberReport {
             ordinal: self.report_ordinal,
             states,
@@ -142,13 +160,33 @@ impl Follow {
             .outstanding
             .is_some_and(|(ordinal, _)| ordinal == report.ordinal)
         {
+            let ordinal = report.ordinal;
             self.send(Message::Subscribers(report));
+            let is_told = |stored: &mut Stored| stored.after.is_some_and(|after| after <= ordinal);
+            if let Some(stored) = self.stored.take_if(is_told) {
+                self.send(Message::Stored(stored.position));
+            }
         }
     }
 
+    /// These roots are durable. That goes up behind the next report that is made: who was
+    /// given others until now must be known before.
     pub(super) fn stored(&mut self, bundle: &TrustBundle) {
-        let position = wire::position(bundle.sequence(), &bundle.sha256());
-        self.send(Message::Stored(position));
+        if self.is_up() {
+            self.stored = Some(Stored {
+                position: wire::position(bundle.sequence(), &bundle.sha256()),
+                after: None,
+            });
+        }
+    }
+
+    /// All there is to report was sent.
+    fn all_is_told(&mut self) {
+        if !self.everybody
+            && let Some(stored) = self.stored.take()
+        {
+            self.send(Message::Stored(stored.position));
+        }
     }
 
     fn send(&mut self, message: Message) {
@@ -203,10 +241,13 @@ impl Agent {
             self.follow.send_inventory(leaves, now);
         }
         // Never more than what is on disk: else the report goes with the write.
-        if self.sealing.subscribers_are_written()
-            && let Some(report) = self.follow.next(&mut self.subscribers, now.monotonic)
-        {
-            self.follow.send_report(report);
+        if self.sealing.subscribers_are_written() {
+            if let Some(report) = self.follow.next(&mut self.subscribers, now.monotonic) {
+                self.follow.send_report(report);
+            }
+            if !self.subscribers.has_changes() {
+                self.follow.all_is_told();
+            }
         }
     }
 
@@ -264,6 +305,9 @@ fn held_leaf(leaf: &Leaf, current: bool, subscribers: u32) -> HeldLeaf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subscribers::{Content, Event, Holder, StreamId};
+    use crate::testing::Authority;
+    use std::sync::Arc;
     use std::time::UNIX_EPOCH;
 
     /// When inventories go up within `seconds`, as seconds after `start`.
@@ -307,5 +351,76 @@ mod tests {
         follow.leaves_changed(change);
         assert_eq!(inventories(&mut follow, change, 60), [1, 6]);
         assert_eq!(follow.inventories(), 3);
+    }
+
+    /// What went up, in short.
+    fn sent(up: &mut mpsc::UnboundedReceiver<AgentMessage>) -> Vec<&'static str> {
+        let each = std::iter::from_fn(|| up.try_recv().ok()?.message);
+        let name = |message| match message {
+            Message::Subscribers(_) => "report",
+            Message::Stored(_) => "stored",
+            _ => "other",
+        };
+        each.map(name).collect()
+    }
+
+    /// A proxy was sent roots on one more stream.
+    fn one_more(subscribers: &mut Subscribers, stream: u64) {
+        let content = Content::Trust {
+            sequence: arx_identity::Sequence {
+                epoch: 1,
+                number: 1,
+            },
+            sha256: [1; 32],
+        };
+        let now = Now {
+            wall: UNIX_EPOCH,
+            monotonic: Instant::now(),
+        };
+        let (holder, sent) = (Holder::Pod("p".into()), Event::Sent(Arc::new(content)));
+        subscribers.apply(&holder, "ROOTCA", StreamId(stream), sent, now);
+    }
+
+    #[test]
+    fn that_roots_are_stored_goes_up_behind_a_report_that_was_made_afterwards() {
+        let start = Instant::now();
+        let (mut follow, mut up) = follow(start);
+        let mut subscribers = Subscribers::default();
+        let first = follow.next(&mut subscribers, start).expect("of everybody");
+        one_more(&mut subscribers, 1);
+        follow.stored(&Authority::new().bundle(2));
+        // Made before, and it says nothing of the last one.
+        follow.send_report(first);
+        assert_eq!(sent(&mut up), ["report"]);
+        follow.seen(1);
+        let second = follow.next(&mut subscribers, start).expect("of the news");
+        follow.send_report(second);
+        assert_eq!(sent(&mut up), ["report", "stored"]);
+    }
+
+    #[test]
+    fn a_report_that_was_not_written_down_tells_of_no_stored_roots() {
+        let start = Instant::now();
+        let (mut follow, mut up) = follow(start);
+        let mut subscribers = Subscribers::default();
+        follow.stored(&Authority::new().bundle(2));
+        follow.next(&mut subscribers, start).expect("of everybody");
+        follow.report_was_not_sent();
+        follow.all_is_told();
+        assert!(sent(&mut up).is_empty());
+        let again = follow.next(&mut subscribers, start).expect("once more");
+        follow.send_report(again);
+        assert_eq!(sent(&mut up), ["report", "stored"]);
+    }
+
+    #[test]
+    fn where_there_is_nothing_to_report_stored_roots_are_told_at_once() {
+        let start = Instant::now();
+        let (mut follow, mut up) = follow(start);
+        let first = follow.next(&mut Subscribers::default(), start);
+        follow.send_report(first.expect("of everybody"));
+        follow.stored(&Authority::new().bundle(2));
+        follow.all_is_told();
+        assert_eq!(sent(&mut up), ["report", "stored"]);
     }
 }

@@ -7,7 +7,7 @@ use crate::testing::{self, id};
 use arx_daemon::drain::Cause;
 use arx_identity::verify;
 use arx_proto::node::v1::{
-    AgentMessage, Inventory, Presence, RenewalHint, SubscriberState, agent_message,
+    AgentMessage, Inventory, Presence, RenewalHint, SubscriberState, TrustPosition, agent_message,
     authority_message, issue_item,
 };
 use std::path::Path;
@@ -101,6 +101,10 @@ fn local() -> String {
 fn named(state: &SubscriberState, name: &str) -> bool {
     let subscriber = state.subscriber.as_ref();
     subscriber.is_some_and(|s| s.resource_name == name)
+}
+
+fn number(position: &TrustPosition) -> u64 {
+    position.sequence.as_ref().map_or(0, |s| s.number)
 }
 
 fn inventory(told: &Told) -> Option<Inventory> {
@@ -274,21 +278,55 @@ async fn new_roots_are_stored_then_pushed_and_confirmed_at_their_sequence() {
     ca.publish(2, &[&old, &next]);
     let got = roots.take().await.expect("both roots");
     assert_eq!(got.roots(), [old, next]);
-    let stored = ca.hear(|told| match told {
+    let (mut stored, mut confirmed) = (false, false);
+    let both = ca.hear(|told| {
+        let Told::Up(AgentMessage { message }) = told else {
+            return None;
+        };
+        match message {
+            Some(agent_message::Message::Stored(position)) => stored |= number(position) == 2,
+            Some(agent_message::Message::Subscribers(report)) => {
+                let mut roots = report.states.iter().filter(|s| named(s, "ROOTCA"));
+                confirmed |= roots.any(|s| s.acked_trust.as_ref().is_some_and(|t| number(t) == 2));
+            }
+            _ => {}
+        }
+        (stored && confirmed).then_some(())
+    });
+    both.await;
+}
+
+#[tokio::test]
+async fn roots_are_told_to_be_stored_only_behind_everybody_who_was_given_others_before() {
+    let mut ca = server::Running::start().await;
+    let node = Node::start(&ca).await;
+    node.proxy()
+        .await
+        .ask("ROOTCA", None)
+        .take()
+        .await
+        .expect("roots");
+    // It has the old roots, and nothing of that was written or told yet.
+    let mut late = node.proxy().await.ask("spiffe://example.org", None);
+    late.next().await.expect("roots");
+    let next = testing::Authority::made(server::now()).root;
+    let old = ca.mind().authority.root.clone();
+    ca.publish(2, &[&old, &next]);
+    let mut told = false;
+    let ordered = ca.hear(|message| match message {
+        Told::Up(AgentMessage {
+            message: Some(agent_message::Message::Subscribers(report)),
+        }) => {
+            let mut states = report.states.iter();
+            told |= states.any(|state| named(state, "spiffe://example.org"));
+            None
+        }
         Told::Up(AgentMessage {
             message: Some(agent_message::Message::Stored(position)),
-        }) => position.sequence.map(|s| s.number).filter(|n| *n == 2),
+        }) => (number(position) == 2).then_some(told),
         _ => None,
     });
-    stored.await;
-    let number = |s: &SubscriberState| {
-        s.acked_trust
-            .as_ref()
-            .and_then(|t| t.sequence.as_ref())
-            .map(|s| s.number)
-    };
-    ca.hear_state(|s| named(s, "ROOTCA") && number(s) == Some(2))
-        .await;
+    assert!(ordered.await);
 }
 
 #[tokio::test]
