@@ -65,7 +65,7 @@ pub struct Loaded<T> {
 
 /// What to do with a document after a look at it.
 #[derive(Debug)]
-pub(crate) enum Decision<T, R> {
+pub enum Decision<T, R> {
     /// Write this, and answer that once it is written.
     Write(T, R),
     /// Leave it as it is, and answer that.
@@ -213,7 +213,9 @@ impl State {
             .changes(&Prefix::kind(&self.0.trust_domain, kind))
     }
 
-    pub(crate) fn key(&self, kind: &Segment) -> Key {
+    /// Where the one document of this kind is.
+    #[must_use]
+    pub fn key(&self, kind: &Segment) -> Key {
         Key::new(&self.0.trust_domain, kind)
     }
 
@@ -299,7 +301,10 @@ impl State {
     /// Changes the document at `key` by what `decide` makes of its content. It is asked again
     /// whenever another writer was faster, so it must not act by itself; and it may see its own
     /// earlier answer as the content.
-    pub(crate) async fn update<T, R, E, F>(&self, key: &Key, mut decide: F) -> Result<R, E>
+    ///
+    /// # Errors
+    /// Whatever `decide` answers, and [`StateError`] if the store cannot be read or written.
+    pub async fn update<T, R, E, F>(&self, key: &Key, mut decide: F) -> Result<R, E>
     where
         T: Document,
         E: From<StateError>,

@@ -18,6 +18,7 @@ mod join;
 mod ledger;
 mod proxies;
 mod raw;
+mod rotation;
 mod start;
 
 use std::path::PathBuf;
@@ -177,6 +178,22 @@ const GROUPS: &[Group] = &[
     Group {
         ids: &["agent_first_secret_ms"],
         measure: |effort| Box::pin(start::agent(effort)),
+    },
+    Group {
+        ids: &["rotate_push_1000_ms", "rotate_push_1000_cpu"],
+        measure: |effort| Box::pin(rotation::proxies(effort)),
+    },
+    Group {
+        ids: &["rotate_agents_10k", "rotate_agent_kib"],
+        measure: |effort| Box::pin(rotation::agents(effort)),
+    },
+    Group {
+        ids: &["rotate_reissue_100k"],
+        measure: |effort| Box::pin(rotation::reissue(effort)),
+    },
+    Group {
+        ids: &["rotate_step_ms"],
+        measure: |effort| Box::pin(rotation::step_and_persist(effort)),
     },
     Group {
         ids: &["ledger_search_ms"],

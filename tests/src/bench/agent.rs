@@ -37,7 +37,11 @@ async fn proxies(options: Options) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-fn same_identity(agent: &Agent, connections: u64, names: [&str; 2]) -> anyhow::Result<Options> {
+pub(crate) fn same_identity(
+    agent: &Agent,
+    connections: u64,
+    names: [&str; 2],
+) -> anyhow::Result<Options> {
     Ok(Options {
         socket: agent.socket.clone(),
         connections: usize::try_from(connections)?,

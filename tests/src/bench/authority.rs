@@ -78,7 +78,7 @@ pub(crate) fn join_tokens(mesh: &Mesh, name: &str, count: u64) -> anyhow::Result
 
 /// One run of a client: certificates by CPU-second of the authority, and what the client
 /// saw.
-async fn run(client: &mut Client, process: u32) -> anyhow::Result<(f64, Report)> {
+pub(crate) async fn run(client: &mut Client, process: u32) -> anyhow::Result<(f64, Report)> {
     let before = Cpu::at_rest(process).await?;
     let report: Report = client.ask("go", "done").await?;
     let used = Cpu::at_rest(process).await?.since(&before);
@@ -147,6 +147,7 @@ pub(crate) async fn issuance(effort: Effort) -> anyhow::Result<Vec<Figure>> {
             in_flight: shape.in_flight,
             batch: shape.batch,
             calls: usize::try_from(effort.of(shape.calls))?,
+            tokens: None,
         }))
         .await?;
         run(&mut client, process(&mesh)?).await?;

@@ -80,7 +80,7 @@ async fn join_all(authority: &Authority, tokens: Vec<String>) -> anyhow::Result<
 
 struct Agent {
     _client: NodeClient<Http2>,
-    _up: mpsc::UnboundedSender<AgentMessage>,
+    up: mpsc::UnboundedSender<AgentMessage>,
     down: tonic::Streaming<arx_proto::node::v1::AuthorityMessage>,
 }
 
@@ -130,18 +130,23 @@ async fn follow(authority: &Authority, svid: &Svid) -> anyhow::Result<Agent> {
     }
     Ok(Agent {
         _client: client,
-        _up: up,
+        up,
         down,
     })
 }
 
 impl Agent {
-    /// Counts the hints that come.
+    /// Counts what is pushed, hints and roots, and confirms roots.
     async fn listen(mut self, heard: watch::Sender<usize>) -> anyhow::Result<()> {
         while let Some(message) = self.down.message().await? {
-            if let Some(Down::Renew(_)) = message.message {
-                heard.send_modify(|count| *count += 1);
+            match message.message {
+                Some(Down::Renew(_)) => {}
+                Some(Down::Trust(trust)) => self.up.send(AgentMessage {
+                    message: trust.position.map(Up::Stored),
+                })?,
+                _ => continue,
             }
+            heard.send_modify(|count| *count += 1);
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ pub(crate) enum Goal {
     AtLeast(f64),
     AtMost(f64),
     Below(f64),
+    /// It is only told.
+    None,
 }
 
 /// One figure.
@@ -75,6 +77,7 @@ impl Figure {
             Goal::AtLeast(least) => self.value() >= least,
             Goal::AtMost(most) => self.value() <= most,
             Goal::Below(limit) => self.value() < limit,
+            Goal::None => true,
         };
         reached && self.condition.as_ref().is_none_or(|(holds, _)| *holds)
     }
@@ -139,6 +142,7 @@ impl Table {
                 Goal::AtLeast(least) => format!(">= {}", number(least)),
                 Goal::AtMost(most) => format!("<= {}", number(most)),
                 Goal::Below(limit) => format!("< {}", number(limit)),
+                Goal::None => "none".to_owned(),
             };
             println!(
                 "{:<22}{:>9} {:<14}{:>18}{:>10}{:>8}  {:<16}{:<5}",
@@ -173,7 +177,8 @@ impl Table {
                 Goal::OfRaw(goal)
                 | Goal::AtLeast(goal)
                 | Goal::AtMost(goal)
-                | Goal::Below(goal) => goal,
+                | Goal::Below(goal) => Some(goal),
+                Goal::None => None,
             };
             all.insert(
                 figure.id.to_owned(),

@@ -1,6 +1,7 @@
 //! A client that asks for certificates over connections that are kept.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arx_proto::node::v1::issue_item::Evidence;
@@ -28,6 +29,9 @@ pub(crate) struct Options {
     pub(crate) batch: usize,
     /// Calls of one run.
     pub(crate) calls: usize,
+    /// One token a line, each of another identity: they are used one after the other, over
+    /// and over. Without, all is for one identity, that of the process.
+    pub(crate) tokens: Option<PathBuf>,
 }
 
 /// What a run has come to.
@@ -47,6 +51,21 @@ pub(crate) async fn play(boss: &mut Boss, options: Options) -> anyhow::Result<()
         connections.push(options.authority.connect(&tls).await?);
     }
     let keys = requests(KEYS)?;
+    let uid = rustix::process::getuid().as_raw();
+    let local = Evidence::Local(LocalProcess {
+        uid,
+        ..LocalProcess::default()
+    });
+    let proofs: Vec<Evidence> = match &options.tokens {
+        None => vec![local],
+        Some(path) => {
+            let tokens = std::fs::read_to_string(path)?;
+            let tokens = tokens.lines().map(str::to_owned);
+            tokens.map(Evidence::ServiceAccountToken).collect()
+        }
+    };
+    let proofs: Arc<[Evidence]> = proofs.into();
+    let mut used = 0;
     boss.say("ready", &())?;
     while boss.order().await?.is_some() {
         let start = Instant::now();
@@ -54,7 +73,15 @@ pub(crate) async fn play(boss: &mut Boss, options: Options) -> anyhow::Result<()
         for worker in 0..options.in_flight {
             let client = connections[worker % connections.len()].clone();
             let calls = options.calls / options.in_flight;
-            workers.spawn(work(client, keys.clone(), worker, calls, options.batch));
+            let work = Work {
+                client,
+                keys: keys.clone(),
+                proofs: Arc::clone(&proofs),
+                first: used,
+                worker,
+            };
+            used += calls * options.batch;
+            workers.spawn(work.run(calls, options.batch));
         }
         let mut times = Vec::new();
         while let Some(worked) = workers.join_next().await {
@@ -75,39 +102,47 @@ pub(crate) async fn play(boss: &mut Boss, options: Options) -> anyhow::Result<()
     Ok(())
 }
 
-async fn work(
-    mut client: NodeClient<Http2>,
+/// What one worker has.
+struct Work {
+    client: NodeClient<Http2>,
     keys: Vec<Bytes>,
+    proofs: Arc<[Evidence]>,
+    /// The proof that it begins with.
+    first: usize,
     worker: usize,
-    calls: usize,
-    batch: usize,
-) -> anyhow::Result<Vec<Duration>> {
-    let mut times = Vec::with_capacity(calls);
-    let mut keys = keys.into_iter().cycle().skip(worker * 7);
-    let uid = rustix::process::getuid().as_raw();
-    for _ in 0..calls {
-        let items = keys.by_ref().take(batch).map(|csr| IssueItem {
-            idempotency_key: node::unique(),
-            csr,
-            urgency: Urgency::Start.into(),
-            evidence: Some(Evidence::Local(LocalProcess {
-                uid,
-                ..LocalProcess::default()
-            })),
-            ..IssueItem::default()
-        });
-        let request = IssueRequest {
-            items: items.collect(),
-        };
-        let start = Instant::now();
-        let answer = client.issue(request).await?.into_inner();
-        times.push(start.elapsed());
-        anyhow::ensure!(answer.results.len() == batch, "every item is answered");
-        for result in answer.results {
-            node::issued(result.outcome)?;
+}
+
+impl Work {
+    async fn run(mut self, calls: usize, batch: usize) -> anyhow::Result<Vec<Duration>> {
+        let mut times = Vec::with_capacity(calls);
+        let mut keys = self.keys.into_iter().cycle().skip(self.worker * 7);
+        let mut proofs = self
+            .proofs
+            .iter()
+            .cycle()
+            .skip(self.first % self.proofs.len());
+        for _ in 0..calls {
+            let items = keys.by_ref().take(batch).zip(proofs.by_ref());
+            let items = items.map(|(csr, proof)| IssueItem {
+                idempotency_key: node::unique(),
+                csr,
+                urgency: Urgency::Start.into(),
+                evidence: Some(proof.clone()),
+                ..IssueItem::default()
+            });
+            let request = IssueRequest {
+                items: items.collect(),
+            };
+            let start = Instant::now();
+            let answer = self.client.issue(request).await?.into_inner();
+            times.push(start.elapsed());
+            anyhow::ensure!(answer.results.len() == batch, "every item is answered");
+            for result in answer.results {
+                node::issued(result.outcome)?;
+            }
         }
+        Ok(times)
     }
-    Ok(times)
 }
 
 /// Of sorted times, in milliseconds.

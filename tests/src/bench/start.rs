@@ -32,6 +32,7 @@ pub(crate) async fn authority(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         in_flight: 4,
         batch: 50,
         calls: usize::try_from(effort.of(200))?,
+        tokens: None,
     }))
     .await?;
     let report: issue::Report = client.ask("go", "done").await?;
