@@ -25,6 +25,7 @@ use crate::ledger::{self, LiveFilter, LiveLeaf, Query};
 use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::rotation::View;
+use crate::state::Initiator;
 
 /// Entries of a page where the caller does not say, and at most.
 const PAGE: usize = 100;
@@ -251,7 +252,7 @@ impl wire::admin_server::Admin for Api {
             Outcome::Plan(rotation::plan(ca, &terms, ca.clock.now()).await)
         } else {
             let reason = rotation::reason(request.reason)?;
-            let view = ca.rotate(terms, reason).await?;
+            let view = ca.rotate(terms, reason, Initiator::Operator).await?;
             Outcome::Rotation(rotation::rotation(ca, &view, 0))
         };
         Ok(Response::new(wire::RotateRootResponse {

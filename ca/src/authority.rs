@@ -12,6 +12,7 @@ mod keep;
 mod operator;
 mod options;
 mod problem;
+mod renewal;
 mod root;
 mod roots;
 mod signer;
@@ -35,6 +36,7 @@ pub use self::issuing::{
 pub use self::keep::{Health, Made};
 pub use self::options::{OperatorFiles, Options};
 pub use self::problem::Problem;
+pub use self::renewal::RootRenewal;
 use self::signer::{Signer, blocking};
 use crate::state::{
     Authorities, Decision, Document as _, Intermediate, Loaded, Replica, RootState, State,
@@ -144,6 +146,13 @@ impl Authority {
     #[must_use]
     pub fn custody(&self) -> &'static str {
         self.signer().custody
+    }
+
+    /// When a root is to be replaced that was made here at `made` and ends at `ends`; nothing, if
+    /// that is the operator's to do.
+    #[must_use]
+    pub fn root_due(&self, made: SystemTime, ends: SystemTime) -> Option<SystemTime> {
+        self.options.root_renewal.due(made, ends)
     }
 
     /// When the intermediate is renewed; never, if a new one could not live longer.

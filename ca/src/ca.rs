@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::overview::Overview;
 use crate::policy::Policy;
 use crate::queue::Queue;
-use crate::rotation::Rotator;
+use crate::rotation::{self, Rotator};
 use crate::share::Shares;
 use crate::state::State;
 use crate::token::Tokens;
@@ -37,6 +37,8 @@ pub struct Rules {
     pub tokens: Tokens,
     /// How long records of certificates that have ended are kept.
     pub retention: Duration,
+    /// How a rotation goes where nobody says otherwise.
+    pub rotation: rotation::Defaults,
 }
 
 /// The parts of a running authority.

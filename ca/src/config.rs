@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::authority;
 use crate::policy;
+use crate::rotation;
 use crate::state;
 use crate::token;
 
@@ -41,6 +42,9 @@ pub struct Config {
     /// The root and what is signed under it.
     #[serde(default)]
     pub authority: Authority,
+    /// How the root is replaced, where nobody says otherwise.
+    #[serde(default)]
+    pub rotation: Rotation,
     /// The record of all that was issued.
     #[serde(default)]
     pub ledger: Ledger,
@@ -114,6 +118,10 @@ pub struct Authority {
     pub root_key: KeyAlgorithm,
     /// Lifetime of the root, if it is made here.
     pub root_ttl: Span,
+    /// Whether a root that is made here is replaced by itself in time.
+    pub root_renewal: RootRenewal,
+    /// How long before its end; by default when a third of its life is left.
+    pub root_renewal_lead: Option<Span>,
     /// Lifetime of the intermediate that signs leaves.
     pub intermediate_ttl: Span,
     /// Lifetime of the certificate that agents see.
@@ -122,6 +130,26 @@ pub struct Authority {
     pub certificate_file: Option<PathBuf>,
     /// The key that belongs to it.
     pub key_file: Option<PathBuf>,
+}
+
+/// Who begins the rotation to another root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootRenewal {
+    /// The authority, in time.
+    Auto,
+    /// The operator.
+    Manual,
+}
+
+/// `[rotation]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rotation {
+    /// Over which renewals are spread; by default half of `policy.ttl`.
+    pub window: Option<Span>,
+    /// How long each gate stays shut after its last confirmation.
+    pub dwell: Span,
 }
 
 /// `[ledger]`
@@ -149,10 +177,21 @@ impl Default for Authority {
         Self {
             root_key: KeyAlgorithm::EcdsaP256,
             root_ttl: days(3650),
+            root_renewal: RootRenewal::Auto,
+            root_renewal_lead: None,
             intermediate_ttl: days(7),
             serving_ttl: days(1),
             certificate_file: None,
             key_file: None,
+        }
+    }
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self {
+            window: None,
+            dwell: Span::from_secs(15),
         }
     }
 }
@@ -240,6 +279,7 @@ impl Config {
             );
         }
         self.check_secrets(problems);
+        self.check_rotation(problems);
         self.check_ledger(problems);
         token::problems(&self.clusters, problems);
         self.policy
@@ -346,6 +386,35 @@ impl Config {
         }
     }
 
+    fn check_rotation(&self, problems: &mut Problems<'_>) {
+        let longest = self.authority_options().longest();
+        if let Some(window) = self.rotation.window
+            && window.get() > longest
+        {
+            problems.add(
+                "rotation.window",
+                format!("{window} is more than the longest certificate lives, so all are renewed before it ends anyway"),
+                "leave it out for half of policy.ttl",
+            );
+        }
+        if self.rotation.dwell.get() > Duration::from_secs(3600) {
+            problems.add(
+                "rotation.dwell",
+                "more than 1h: connections that are being made take seconds",
+                "leave it out for 15s",
+            );
+        }
+        if self.authority.root_renewal == RootRenewal::Manual
+            && self.authority.root_renewal_lead.is_some()
+        {
+            problems.add(
+                "authority.root_renewal_lead",
+                "it counts only with root_renewal = \"auto\"",
+                "remove it, or the other",
+            );
+        }
+    }
+
     fn check_ledger(&self, problems: &mut Problems<'_>) {
         let size = self.ledger.segment_size.bytes();
         if !(1024 * 1024..=4 * 1024 * 1024 * 1024).contains(&size) {
@@ -382,10 +451,25 @@ impl Config {
         authority::Options {
             root_key: self.authority.root_key,
             root_ttl: self.authority.root_ttl.get(),
+            root_renewal: match self.authority.root_renewal {
+                RootRenewal::Auto => authority::RootRenewal::Auto(
+                    self.authority.root_renewal_lead.map(|lead| lead.get()),
+                ),
+                RootRenewal::Manual => authority::RootRenewal::Manual,
+            },
             intermediate_ttl: self.authority.intermediate_ttl.get(),
             serving_ttl: self.authority.serving_ttl.get(),
             operator: files.map(|(certificate, key)| authority::OperatorFiles { certificate, key }),
             longest_leaf: self.policy.longest_ttl(),
+        }
+    }
+
+    /// How a rotation goes where nobody says otherwise.
+    #[must_use]
+    pub fn rotation_defaults(&self) -> rotation::Defaults {
+        rotation::Defaults {
+            window: self.rotation.window.map(|window| window.get()),
+            dwell: self.rotation.dwell.get(),
         }
     }
 

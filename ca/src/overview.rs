@@ -24,6 +24,8 @@ pub struct RootSeen {
     pub state: Arc<str>,
     /// Where its key is, in words.
     pub custody: &'static str,
+    /// When its rotation begins by itself.
+    pub renews: Option<SystemTime>,
 }
 
 /// What was last read.
@@ -35,6 +37,14 @@ impl Overview {
     #[must_use]
     pub fn roots(&self) -> Arc<[RootSeen]> {
         Arc::clone(&self.0.borrow())
+    }
+
+    /// When the rotation of the active root begins by itself.
+    #[must_use]
+    pub fn renewal(&self) -> Option<SystemTime> {
+        let roots = self.0.borrow();
+        let active = roots.iter().find(|root| &*root.state == "active");
+        active.and_then(|root| root.renews)
     }
 }
 
@@ -132,7 +142,10 @@ impl Ca {
 
     async fn read_overview(&self, before: &mut Option<Rotations>) -> Result<(), StateError> {
         if let Some(stored) = self.state.authorities().await? {
-            let roots = stored.value.roots.iter().filter_map(seen).collect();
+            let roots = stored.value.roots.iter();
+            let roots = roots
+                .filter_map(|root| seen(root, self.due(root)))
+                .collect();
             self.overview.0.send_replace(roots);
         }
         let after = self.state.rotations().await?;
@@ -152,12 +165,13 @@ impl Ca {
     }
 }
 
-fn seen(root: &Root) -> Option<RootSeen> {
+fn seen(root: &Root, renews: Option<SystemTime>) -> Option<RootSeen> {
     Some(RootSeen {
         key_id: root.key_id()?,
         certificate: root.certificate.clone(),
         state: root.state.as_str().into(),
         custody: root.key.as_str(),
+        renews,
     })
 }
 

@@ -22,11 +22,14 @@
 mod driver;
 mod facts;
 mod look;
+mod renewal;
 mod step;
+mod terms;
 
 pub use self::driver::{Rotator, View};
 pub use self::facts::{Facts, Obstacle, digest};
 pub use self::step::{Effect, Event, RotationError, Step, begin, step};
+pub use self::terms::{Defaults, check, longest_window};
 
 #[cfg(test)]
 mod tests;

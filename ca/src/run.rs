@@ -169,6 +169,7 @@ impl Process {
                 policy,
                 tokens,
                 retention: config.ledger.retention.get(),
+                rotation: config.rotation_defaults(),
             }),
             readiness,
         });
@@ -259,6 +260,10 @@ impl Process {
         });
         let rotating = Arc::clone(ca);
         self.until_drained("rotation", async move { rotating.keep_rotating().await });
+        let renewing = Arc::clone(ca);
+        self.until_drained("root renewal", async move {
+            renewing.keep_root_renewed().await;
+        });
         let shown = Arc::clone(ca);
         self.until_drained("overview", async move { shown.keep_overview().await });
         self.until_drained("ledger pruning", keep::prune(Arc::clone(ca)));
@@ -365,6 +370,7 @@ impl Process {
             policy,
             tokens,
             retention: new.ledger.retention.get(),
+            rotation: new.rotation_defaults(),
         });
         self.log.set_level(new.log.level);
         self.config = new;
@@ -402,6 +408,12 @@ fn readings(ca: &Ca) -> Readings {
         (label, root.certificate.not_after())
     });
     let view = ca.rotator.watch().borrow().clone();
+    // What is under way is not overdue.
+    let idle = view
+        .as_ref()
+        .is_none_or(|view| view.rotation.phase.is_over());
+    let renewal = ca.overview.renewal().filter(|_| idle);
+    authority_renewals.extend(renewal.map(|at| ("root", at)));
     Readings {
         queue: ca.queue.waiting(),
         agents_connected,

@@ -29,7 +29,7 @@ pub use self::error::StateError;
 pub use self::intermediate::Intermediate;
 pub use self::published::{Link, Published};
 pub use self::replica::{LedgerMark, Replica, ReplicaDocument, Seen, replica_name};
-pub use self::rotation::{Forced, Passed, Phase, RootName, Rotation, Rotations, Terms};
+pub use self::rotation::{Forced, Initiator, Passed, Phase, RootName, Rotation, Rotations, Terms};
 use crate::seal::{Seal, SealError};
 use crate::store::{CasError, Changes, FORMAT, Key, Prefix, Segment, Shared, list_all};
 

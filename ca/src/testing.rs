@@ -75,6 +75,14 @@ pub(crate) fn config() -> Result<Config, Box<dyn std::error::Error>> {
 
 impl House {
     pub(crate) async fn new() -> Result<Self, Box<dyn std::error::Error>> {
+        Self::with("", Clock::system()).await
+    }
+
+    /// The same with these lines in `[authority]`, and by this clock.
+    pub(crate) async fn with(
+        authority: &str,
+        clock: Clock,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
         let issuer = PrivateKey::generate(KeyAlgorithm::Ed25519)?;
         let spki = issuer.public_key().spki_der();
@@ -82,10 +90,11 @@ impl House {
         let jwks = directory.path().join("jwks.json");
         let set = serde_json::json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x, "kid": "k1", "use": "sig"}]});
         std::fs::write(&jwks, set.to_string())?;
-        let text = CONFIG.replace("JWKS", &jwks.display().to_string());
+        let text = CONFIG
+            .replace("JWKS", &jwks.display().to_string())
+            .replace("[policy]", &format!("[authority]\n{authority}\n[policy]"));
         let config: Config = File::from_text("test.toml", text)?.parse()?;
 
-        let clock = Clock::system();
         let now = clock.now();
         let state = State::open(
             Arc::new(Memory::new()),
@@ -121,6 +130,7 @@ impl House {
             policy: Policy::new(&config.trust_domain, &config.policy, &config.clusters)?,
             tokens: Tokens::new(&config.clusters, &clock).await?,
             retention: config.ledger.retention.get(),
+            rotation: config.rotation_defaults(),
         };
         let ca = Ca {
             trust_domain: config.trust_domain.clone(),

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arx_ca::authority::{Authority, Options};
+use arx_ca::authority::{Authority, Options, RootRenewal};
 use arx_ca::seal::Seal;
 use arx_ca::state::State;
 use arx_ca::store::{Key, Redb, Segment, Store};
@@ -119,6 +119,7 @@ async fn begin_to_issue(path: &Path, mut done: impl FnMut(&str)) -> anyhow::Resu
     let options = Options {
         root_key: KeyAlgorithm::EcdsaP256,
         root_ttl: 3650 * day,
+        root_renewal: RootRenewal::Auto(None),
         intermediate_ttl: 7 * day,
         serving_ttl: day,
         operator: None,

@@ -35,8 +35,10 @@ const AUTHORITY: Program = Program {
     alternatives: &[
         "replica",
         "state.seal",
+        "authority.root_renewal_lead",
         "authority.certificate_file",
         "authority.key_file",
+        "rotation.window",
         "policy.local.executable_sha256",
         "cluster.jwks_file",
         "cluster.discovery_url",

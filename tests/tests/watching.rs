@@ -210,7 +210,7 @@ async fn a_rotation_is_seen_in_metrics_and_status() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_root_that_ends_soon_is_a_warning_and_no_failure() -> anyhow::Result<()> {
     let options = Options {
-        roots: "root_ttl = \"20d\"".to_owned(),
+        roots: "root_ttl = \"20d\"\nroot_renewal = \"manual\"".to_owned(),
         ..Options::default()
     };
     let mesh = Mesh::start(options).await?;
@@ -219,6 +219,32 @@ async fn a_root_that_ends_soon_is_a_warning_and_no_failure() -> anyhow::Result<(
     let root = root.context("the root is among what can be well")?;
     ensure!(root.ok && root.warning && root.code == "ARX-ROOT-ENDING");
     ensure!(root.message.contains("within 30 days"), "{root:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_root_that_renews_itself_in_time_is_no_warning() -> anyhow::Result<()> {
+    let options = Options {
+        roots: "root_ttl = \"20d\"".to_owned(),
+        ..Options::default()
+    };
+    let mesh = Mesh::start(options).await?;
+    until("its renewal is planned", || async {
+        let due = "arx_ca_authority_renewal_timestamp_seconds{role=\"root\"}";
+        let ends = "arx_ca_authority_expiry_timestamp_seconds{role=\"root\"}";
+        let (due, ends) = (
+            metric(mesh.ops_port, due).await?,
+            metric(mesh.ops_port, ends).await?,
+        );
+        let left = due.zip(ends).map(|(due, ends)| ends - due);
+        // A third of 20 days.
+        Ok(left.is_some_and(|left| (left - 576_000.0).abs() < 60.0))
+    })
+    .await?;
+    let status = mesh.status().await?;
+    let root = status.health.iter().find(|it| it.component == "root");
+    let root = root.context("the root is among what can be well")?;
+    ensure!(root.ok && !root.warning && root.code.is_empty(), "{root:?}");
     Ok(())
 }
 

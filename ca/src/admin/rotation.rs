@@ -16,14 +16,11 @@ use crate::fleet::Gate;
 use crate::hex::Hex;
 use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
-use crate::rotation::{Obstacle, View};
+use crate::rotation::{Obstacle, RotationError, View};
 use crate::state::{Passed, Phase, Rotation, Rotations, Terms};
 
 /// Entries of the list of the unconfirmed in one message.
 const MOST_UNCONFIRMED: usize = 1000;
-/// How long a gate stays shut after its last confirmation, where nobody says otherwise:
-/// handshakes that are under way keep what they began with.
-const DWELL: Duration = Duration::from_secs(15);
 /// Longest reason.
 const REASON: usize = 1024;
 /// By whom a gate was forced.
@@ -31,12 +28,11 @@ const OPERATOR: &str = "operator";
 
 /// What an operator asks for.
 pub(super) fn terms(ca: &Ca, request: &wire::RotateRootRequest) -> Terms {
-    let window = request.window_ms.map(Duration::from_millis);
-    Terms {
-        window: window.unwrap_or_else(|| ca.rules.get().policy.usual_ttl() / 2),
-        dwell: request.dwell_ms.map_or(DWELL, Duration::from_millis),
-        patience: request.wait_unconfirmed_ms.map(Duration::from_millis),
-    }
+    ca.terms(
+        request.window_ms.map(Duration::from_millis),
+        request.dwell_ms.map(Duration::from_millis),
+        request.wait_unconfirmed_ms.map(Duration::from_millis),
+    )
 }
 
 /// A reason for the ledger.
@@ -193,7 +189,7 @@ pub(crate) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
         window_ms: millis(rotation.terms.window),
         wait_unconfirmed_ms: rotation.terms.patience.map(millis),
         phases,
-        started_by: OPERATOR.to_owned(),
+        started_by: rotation.by.as_str().to_owned(),
         reason: rotation.reason.clone(),
         abort_reason: rotation
             .passed
@@ -298,6 +294,13 @@ fn message(view: &View) -> String {
     }
 }
 
+fn refusal(error: &RotationError) -> wire::Refusal {
+    wire::Refusal {
+        code: error.code().to_owned(),
+        message: error.to_string(),
+    }
+}
+
 /// What a rotation would do.
 pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::RotationPlan {
     let live = ca.ledger.live();
@@ -325,11 +328,12 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
     if let Some(view) = &*view.borrow()
         && !view.rotation.phase.is_over()
     {
-        let error = crate::rotation::RotationError::UnderWay(view.rotation.id.clone());
-        refusals.push(wire::Refusal {
-            code: error.code().to_owned(),
-            message: error.to_string(),
-        });
+        let error = RotationError::UnderWay(view.rotation.id.clone());
+        refusals.push(refusal(&error));
+    } else if let Err(error) =
+        crate::rotation::check(terms, ca.authority.longest_leaf(), from.not_after(), now)
+    {
+        refusals.push(refusal(&error));
     }
     wire::RotationPlan {
         from: Some(wire::RotationRoot {
@@ -433,7 +437,7 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
         "to": root(wire.to.clone(), to),
         "started": rfc3339(rotation.began),
         "ended": ended,
-        "started_by": OPERATOR,
+        "started_by": rotation.by.as_str(),
         "reason": rotation.reason,
         "phases": phases.collect::<Vec<_>>(),
         "forced": forced.collect::<Vec<_>>(),

@@ -2,7 +2,7 @@
 //! status page.
 
 use std::sync::PoisonError;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arx_daemon::clock::rfc3339;
 use arx_identity::Certificate;
@@ -14,6 +14,9 @@ use crate::authority::{renewal_at, serving_at};
 use crate::ca::Ca;
 use crate::node_api::unix_ms;
 use crate::overview::Remaining;
+
+/// How long a root may be due before somebody should look.
+const OVERDUE: Duration = Duration::from_secs(600);
 
 /// Everything on one screen.
 pub(crate) fn status(ca: &Ca) -> wire::StatusResponse {
@@ -193,17 +196,27 @@ fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
 /// Whether the active root lives long enough for its rotation to be planned at leisure.
 fn root_health(ca: &Ca, now: SystemTime) -> wire::Health {
     let root = ca.authority.root();
-    let advice = Remaining::of(root.not_after(), now).advice();
+    let renews = ca.overview.renewal();
+    let advice = match renews {
+        // Nobody has to do anything.
+        Some(at) if now <= at + OVERDUE => None,
+        _ => Remaining::of(root.not_after(), now).advice(),
+    };
     let view = ca.rotator.watch().borrow().clone();
     let leaving = view.filter(|view| !view.rotation.phase.is_over());
-    let message = match (advice, leaving) {
-        (Some(_), Some(view)) => format!(
+    let message = match (advice, leaving, renews) {
+        (Some(_), Some(view), _) => format!(
             "a root ends at {}, and rotation {} is under way: see `arx rotate status`",
             rfc3339(root.not_after()),
             view.rotation.id
         ),
-        (Some(advice), None) => advice.to_owned(),
-        (None, _) => String::new(),
+        (Some(_), None, Some(at)) => format!(
+            "it ends at {}, and its rotation, which was due at {}, has not begun: see the log",
+            rfc3339(root.not_after()),
+            rfc3339(at)
+        ),
+        (Some(advice), None, None) => advice.to_owned(),
+        (None, ..) => String::new(),
     };
     wire::Health {
         component: "root".to_owned(),

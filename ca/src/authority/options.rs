@@ -7,6 +7,7 @@ use arx_identity::KeyAlgorithm;
 use arx_identity::crypto::PROVIDER;
 
 use super::problem::{Problem, human};
+use super::renewal::RootRenewal;
 
 /// The configuration of the authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Options {
     pub root_key: KeyAlgorithm,
     /// Lifetime of a root that is made here.
     pub root_ttl: Duration,
+    /// When a root that is made here is replaced.
+    pub root_renewal: RootRenewal,
     /// Lifetime of the replica's own issuing certificate.
     pub intermediate_ttl: Duration,
     /// Lifetime of the certificate that the node API shows.
@@ -106,6 +109,9 @@ impl Options {
                 ),
             );
         }
+        if self.operator.is_none() && self.root_ttl > self.intermediate_ttl {
+            self.lead(&mut problems);
+        }
         let signs = matches!(
             self.root_key,
             KeyAlgorithm::EcdsaP256 | KeyAlgorithm::EcdsaP384 | KeyAlgorithm::Rsa(3072 | 4096)
@@ -134,5 +140,40 @@ impl Options {
             ));
         }
         problems
+    }
+
+    /// Whether a root that renews by itself leaves time for its rotation, and lives meanwhile.
+    fn lead(&self, problems: &mut Vec<Problem>) {
+        let Some(lead) = self.root_renewal.lead(self.root_ttl) else {
+            return;
+        };
+        // With a quarter of the lead left, the gates of a rotation open whoever is in the way.
+        let least = (self.longest() * 4 / 3).saturating_add(LEAST_SPARE);
+        let most = self.root_ttl.saturating_sub(LEAST_SPARE);
+        let setting = match self.root_renewal {
+            RootRenewal::Auto(Some(_)) => "authority.root_renewal_lead",
+            _ => "authority.root_ttl",
+        };
+        let message = if lead < least {
+            format!(
+                "a root of {} that is replaced {} before its end leaves no time for that: \
+                 whoever holds a certificate of up to {} must get another first; begin at least \
+                 {} before the end, make the root live longer, or say root_renewal = \"manual\"",
+                human(self.root_ttl),
+                human(lead),
+                human(self.longest()),
+                human(least),
+            )
+        } else if lead > most {
+            format!(
+                "a root of {} would be replaced {} before its end, as soon as it is made: choose \
+                 a part of its life",
+                human(self.root_ttl),
+                human(lead),
+            )
+        } else {
+            return;
+        };
+        problems.push(Problem::new(setting, "ARX-AUTHORITY-TTL", message));
     }
 }

@@ -31,6 +31,7 @@ fn options() -> Options {
     Options {
         root_key: KeyAlgorithm::EcdsaP256,
         root_ttl: 3650 * DAY,
+        root_renewal: RootRenewal::Auto(None),
         intermediate_ttl: 7 * DAY,
         serving_ttl: DAY,
         operator: None,

@@ -103,6 +103,25 @@ fn half_of_the_operator_s_own_authority_is_refused() {
 }
 
 #[test]
+fn what_is_said_of_rotations_has_to_make_sense() {
+    let config = read(GOOD).expect("in order");
+    assert_eq!(config.rotation.dwell.get(), Duration::from_secs(15));
+    let message = broken("[authority]", "[rotation]\nwindow = \"2d\"\n[authority]");
+    assert!(message.contains("rotation.window"), "{message}");
+    let message = broken("[authority]", "[rotation]\ndwell = \"2h\"\n[authority]");
+    assert!(message.contains("rotation.dwell"), "{message}");
+    let message = broken(
+        "[authority]",
+        "[authority]\nroot_renewal = \"manual\"\nroot_renewal_lead = \"30d\"",
+    );
+    assert!(message.contains("root_renewal_lead"), "{message}");
+    let message = broken("[authority]", "[authority]\nroot_renewal = \"sometimes\"");
+    assert!(message.contains("auto"), "{message}");
+    let lead = GOOD.replace("[authority]", "[authority]\nroot_renewal_lead = \"30d\"");
+    read(&lead).expect("in order");
+}
+
+#[test]
 fn two_ports_of_one_process_differ() {
     let message = broken("[admin]", "[ops]\naddress = \"127.0.0.1:8443\"\n[admin]");
     assert!(message.contains("a port of its own"), "{message}");

@@ -12,14 +12,15 @@ use tokio::sync::{Notify, watch};
 
 use super::facts::{Facts, Obstacle, digest};
 use super::step::{Effect, Event, RotationError, begin, step};
+use super::terms;
 use crate::ca::Ca;
 use crate::caller::NodeName;
 use crate::ledger;
 use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
-    Decision, Document as _, Loaded, Phase, RootName, RootState, Rotation, Rotations, StateError,
-    Terms,
+    Decision, Document as _, Initiator, Loaded, Phase, RootName, RootState, Rotation, Rotations,
+    StateError, Terms,
 };
 
 /// A rotation that is under way is looked at this often, whatever happens.
@@ -124,12 +125,35 @@ impl Ca {
     /// Begins a rotation of the root.
     ///
     /// # Errors
-    /// [`Refusal`] if one is under way, or the state cannot be changed.
-    pub async fn rotate(&self, terms: Terms, reason: String) -> Result<Arc<View>, Refusal> {
+    /// [`Refusal`] if one is under way, the terms leave no time for it, or the state cannot be
+    /// changed.
+    pub async fn rotate(
+        &self,
+        terms: Terms,
+        reason: String,
+        by: Initiator,
+    ) -> Result<Arc<View>, Refusal> {
         let mut hints = self.rotator.turn.lock().await;
-        let from = self.authority.root_key_id();
         let now = self.clock.now();
-        let names = vec![name(&self.authority.root())];
+        // What is stored counts: another replica may have exchanged the roots.
+        let stored = self.state.authorities().await;
+        let stored = stored.map_err(|error| Wrong::from(error).refusal())?;
+        let active = stored.as_ref().and_then(|stored| stored.value.active());
+        let active = active.ok_or_else(|| Wrong::gone("the active root").refusal())?;
+        let (names, ends) = (
+            vec![name(&active.certificate)],
+            active.certificate.not_after(),
+        );
+        let from = names[0].key_id;
+        if self
+            .state
+            .rotations()
+            .await
+            .is_ok_and(|all| all.running().is_none())
+        {
+            terms::check(&terms, self.authority.longest_leaf(), ends, now)
+                .map_err(|error| refused(&error))?;
+        }
         let key = self.state.key(&Rotations::KIND);
         let rotation = self
             .state
@@ -138,6 +162,7 @@ impl Ca {
                 let mut rotation = begin(&mut rotations, from, terms, reason.clone(), now)
                     .map_err(|error| Wrong::Refused(refused(&error)))?;
                 rotation.roots.clone_from(&names);
+                rotation.by = by;
                 if let Some(last) = rotations.all.last_mut() {
                     *last = rotation.clone();
                 }
@@ -149,7 +174,7 @@ impl Ca {
         self.record_step(
             &rotation,
             "begin",
-            json!({ "from": from.to_string(), "reason": reason }),
+            json!({ "from": from.to_string(), "reason": reason, "by": by.as_str() }),
         )
         .await;
         self.look(&Event::Looked, &mut hints)
@@ -189,6 +214,14 @@ impl Ca {
             ));
         }
         self.wish(id, &Event::Force(reason)).await
+    }
+
+    /// One look, for tests that drive by themselves.
+    #[cfg(test)]
+    pub(super) async fn look_again(&self) -> Result<(), Refusal> {
+        let mut hints = self.rotator.turn.lock().await;
+        let looked = self.look(&Event::Looked, &mut hints).await;
+        looked.map(|_| ()).map_err(Wrong::refusal)
     }
 
     fn current_view(&self) -> Result<Arc<View>, Refusal> {

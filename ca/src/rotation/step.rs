@@ -2,15 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use arx_daemon::clock::rfc3339;
+use arx_daemon::config::Span;
 use arx_identity::KeyId;
 use serde_json::Map;
 
 use super::facts::Facts;
-use crate::state::{Forced, Passed, Phase, Rotation, Rotations, Terms};
+use super::terms::last_call;
+use crate::state::{Forced, Initiator, Passed, Phase, Rotation, Rotations, Terms};
 
-/// This long before the root that leaves ends, a rotation that is stuck goes on, beside the
-/// lifetime of the longest leaf and the window.
-const LAST_DAY: Duration = Duration::from_secs(24 * 3600);
 /// Rotations that are remembered.
 const REMEMBERED: usize = 32;
 /// Names that a record of a forced gate has at most.
@@ -95,6 +95,36 @@ pub enum RotationError {
         /// Where it is.
         phase: &'static str,
     },
+    /// Longer than makes a difference.
+    #[error(
+        "a window of {} is longer than the longest certificate lives ({}), by when every one was renewed anyway: say --window {} at most",
+        span(.window), span(.longest_leaf), span(.longest_leaf)
+    )]
+    Window {
+        /// Over which renewals would be spread.
+        window: Duration,
+        /// How long the longest certificate lives.
+        longest_leaf: Duration,
+    },
+    /// The root that leaves ends before that could be over.
+    #[error(
+        "the root ends at {}, which is too soon to spread renewals over {}: gates would have to open before everybody has confirmed; say --window {}",
+        rfc3339(*.ends), span(.window), span(.most)
+    )]
+    EndsSoon {
+        /// When the root ends.
+        ends: SystemTime,
+        /// Over which renewals would be spread.
+        window: Duration,
+        /// The longest that leaves time.
+        most: Duration,
+    },
+    /// The root that leaves has ended.
+    #[error(
+        "the root has ended at {}, so nobody can be reached under it any more: check this machine's clock; if it is right, begin anew with another state directory",
+        rfc3339(*.0)
+    )]
+    Ended(SystemTime),
     /// No reason was given.
     #[error(
         "a gate is forced for a reason that will be found in the ledger: give one with --reason"
@@ -114,9 +144,17 @@ impl RotationError {
             Self::TooLate(_) => "ARX-ROTATION-TOO-LATE",
             Self::NotHeld { .. } => "ARX-ROTATION-NOT-HELD",
             Self::NoGate { .. } => "ARX-ROTATION-NO-GATE",
+            Self::Window { .. } => "ARX-ROTATION-WINDOW",
+            Self::EndsSoon { .. } => "ARX-ROTATION-ROOT-ENDS",
+            Self::Ended(_) => "ARX-ROTATION-ROOT-ENDED",
             Self::NoReason => "ARX-ROTATION-REASON",
         }
     }
+}
+
+/// As an operator writes it; less than a second is nothing.
+fn span(duration: &Duration) -> Span {
+    Span::from_secs(duration.as_secs())
 }
 
 /// Begins a rotation away from `from`.
@@ -142,6 +180,7 @@ pub fn begin(
         aborting: false,
         terms,
         reason,
+        by: Initiator::Operator,
         began: now,
         phase_began: now,
         sequence: None,
@@ -326,9 +365,10 @@ fn out_of_patience(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Optio
             patience.as_secs()
         ));
     }
-    let room = LAST_DAY + facts.longest_leaf + rotation.terms.window;
     // What is turned round goes back to a root that may end just as soon.
     let ends = facts.from_ends?;
+    let left = ends.duration_since(rotation.began).unwrap_or_default();
+    let room = last_call(left) + facts.longest_leaf + rotation.terms.window;
     (!rotation.aborting && now + room >= ends)
         .then(|| "the root that leaves is about to end".to_owned())
 }

@@ -48,6 +48,9 @@ pub struct Rotation {
     /// Why, as far as whoever began it has said.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Who began it.
+    #[serde(default)]
+    pub by: Initiator,
     /// When it began.
     #[serde(with = "wire::millis", rename = "began_ms")]
     pub began: SystemTime,
@@ -69,6 +72,22 @@ pub struct Rotation {
     /// What a newer version has added.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// Who has begun a rotation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initiator {
+    /// An operator, by a command.
+    #[default]
+    Operator,
+    /// The authority, because the root was due.
+    Renewal,
+    /// The operator, by other files.
+    Files,
+    /// Of a newer version.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A root, by name.
@@ -191,6 +210,19 @@ impl Phase {
     fn named(name: &str) -> Self {
         let named = Self::NAMES.iter().find(|(_, known)| *known == name);
         named.map_or(Self::Unknown, |(phase, _)| *phase)
+    }
+}
+
+impl Initiator {
+    /// What records and `arx rotate` call it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Renewal => "the authority",
+            Self::Files => "the operator's files",
+            Self::Unknown => "a newer version",
+        }
     }
 }
 

@@ -53,6 +53,25 @@ fn a_leaf_that_outlives_its_issuer_is_refused_by_name() {
             ttl("authority.root_ttl"),
         ),
         (
+            of(|o| o.root_renewal = RootRenewal::Auto(Some(DAY))),
+            ttl("authority.root_renewal_lead"),
+        ),
+        (
+            of(|o| o.root_renewal = RootRenewal::Auto(Some(3650 * DAY))),
+            ttl("authority.root_renewal_lead"),
+        ),
+        (
+            of(|o| (o.intermediate_ttl, o.root_ttl) = (2 * DAY, 3 * DAY)),
+            ttl("authority.root_ttl"),
+        ),
+        (
+            of(|o| {
+                (o.intermediate_ttl, o.root_ttl) = (2 * DAY, 3 * DAY);
+                o.root_renewal = RootRenewal::Manual;
+            }),
+            vec![],
+        ),
+        (
             of(|o| {
                 o.root_ttl = HOUR;
                 o.operator = Some(OperatorFiles {
