@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::overview::Overview;
 use crate::policy::Policy;
 use crate::queue::Queue;
+use crate::refusal::{Peer, Refusal, Told};
 use crate::rotation::{self, Rotator};
 use crate::share::Shares;
 use crate::state::State;
@@ -79,6 +80,8 @@ pub struct Ca {
     pub answers: Answers,
     /// Counts.
     pub metrics: Metrics,
+    /// What the log has said of refusals.
+    pub told: Told,
     /// The end of the process.
     pub drain: Drain,
     /// What was last said by an agent that holds what was never published here. Told to
@@ -133,6 +136,19 @@ impl Ca {
         self.ledger
             .live()
             .held_on(&name.cluster, &name.node, self.clock.now())
+    }
+
+    /// Counts a refusal, and tells of it unless it is one of many.
+    pub fn refused(&self, refusal: &Refusal, peer: &Peer, what: &str) {
+        self.metrics.refused(refusal.code);
+        self.tell(refusal, peer, what);
+    }
+
+    /// Tells of a refusal that is counted elsewhere, unless it is one of many.
+    pub fn tell(&self, refusal: &Refusal, peer: &Peer, what: &str) {
+        if self.told.now(refusal.code, peer, self.clock.monotonic()) {
+            tracing::info!(code = refusal.code, %peer, reason = %refusal.message, "{what}");
+        }
     }
 
     /// Records that an agent neither holds nor serves these any more.

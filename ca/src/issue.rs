@@ -23,7 +23,7 @@ use crate::ledger;
 use crate::metrics::Kind;
 use crate::node_api;
 use crate::queue::Priority;
-use crate::refusal::{Fault, Refusal};
+use crate::refusal::{Fault, Peer, Refusal};
 use crate::token::{Purpose, Token};
 
 /// Items that are signed before others get their turn: about a millisecond.
@@ -141,7 +141,7 @@ impl Ca {
                     });
                 }
                 Err(refusal) => {
-                    tracing::info!(code = refusal.code, node = %node.name, reason = %refusal.message, "item refused");
+                    self.tell(&refusal, &Peer::Node(node.name.clone()), "item refused");
                     outcomes[index] = Some(self.refuse(&refusal));
                 }
             }
@@ -214,7 +214,7 @@ impl Ca {
                         records.push(record);
                     }
                     Err(refusal) => {
-                        tracing::info!(code = refusal.code, node = %node.name, reason = %refusal.message, "item refused");
+                        self.tell(&refusal, &Peer::Node(node.name.clone()), "item refused");
                         // What is proved and not allowed may be an attack from a node. What is not
                         // even proved could fill the ledger with noise.
                         if refusal.fault == Fault::Forbidden {

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::ca::Ca;
 use crate::caller::{Caller, Node};
-use crate::refusal::{Fault, Refusal};
+use crate::refusal::{Fault, Peer, Refusal};
 
 /// The version of the protocol that this authority speaks.
 const VERSION: u32 = 1;
@@ -40,10 +40,9 @@ impl Api {
     }
 
     /// Turns the outcome of a call into what its caller is told.
-    fn tell<T>(&self, outcome: Result<T, Refusal>) -> Result<Response<T>, Status> {
+    fn tell<T>(&self, outcome: Result<T, Refusal>, peer: &Peer) -> Result<Response<T>, Status> {
         outcome.map(Response::new).map_err(|refusal| {
-            self.0.metrics.refused(refusal.code);
-            tracing::info!(code = refusal.code, reason = %refusal.message, "call refused");
+            self.0.refused(&refusal, peer, "call refused");
             refusal.into()
         })
     }
@@ -55,7 +54,7 @@ impl wire::node_server::Node for Api {
         &self,
         request: Request<wire::JoinRequest>,
     ) -> Result<Response<wire::JoinResponse>, Status> {
-        let token = bearer(&request);
+        let (peer, token) = (peer(&request), bearer(&request));
         let join = request.into_inner();
         let outcome = within(DEADLINE, async {
             let hello = join
@@ -71,14 +70,14 @@ impl wire::node_server::Node for Api {
                 trust: Some(trust),
             })
         });
-        self.tell(outcome.await)
+        self.tell(outcome.await, &peer)
     }
 
     async fn issue(
         &self,
         request: Request<wire::IssueRequest>,
     ) -> Result<Response<wire::IssueResponse>, Status> {
-        let node = node(&self.0, &request);
+        let (peer, node) = (peer(&request), node(&self.0, &request));
         let items = request.into_inner().items;
         let outcome = within(DEADLINE, async {
             let node = node?;
@@ -99,7 +98,7 @@ impl wire::node_server::Node for Api {
                 results,
             })
         });
-        self.tell(outcome.await)
+        self.tell(outcome.await, &peer)
     }
 
     type FollowStream = Pin<Box<dyn Stream<Item = Result<wire::AuthorityMessage, Status>> + Send>>;
@@ -108,11 +107,13 @@ impl wire::node_server::Node for Api {
         &self,
         request: Request<tonic::Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
+        let peer = peer(&request);
         let outcome = async {
             let node = node(&self.0, &request)?;
             follow::open(Arc::clone(&self.0), &node, request.into_inner()).await
         };
-        self.tell(outcome.await)
+        let opened = self.tell(outcome.await, &peer)?;
+        opened.into_inner().map(Response::new)
     }
 }
 
@@ -141,6 +142,12 @@ fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Arc<Node>, Refusal> {
     let node = caller.node(ca.clock.now())?;
     ca.fleet.admit(node)?;
     Ok(Arc::clone(node))
+}
+
+/// Whose call it is, for the log.
+fn peer<T>(request: &Request<T>) -> Peer {
+    let peer = request.extensions().get::<Peer>();
+    peer.cloned().unwrap_or(Peer::Other)
 }
 
 /// The token of `authorization: Bearer` (RFC 6750, 2.1).

@@ -4,12 +4,16 @@
 //! `docs/errors.md` has an entry for every code. A message never holds a secret and
 //! never quotes what a stranger sent beyond a name.
 
+mod told;
+
 use std::time::Duration;
 
 use arx_proto::google::rpc;
 use arx_proto::node::v1 as wire;
 use bytes::Bytes;
 use prost::Message;
+
+pub use told::{COUNTED, Peer, Repeated, Told};
 
 /// What a caller can do about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

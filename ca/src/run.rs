@@ -15,7 +15,6 @@ use arx_daemon::ops::{self, Readiness};
 use arx_daemon::{Clock, drain, exit, files, log};
 use arx_identity::{Svid, tls};
 use arx_proto::admin::v1::admin_server::AdminServer;
-use arx_proto::node::v1::node_server::NodeServer;
 use futures_util::future::BoxFuture;
 use tokio::net::{TcpListener, UnixListener};
 
@@ -26,10 +25,10 @@ use crate::ca::{Ca, CurrentRules, Rules};
 use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::metrics::{Gauges, Metrics, Readings, RootLabel, Rotating};
-use crate::node_api;
 use crate::overview::Overview;
 use crate::policy::Policy;
 use crate::queue::Queue;
+use crate::refusal::Told;
 use crate::rotation::Rotator;
 use crate::serve::{Nodes, serve_admin};
 use crate::share::Shares;
@@ -41,10 +40,6 @@ pub(crate) use open::seal_source;
 
 /// What the processes call themselves in the state and to agents.
 pub const SOFTWARE: &str = concat!("arx-ca ", env!("CARGO_PKG_VERSION"));
-/// Largest message of an agent: a batch of 100 items with tokens has some 300 KiB, and an
-/// item that is far too large should be refused by itself.
-const MESSAGE: usize = 4 * 1024 * 1024;
-
 /// Runs the authority until it is asked to end.
 #[must_use]
 pub fn process(path: PathBuf, config: Config, clock: Clock, accept_loss: bool) -> ExitCode {
@@ -161,6 +156,7 @@ impl Process {
             shares: Shares::default(),
             queue: Queue::new(processors(), config.node_api.queue),
             answers: Answers::default(),
+            told: Told::default(),
             metrics,
             drain: drain.clone(),
             fleet_ahead: Mutex::new(None),
@@ -210,19 +206,13 @@ impl Process {
         listener: TcpListener,
         admin: UnixListener,
     ) {
-        let api = NodeServer::new(node_api::Api::new(Arc::clone(&self.ca)))
-            .max_decoding_message_size(MESSAGE);
-        let nodes = Nodes {
-            tls: Arc::clone(&server),
-            trust_domain: self.ca.trust_domain.clone(),
-            trust: self.ca.trust.watch(),
-            api,
-            clock: self.ca.clock.clone(),
-            tasks: self.tasks.clone(),
-            drain: self.drain.clone(),
-            metrics: self.ca.metrics.clone(),
-        };
         let most = self.config.node_api.max_connections;
+        let nodes = Nodes::new(
+            Arc::clone(&self.ca),
+            Arc::clone(&server),
+            self.tasks.clone(),
+            most,
+        );
         self.tasks
             .spawn("node listener", OnPanic::End, nodes.serve(listener, most));
         let api = AdminServer::new(admin::Api::new(Arc::clone(&self.ca)));
@@ -266,6 +256,7 @@ impl Process {
         });
         let shown = Arc::clone(ca);
         self.until_drained("overview", async move { shown.keep_overview().await });
+        self.until_drained("refusals", keep::tell_refusals(Arc::clone(ca)));
         self.until_drained("ledger pruning", keep::prune(Arc::clone(ca)));
         self.until_drained("lines of nodes", keep::restore_lines(Arc::clone(ca)));
         self.until_drained("token keys", keep::keep_keys(Arc::clone(ca)));

@@ -2,18 +2,23 @@
 //! said on them is [`node_api`](crate::node_api)'s and [`admin`](crate::admin)'s affair.
 //!
 //! Nobody can hold a connection longer than they are entitled to: strangers get a minute,
-//! nodes until their certificate ends or its root is no longer trusted.
+//! nodes until their certificate ends or its root is no longer trusted. Nobody can hold more
+//! than their share of connections, calls and memory.
+
+mod message;
+mod places;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arx_daemon::Clock;
 use arx_daemon::calls::{Calls, Running};
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
-use arx_identity::{KeyId, TrustBundle, TrustDomain, tls};
+use arx_identity::{KeyId, TrustBundle, tls};
 use arx_proto::admin::v1::admin_server::AdminServer;
 use arx_proto::node::v1::node_server::NodeServer;
 use futures_util::future::BoxFuture;
@@ -23,13 +28,17 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tower_service::Service as _;
 
 use crate::admin::Api as AdminApi;
-use crate::caller::Caller;
-use crate::metrics::Metrics;
+use crate::ca::Ca;
+use crate::caller::{Caller, NodeName};
 use crate::node_api::Api as NodeApi;
+use crate::refusal::{Peer, Refusal};
+use crate::share::Shares;
+use message::{Metered, Taken};
+use places::{Place, Places};
 
 /// How long somebody without a certificate may stay: long enough for one join.
 const STRANGERS: Duration = Duration::from_secs(60);
@@ -54,96 +63,173 @@ const WHOLE_CALL: Duration = Duration::from_secs(30);
 const STREAMS_OF_STRANGER: u32 = 4;
 const STREAMS_OF_NODE: u32 = 64;
 const STREAMS_OF_OPERATOR: u32 = 256;
-/// Of all connections, one in so many may be of those without a certificate.
+/// Of all connections, one in so many may be of those without a certificate; as many more may
+/// wait for such a place, and as many be in their handshake, of which the oldest goes first.
+/// The rest is left to nodes.
 const SHARE_OF_STRANGERS: usize = 4;
 /// How long one of them waits for its place.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of one node's messages that may be under way, whole or not: two of the largest.
+const BYTES_OF_NODE: usize = 2 * message::LARGEST;
 /// The one call that goes on for as long as the connection.
 const FOLLOW: &str = "/arx.node.v1.Node/Follow";
+/// The one call that is open to everybody.
+const JOIN: &str = "/arx.node.v1.Node/Join";
 /// Connections whose root left the bundle close within this, not all at once.
 const SPREAD: Duration = Duration::from_secs(5);
 
 /// Serves the node API.
-#[derive(Clone)]
 pub struct Nodes {
-    /// Presents the serving certificate of the moment.
-    pub tls: Arc<tls::Server>,
-    /// Whose nodes are served.
-    pub trust_domain: TrustDomain,
-    /// What callers are verified by.
-    pub trust: watch::Receiver<Arc<TrustBundle>>,
-    /// Answers the calls.
-    pub api: NodeServer<NodeApi>,
-    /// The one wall clock.
-    pub clock: Clock,
+    ca: Arc<Ca>,
+    tls: Arc<tls::Server>,
     /// Connections are its tasks.
-    pub tasks: Tasks,
-    /// Ends the acceptance of connections.
-    pub drain: Drain,
-    /// Counts.
-    pub metrics: Metrics,
+    tasks: Tasks,
+    api: NodeServer<NodeApi>,
+    api_of_strangers: NodeServer<NodeApi>,
+    places: Places<NodeName>,
+    handshakes: Places<()>,
+    strangers: Semaphore,
+    waiting: Semaphore,
+    bytes: Shares,
 }
 
 impl Nodes {
-    /// Accepts until drained, at most `most` connections at a time; further ones wait in
-    /// the backlog.
+    /// Answers on behalf of `ca`, at most `most` connections at a time. `tls` presents the
+    /// serving certificate of the moment.
+    #[must_use]
+    pub fn new(ca: Arc<Ca>, tls: Arc<tls::Server>, tasks: Tasks, most: usize) -> Self {
+        let api = NodeServer::new(NodeApi::new(Arc::clone(&ca)));
+        let share = (most / SHARE_OF_STRANGERS).max(1);
+        Self {
+            ca,
+            tls,
+            tasks,
+            api: api.clone().max_decoding_message_size(message::LARGEST),
+            api_of_strangers: api.max_decoding_message_size(STRANGERS_MESSAGE),
+            places: Places::of_nodes(),
+            // Nodes must get in, whoever else calls.
+            handshakes: Places::new(share),
+            strangers: Semaphore::new(share),
+            waiting: Semaphore::new(share),
+            bytes: Shares::of_bytes(BYTES_OF_NODE),
+        }
+    }
+
+    /// Accepts until drained; connections beyond `most` wait in the backlog.
     pub async fn serve(self, listener: TcpListener, most: usize) {
         let connections = Arc::new(Semaphore::new(most));
-        // Nodes must get in, whoever else calls.
-        let strangers = Arc::new(Semaphore::new((most / SHARE_OF_STRANGERS).max(1)));
+        // Shared, and not copied: each of many thousand connections holds it.
+        let this = Arc::new(self);
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.drain.requested() => return,
+                () = this.ca.drain.requested() => return,
                 accepted = accept(&connections, || listener.accept()) => accepted,
             };
-            let Some((place, (stream, _address))) = accepted else {
+            let Some((place, (stream, address))) = accepted else {
                 continue;
             };
-            let (this, strangers) = (self.clone(), Arc::clone(&strangers));
-            self.tasks
+            let nodes = Arc::clone(&this);
+            this.tasks
                 .spawn("node connection", OnPanic::Continue, async move {
-                    this.connection(stream, &strangers).await;
+                    nodes.connection(stream, address.ip()).await;
                     drop(place);
                 });
         }
     }
 
-    async fn connection(&self, stream: TcpStream, strangers: &Semaphore) {
+    async fn connection(self: &Arc<Self>, stream: TcpStream, address: IpAddr) {
         // Without it each small answer waits for the peer's delayed ACK.
         let _cosmetic = stream.set_nodelay(true);
-        let stream = match self.tls.accept(stream).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                self.metrics.handshake_failed();
-                tracing::debug!(code = "ARX-HANDSHAKE", %error, "no connection");
-                return;
-            }
+        let Some(stream) = self.handshake(stream).await else {
+            return;
         };
-        let caller = Caller::of(stream.peer(), &self.trust_domain);
-        let stay = Stay::new(self, &caller);
-        let (api, streams, _place) = match &caller {
-            Caller::Node(_) => (self.api.clone(), STREAMS_OF_NODE, None),
+        let caller = Caller::of(stream.peer(), &self.ca.trust_domain);
+        // A node that was cut off may join again, as a stranger may.
+        let node = match &caller {
+            Caller::Node(node) if self.ca.fleet.admit(node).is_ok() => Some(Arc::clone(node)),
+            _ => None,
+        };
+        let (place, _place_of_stranger) = match &node {
+            Some(node) => (Some(self.places.take(&node.name)), None),
             // A message is read before anybody is known.
-            Caller::Stranger | Caller::Other(_) => {
-                let place = tokio::time::timeout(PATIENCE, strangers.acquire()).await;
-                let Ok(Ok(place)) = place else {
-                    tracing::debug!(
-                        code = "ARX-STRANGERS",
-                        "too many are connected without a certificate: one was turned away"
-                    );
-                    return;
-                };
-                let api = self.api.clone();
-                let api = api.max_decoding_message_size(STRANGERS_MESSAGE);
-                (api, STREAMS_OF_STRANGER, Some(place))
-            }
+            None => match self.place_of_stranger().await {
+                Some(place) => (None, Some(place)),
+                None => return,
+            },
         };
-        let service = Connection { caller, api };
-        let _open = self.metrics.connection();
+        let stay = match &node {
+            Some(node) => Stay::node(&self.ca, node.not_after, node.issuers.last().copied()),
+            None => Stay::stranger(&self.ca),
+        };
+        let streams = match &node {
+            Some(_) => STREAMS_OF_NODE,
+            None => STREAMS_OF_STRANGER,
+        };
+        let service = Connection {
+            nodes: Arc::clone(self),
+            caller,
+            address,
+            stranger: node.is_none(),
+        };
+        let _open = self.ca.metrics.connection();
         let calls = Calls::default();
         let connection = protocol(&calls, streams).serve_connection(TokioIo::new(stream), service);
-        run(Box::pin(connection), calls, stay.over(), &self.drain).await;
+        tokio::select! {
+            () = run(Box::pin(connection), calls, stay.over(), &self.ca.drain) => {}
+            // At once: whoever goes on calling must not keep it.
+            name = lost(place.as_ref()) => {
+                let peer = Peer::Node(name.clone());
+                self.ca.refused(&places::lost(), &peer, "connection closed");
+            }
+        }
+    }
+
+    async fn handshake(&self, stream: TcpStream) -> Option<tls::ServerStream<TcpStream>> {
+        let place = self.handshakes.take(&());
+        let accepted = tokio::select! {
+            accepted = self.tls.accept(stream) => accepted.map_err(|error| error.to_string()),
+            _ = place.lost() => Err("too many have not ended their handshake".to_owned()),
+        };
+        accepted
+            .inspect_err(|error| {
+                self.ca.metrics.handshake_failed();
+                tracing::debug!(code = "ARX-HANDSHAKE", %error, "no connection");
+            })
+            .ok()
+    }
+
+    async fn place_of_stranger(&self) -> Option<SemaphorePermit<'_>> {
+        let place = match self.waiting.try_acquire() {
+            Ok(_waiting) => {
+                let place = tokio::time::timeout(PATIENCE, self.strangers.acquire());
+                place.await.ok().and_then(Result::ok)
+            }
+            Err(_) => None,
+        };
+        if place.is_none() {
+            tracing::debug!(
+                code = "ARX-STRANGERS",
+                "too many are connected without a certificate: one was turned away"
+            );
+        }
+        place
+    }
+
+    /// Why `caller` gets nothing but a join, if that is so, before anything of it is read.
+    fn turned_away(&self, caller: &Caller, path: &str) -> Option<Refusal> {
+        match caller {
+            Caller::Node(node) if path != JOIN => self.ca.fleet.admit(node).err(),
+            _ => None,
+        }
+    }
+}
+
+/// Returns when a node has lost its place.
+async fn lost<'a>(place: Option<&Place<'a, NodeName>>) -> &'a NodeName {
+    match place {
+        Some(place) => place.lost().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -266,24 +352,28 @@ async fn run<S, IO>(
 }
 
 /// Until when a connection may stay.
-struct Stay {
-    clock: Clock,
+struct Stay<'a> {
+    clock: &'a Clock,
     trust: watch::Receiver<Arc<TrustBundle>>,
     until: Option<SystemTime>,
     root: Option<KeyId>,
 }
 
-impl Stay {
-    fn new(nodes: &Nodes, caller: &Caller) -> Self {
-        let (until, root) = match caller {
-            Caller::Node(node) => (Some(node.not_after), node.issuers.last().copied()),
-            Caller::Stranger | Caller::Other(_) => (None, None),
-        };
+impl<'a> Stay<'a> {
+    fn node(ca: &'a Ca, until: SystemTime, root: Option<KeyId>) -> Self {
         Self {
-            clock: nodes.clock.clone(),
-            trust: nodes.trust.clone(),
-            until,
+            until: Some(until),
             root,
+            ..Self::stranger(ca)
+        }
+    }
+
+    fn stranger(ca: &'a Ca) -> Self {
+        Self {
+            clock: &ca.clock,
+            trust: ca.trust.watch(),
+            until: None,
+            root: None,
         }
     }
 
@@ -314,8 +404,11 @@ impl Stay {
 
 /// Tells the API who calls.
 struct Connection {
+    nodes: Arc<Nodes>,
     caller: Caller,
-    api: NodeServer<NodeApi>,
+    address: IpAddr,
+    /// Without a certificate that counts.
+    stranger: bool,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Connection {
@@ -324,22 +417,55 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.caller.clone());
-        let follow = request.uri().path() == FOLLOW;
-        let call = self.api.clone().call(request);
-        if follow {
-            return call;
+        let path = request.uri().path();
+        let follow = path == FOLLOW;
+        let peer = Peer::of(&self.caller, self.address);
+        if let Some(refusal) = self.nodes.turned_away(&self.caller, path) {
+            self.nodes.ca.refused(&refusal, &peer, "call refused");
+            return Box::pin(std::future::ready(Ok(
+                tonic::Status::from(refusal).into_http()
+            )));
         }
-        Box::pin(async move {
-            match tokio::time::timeout(WHOLE_CALL, call).await {
-                Ok(answer) => answer,
-                Err(_) => Ok(tonic::Status::deadline_exceeded(
-                    "the call did not come whole, or took too long",
-                )
-                .into_http()),
+        request.extensions_mut().insert(self.caller.clone());
+        request.extensions_mut().insert(peer);
+        let node = match &self.caller {
+            Caller::Node(node) if !self.stranger => node,
+            _ => {
+                let mut api = self.nodes.api_of_strangers.clone();
+                return whole(api.call(request));
             }
+        };
+        let share = self.nodes.bytes.of(&node.name);
+        let ca = Arc::clone(&self.nodes.ca);
+        let mut api = self.nodes.api.clone();
+        if follow {
+            return api.call(request.map(|body| Metered::stream(body, share, ca)));
+        }
+        let taken = Taken::new(share);
+        let held = taken.clone();
+        let call = api.call(request.map(|body| Metered::call(body, taken, ca)));
+        whole(async move {
+            let answer = call.await;
+            drop(held);
+            answer
         })
     }
+}
+
+/// The answer to a call that has to be over within [`WHOLE_CALL`].
+fn whole<F>(call: F) -> BoxFuture<'static, Result<Response<tonic::body::Body>, Infallible>>
+where
+    F: Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send + 'static,
+{
+    Box::pin(async move {
+        match tokio::time::timeout(WHOLE_CALL, call).await {
+            Ok(answer) => answer,
+            Err(_) => Ok(tonic::Status::deadline_exceeded(
+                "the call did not come whole, or took too long",
+            )
+            .into_http()),
+        }
+    })
 }
 
 struct Admin {
@@ -358,7 +484,7 @@ impl hyper::service::Service<Request<Incoming>> for Admin {
 
 impl fmt::Debug for Nodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Nodes of {}", self.trust_domain)
+        write!(f, "Nodes of {}", self.ca.trust_domain)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::ledger::{Ledger, Query};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::queue::Queue;
+use crate::refusal::Told;
 use crate::seal::Seal;
 use crate::share::Shares;
 use crate::state::State;
@@ -150,6 +151,7 @@ impl House {
             shares: Shares::default(),
             queue: Queue::new(2, 1000),
             answers: Answers::default(),
+            told: Told::default(),
             metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
             drain: Drain::new(Duration::from_secs(1)),
             fleet_ahead: Mutex::new(None),

@@ -34,6 +34,8 @@ pub struct Options {
     pub ttl: String,
     /// Lifetime of the agents' own certificates.
     pub node_ttl: String,
+    /// Lines of the authority's `[node_api]`.
+    pub node_api: String,
     /// Lines of the authority's `[authority]`.
     pub roots: String,
     /// Lines of its `[policy]`.
@@ -53,6 +55,7 @@ impl Default for Options {
         Self {
             ttl: "1h".to_owned(),
             node_ttl: "1h".to_owned(),
+            node_api: String::new(),
             roots: String::new(),
             policy: String::new(),
             cluster: String::new(),
@@ -153,6 +156,7 @@ impl Mesh {
         let Options {
             ttl,
             node_ttl,
+            node_api,
             roots,
             policy,
             cluster,
@@ -169,6 +173,7 @@ impl Mesh {
 [node_api]
 address = "127.0.0.1:{node_port}"
 drain = "5s"
+{node_api}
 [ops]
 address = "127.0.0.1:{ops_port}"
 [admin]

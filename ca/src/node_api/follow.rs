@@ -18,7 +18,7 @@ use super::{malformed, trust_update, welcome};
 use crate::ca::Ca;
 use crate::caller::Node;
 use crate::fleet::{Down, LONGEST_TEXT, Session};
-use crate::refusal::{Fault, Refusal};
+use crate::refusal::{Fault, Peer, Refusal};
 use crate::trust::{Standing, standing};
 
 /// The first message has to come within this.
@@ -30,17 +30,19 @@ const RECONNECT: Duration = Duration::from_millis(500);
 type Messages = <super::Api as wire::node_server::Node>::FollowStream;
 
 /// Opens the stream: waits for the Hello, and answers it with a Welcome and, where the
-/// agent lacks it, the newest trust.
+/// agent lacks it, the newest trust. The status is of a Follow that ended before its Hello.
 pub(super) async fn open(
     ca: Arc<Ca>,
     node: &Node,
     mut inbound: Streaming<wire::AgentMessage>,
-) -> Result<Messages, Refusal> {
+) -> Result<Result<Messages, Status>, Refusal> {
     let first = tokio::time::timeout(HELLO, inbound.message()).await;
     let first = first.map_err(|_| malformed("no Hello came within 10 s of opening a Follow"))?;
-    let hello = match first.ok().flatten().and_then(|message| message.message) {
-        Some(Up::Hello(hello)) => hello,
-        _ => return Err(malformed("a Follow begins with a Hello")),
+    let hello = match first.map(|first| first.and_then(|message| message.message)) {
+        Ok(Some(Up::Hello(hello))) => hello,
+        Ok(_) => return Err(malformed("a Follow begins with a Hello")),
+        // Told of, if it was a refusal, by whoever reads the bytes.
+        Err(status) => return Ok(Err(status)),
     };
     let welcome = welcome(&ca, &hello)?;
     let mut trust = ca.trust.watch();
@@ -61,15 +63,18 @@ pub(super) async fn open(
         ca,
         draining: false,
     };
-    Ok(Box::pin(stream::unfold(stream, |mut stream| async move {
-        let message = stream.next().await?;
-        Some((
-            Ok::<_, Status>(wire::AuthorityMessage {
-                message: Some(message),
-            }),
-            stream,
-        ))
-    })))
+    Ok(Ok(Box::pin(stream::unfold(
+        stream,
+        |mut stream| async move {
+            let message = stream.next().await?;
+            Some((
+                Ok::<_, Status>(wire::AuthorityMessage {
+                    message: Some(message),
+                }),
+                stream,
+            ))
+        },
+    ))))
 }
 
 /// Whether an agent holds exactly `newest`. What it should not be able to hold is told to
@@ -138,8 +143,8 @@ impl Follow {
                         Ok(Some(answer)) => return Some(answer),
                         Ok(None) => {}
                         Err(refusal) => {
-                            self.ca.metrics.refused(refusal.code);
-                            tracing::warn!(code = refusal.code, node = %self.session.name(), reason = %refusal.message, "report refused");
+                            let peer = Peer::Node(self.session.name().clone());
+                            self.ca.refused(&refusal, &peer, "report refused");
                             return None;
                         }
                     },

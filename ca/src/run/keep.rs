@@ -7,6 +7,7 @@ use arx_daemon::ops::{Condition, Readiness};
 
 use crate::ca::Ca;
 use crate::caller::NodeName;
+use crate::refusal;
 
 /// Between looks at whether the store can write.
 const PROBE: Duration = Duration::from_secs(5);
@@ -48,6 +49,16 @@ pub(super) async fn watch_authority(ca: Arc<Ca>, condition: Condition) {
         }
         if health.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Tells once a minute of refusals of which only the first was told.
+pub(super) async fn tell_refusals(ca: Arc<Ca>) {
+    loop {
+        tokio::time::sleep(refusal::COUNTED).await;
+        for refusal::Repeated { code, peer, times } in ca.told.due(ca.clock.monotonic()) {
+            tracing::info!(code, %peer, times, "refused again, so many times in the last minute");
         }
     }
 }
