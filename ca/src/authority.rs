@@ -1,7 +1,8 @@
 //! The keys that say who is who: a root, made at the first start or the operator's, and under
 //! it this replica's own short-lived intermediate, which signs everything else.
 //!
-//! The intermediate's key lives in memory only. It signs nothing before its certificate is
+//! The intermediate's key lives in memory only, unless the key above it may be out of reach at
+//! the next start; then it is kept in the state too, sealed. It signs nothing before its certificate is
 //! registered in the state store under a root that is active, and nothing before the ledger
 //! has it; the two steps are [`Authority::prepare`] and [`Authority::install`].
 
@@ -11,20 +12,21 @@ mod issuing;
 mod keep;
 mod operator;
 mod options;
+mod parent;
 mod problem;
 mod renewal;
 mod root;
 mod roots;
-mod signer;
+mod sealed;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use arx_identity::profile::{self, Issuer, Leaf, Validity};
+use arx_daemon::clock::rfc3339;
+use arx_identity::profile::{self, Leaf, Validity};
 use arx_identity::{
     CertChain, Certificate, KeyAlgorithm, KeyId, PrivateKey, SpiffeId, Svid, TrustDomain,
 };
-use bytes::Bytes;
 use serde_json::Map;
 use tokio::sync::watch;
 
@@ -34,10 +36,13 @@ pub use self::issuing::{
     Issuing, SignError, Term, renewal_at, renewal_due, serving_at, serving_due, sign_leaf,
 };
 pub use self::keep::{Health, Made};
+use self::operator::Found;
 pub use self::options::{OperatorFiles, Options};
+use self::parent::{Parent, blocking};
 pub use self::problem::Problem;
 pub use self::renewal::RootRenewal;
-use self::signer::{Signer, blocking};
+use self::sealed::Kept;
+use crate::signer::Sources;
 use crate::state::{
     Authorities, Decision, Document as _, Intermediate, Loaded, Replica, RootState, State,
     StateError,
@@ -61,8 +66,12 @@ pub struct Authority {
     replica: Replica,
     options: Options,
     longest_leaf: Mutex<Duration>,
+    /// How keys are reached that are not in the state.
+    sources: Sources,
     /// Of the root that is active, as far as this replica knows.
-    signer: watch::Sender<Arc<Signer>>,
+    parent: watch::Sender<Arc<Parent>>,
+    /// What the process before has kept, until this one begins to issue.
+    kept: Mutex<Option<Kept>>,
     /// Held while it is read which root that is, so that an older answer never replaces a newer.
     following: tokio::sync::Mutex<()>,
     notes: Vec<String>,
@@ -96,8 +105,19 @@ impl Authority {
         if !problems.is_empty() {
             return Err(AuthorityError::Problems(problems));
         }
-        let first = state.authorities().await?.is_none();
         let found = check::operator(&options, state.trust_domain(), now).await?;
+        Self::with(state, replica, options, found, now).await
+    }
+
+    /// The same by what was found in the operator's files.
+    async fn with(
+        state: State,
+        replica: &Replica,
+        options: Options,
+        found: Found,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let first = state.authorities().await?.is_none();
         let mut problems = found.problems;
         let mut notes = found.notes;
         match found.short {
@@ -105,14 +125,33 @@ impl Authority {
             Some(short) => notes.push(short.message),
             None => {}
         }
-        if !problems.is_empty() {
-            return Err(AuthorityError::Problems(problems));
-        }
-        let signer = root::establish(&state, &options, found.material, now).await?;
-        match check::ends(&signer, &options, now) {
-            check::Ends::InTime => {}
-            check::Ends::Soon(note) => notes.push(note),
-            check::Ends::Over(problem) => return Err(AuthorityError::Problems(vec![problem])),
+        let kept = Kept::find(&state, replica, now).await?;
+        let sources = Sources {
+            files: found.material.as_ref().map(|found| found.key.clone()),
+        };
+        let parent = match (problems.is_empty(), &kept) {
+            (true, _) => {
+                let operator = found.material.as_ref();
+                root::establish(&state, &options, operator, &sources, now).await?
+            }
+            (false, None) => return Err(AuthorityError::Problems(problems)),
+            // Nothing else is taken, or made, in the place of what cannot be read.
+            (false, Some(kept)) => {
+                let error = AuthorityError::Problems(problems);
+                notes.push(format!(
+                    "going on under the intermediate of before until {}, although: {error}",
+                    rfc3339(kept.not_after())
+                ));
+                root::absent(&state, &error).await?
+            }
+        };
+        let stored = state.authorities().await?.map(|stored| stored.value);
+        if let Some(active) = stored.as_ref().and_then(Authorities::active) {
+            match check::ends(active, &options, now) {
+                check::Ends::InTime => {}
+                check::Ends::Soon(note) => notes.push(note),
+                check::Ends::Over(problem) => return Err(AuthorityError::Problems(vec![problem])),
+            }
         }
         clear(&state, now).await;
         Ok(Self {
@@ -120,7 +159,9 @@ impl Authority {
             replica: replica.clone(),
             longest_leaf: Mutex::new(options.longest()),
             options,
-            signer: watch::Sender::new(Arc::new(signer)),
+            sources,
+            parent: watch::Sender::new(Arc::new(parent)),
+            kept: Mutex::new(kept),
             following: tokio::sync::Mutex::default(),
             notes,
             issuing: watch::Sender::new(None),
@@ -133,19 +174,19 @@ impl Authority {
     /// knows. What signs leaves may still stand under the one before; see [`Issuing::root`].
     #[must_use]
     pub fn root(&self) -> Certificate {
-        self.signer().root.clone()
+        self.parent().root.clone()
     }
 
     /// Its subject key identifier.
     #[must_use]
     pub fn root_key_id(&self) -> KeyId {
-        self.signer().root_id
+        self.parent().root_id
     }
 
     /// Where the key is that signs intermediates.
     #[must_use]
-    pub fn custody(&self) -> &'static str {
-        self.signer().custody
+    pub fn custody(&self) -> String {
+        self.parent().custody.clone()
     }
 
     /// When a root is to be replaced that was made here at `made` and ends at `ends`; nothing, if
@@ -220,8 +261,8 @@ impl Authority {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn signer(&self) -> Arc<Signer> {
-        self.signer.borrow().clone()
+    fn parent(&self) -> Arc<Parent> {
+        self.parent.borrow().clone()
     }
 
     fn trust_domain(&self) -> &TrustDomain {
@@ -234,57 +275,42 @@ impl Authority {
     /// [`AuthorityError`] if it could not be made, or its registration is not known to stand;
     /// then its key is gone, and whatever was registered has nobody who could sign by it.
     pub async fn prepare(&self, now: SystemTime) -> Result<Prepared, AuthorityError> {
-        let signer = self.signer();
+        let parent = self.parent();
         let key = Arc::new(blocking(|| Ok(PrivateKey::generate(OWN_KEY)?)).await?);
         let whole = Validity::authority(now, self.options.intermediate_ttl);
         let validity = Validity {
-            not_before: whole.not_before.max(signer.begins()),
-            not_after: whole.not_after.min(signer.ends()),
+            not_before: whole.not_before.max(parent.begins()),
+            not_after: whole.not_after.min(parent.ends()),
         };
         let unsigned = profile::intermediate(
-            &signer.issuer,
+            &parent.issuer,
             key.public_key(),
             self.trust_domain(),
             self.replica.name(),
             validity,
             0,
         )?;
-        let certificate = signer.sign(unsigned).await?;
-        let issuer = Issuer::new(&certificate)?;
+        let certificate = parent.sign(unsigned).await?;
+        let mut chain = vec![certificate.clone()];
+        chain.extend(parent.above.iter().cloned());
+        self.keep_sealed(&parent, &chain, &key, now).await?;
+        let issuing = sealed::issuing(chain, key, parent.root_id, now, parent.ends())?;
         let registered = Intermediate {
-            certificate: certificate.clone(),
-            root: signer.root_id,
+            certificate,
+            root: parent.root_id,
             replica: self.replica.name().to_owned(),
             registered: now,
             extra: Map::new(),
         };
-        self.register(&signer, &registered, issuer.key_id()).await?;
-
-        let mut chain = vec![certificate];
-        chain.extend(signer.above.iter().cloned());
-        let term = Term {
-            made: now,
-            ends: issuer.not_after(),
-            issuer_ends: signer.ends(),
-        };
-        let root = signer.root_id;
-        let encoded = chain.iter().map(|it| Bytes::copy_from_slice(it.der()));
+        self.register(&registered, issuing.intermediate()).await?;
         Ok(Prepared {
             registered,
-            issuing: Arc::new(Issuing {
-                issuer,
-                key,
-                encoded: encoded.collect(),
-                chain,
-                root,
-                term,
-            }),
+            issuing: Arc::new(issuing),
         })
     }
 
     async fn register(
         &self,
-        signer: &Signer,
         intermediate: &Intermediate,
         key_id: KeyId,
     ) -> Result<(), AuthorityError> {
@@ -306,7 +332,10 @@ impl Authority {
                         Some(RootState::Active) => {}
                         other => {
                             return Err(AuthorityError::NotActive {
-                                root: signer.root.subject().to_owned(),
+                                root: authorities.root(root).map_or_else(
+                                    || root.to_string(),
+                                    |root| root.certificate.subject().to_owned(),
+                                ),
                                 state: other.map_or("not there", RootState::as_str).to_owned(),
                             });
                         }
@@ -376,7 +405,7 @@ async fn clear(state: &State, now: SystemTime) {
                 state.remove(&key.named(key_id.into())).await?;
             }
         }
-        Ok(())
+        state.erase_ended(now).await
     }
     .await;
     if let Err(error) = cleared {

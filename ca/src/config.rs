@@ -358,31 +358,17 @@ impl Config {
         }
     }
 
-    /// Keys that others can read are no secret. A sealing key that is missing is made at the
-    /// first start.
+    /// A key that others can read is no secret. One that is missing is made at the first start.
+    /// The operator's own files are looked at by the authority: one that has stopped to be in
+    /// order must not stop an authority that can go on without it.
     fn check_secrets(&self, problems: &mut Problems<'_>) {
         let seal = self
             .state
             .seal_key_file
             .as_ref()
             .filter(|path| path.exists());
-        let keys = [
-            ("state.seal_key_file", seal),
-            ("authority.key_file", self.authority.key_file.as_ref()),
-        ];
-        for (key, path) in keys {
-            if let Some(path) = path {
-                problems.take(key, secret_file(path));
-            }
-        }
-        if let Some(path) = &self.authority.certificate_file
-            && let Err(error) = std::fs::metadata(path)
-        {
-            problems.add(
-                "authority.certificate_file",
-                format!("{}: {error}", path.display()),
-                "name the file of the certificate",
-            );
+        if let Some(path) = seal {
+            problems.take("state.seal_key_file", secret_file(path));
         }
     }
 

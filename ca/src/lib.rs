@@ -26,6 +26,7 @@ pub mod run;
 pub mod seal;
 pub mod serve;
 pub mod share;
+pub mod signer;
 pub mod state;
 pub mod store;
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub struct RootSeen {
     /// `active`, `prepared`, `retiring`, `distrusted`, or the word of a newer version.
     pub state: Arc<str>,
     /// Where its key is, in words.
-    pub custody: &'static str,
+    pub custody: String,
     /// When its rotation begins by itself.
     pub renews: Option<SystemTime>,
 }
@@ -170,7 +170,7 @@ fn seen(root: &Root, renews: Option<SystemTime>) -> Option<RootSeen> {
         key_id: root.key_id()?,
         certificate: root.certificate.clone(),
         state: root.state.as_str().into(),
-        custody: root.key.as_str(),
+        custody: root.key.to_string(),
         renews,
     })
 }

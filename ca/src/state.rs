@@ -14,6 +14,7 @@ mod intermediate;
 mod published;
 mod replica;
 mod rotation;
+mod sealed;
 mod wire;
 
 use std::collections::HashMap;
@@ -22,7 +23,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arx_identity::{KeyId, TrustDomain};
 use bytes::Bytes;
 
-pub use self::authorities::{Authorities, KeyPlace, Pkcs8, Registration, Root, RootState};
+pub use self::authorities::{
+    Authorities, KeyPlace, Newer, Pkcs8, Registration, Root, RootState, SocketKey, TokenKey,
+};
 pub use self::denials::{Denial, Denials};
 pub use self::document::Document;
 pub use self::error::StateError;
@@ -30,6 +33,7 @@ pub use self::intermediate::Intermediate;
 pub use self::published::{Link, Published};
 pub use self::replica::{LedgerMark, Replica, ReplicaDocument, Seen, replica_name};
 pub use self::rotation::{Forced, Initiator, Passed, Phase, RootName, Rotation, Rotations, Terms};
+pub use self::sealed::SealedIntermediate;
 use crate::seal::{Seal, SealError};
 use crate::store::{CasError, Changes, FORMAT, Key, Prefix, Segment, Shared, list_all};
 

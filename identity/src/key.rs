@@ -229,6 +229,17 @@ impl PublicKey {
         ))
     }
 
+    /// Whether `signature` over `message`, as X.509 carries it, is this key's, by the algorithm
+    /// that belongs to this kind of key: what [`PrivateKey::sign`] answers, wherever the
+    /// private key is.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        let identifier = self.algorithm.signature_identifier();
+        Reader::new(&identifier)
+            .read(der::SEQUENCE)
+            .is_ok_and(|content| self.verify(content, message, signature))
+    }
+
     /// Whether `signature` over `message` is this key's. `signature_algorithm` is the
     /// content of the AlgorithmIdentifier that came with it.
     pub(crate) fn verify(

@@ -79,7 +79,7 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
                     "root",
                     &root.state,
                     &root.certificate,
-                    root.custody,
+                    &root.custody,
                     under_it,
                     None,
                 )

@@ -8,10 +8,11 @@ use arx_identity::TrustDomain;
 use super::AuthorityError;
 use super::operator::{self, Found};
 use super::options::Options;
+use super::parent::blocking;
 use super::problem::{Problem, human};
 use super::root::{Choice, choose};
-use super::signer::{Signer, blocking};
-use crate::state::{KeyPlace, State};
+use crate::signer::Sources;
+use crate::state::{KeyPlace, Root, State};
 
 const SETTING: &str = "authority";
 
@@ -79,9 +80,9 @@ async fn look(
     let Some(active) = stored.as_ref().and_then(|stored| stored.active()) else {
         return Ok(());
     };
-    let KeyPlace::Stored(key) = &active.key else {
+    if matches!(active.key, KeyPlace::Files) {
         return Ok(());
-    };
+    }
     if active.certificate.public_key().algorithm() != options.root_key {
         checked.notes.push(format!(
             "the root has a key of kind {}; authority.root_key = {} counts for the next one",
@@ -89,8 +90,9 @@ async fn look(
             options.root_key
         ));
     }
-    let signer = Signer::new(active, key.key()?.into())?;
-    match ends(&signer, options, now) {
+    let sources = Sources::default();
+    sources.open(&active.key, active.signer())?;
+    match ends(active, options, now) {
         Ends::InTime => {}
         Ends::Soon(note) => checked.notes.push(note),
         Ends::Over(problem) => checked.problems.push(problem),
@@ -107,8 +109,9 @@ pub(super) async fn operator(
     let Some(files) = options.operator.clone() else {
         return Ok(Found::default());
     };
-    let (options, trust_domain) = (options.clone(), trust_domain.clone());
-    blocking(move || Ok(operator::load(&files, &options, &trust_domain, now))).await
+    let (options, domain) = (options.clone(), trust_domain.clone());
+    let found = blocking(move || Ok(operator::load(&files, &options, &domain, now))).await?;
+    Ok(found.tried(trust_domain, now).await)
 }
 
 /// How the end of what signs intermediates lies to now.
@@ -119,10 +122,10 @@ pub(super) enum Ends {
     Over(Problem),
 }
 
-pub(super) fn ends(signer: &Signer, options: &Options, now: SystemTime) -> Ends {
-    let root = signer.root.subject();
-    let at = rfc3339(signer.ends());
-    match signer.ends().duration_since(now) {
+pub(super) fn ends(active: &Root, options: &Options, now: SystemTime) -> Ends {
+    let root = active.certificate.subject();
+    let at = rfc3339(active.ends());
+    match active.ends().duration_since(now) {
         Err(_) => Ends::Over(Problem::new(
             SETTING,
             "ARX-AUTHORITY-EXPIRED",
@@ -132,12 +135,12 @@ pub(super) fn ends(signer: &Signer, options: &Options, now: SystemTime) -> Ends 
                  root and state directory"
             ),
         )),
-        Ok(_) if signer.begins() > now => Ends::Over(Problem::new(
+        Ok(_) if active.begins() > now => Ends::Over(Problem::new(
             SETTING,
             "ARX-AUTHORITY-NOT-YET-VALID",
             format!(
                 "the root {root} is valid from {} on only: check this machine's clock",
-                rfc3339(signer.begins())
+                rfc3339(active.begins())
             ),
         )),
         Ok(left) if left < options.intermediate_ttl => Ends::Soon(format!(

@@ -4,6 +4,7 @@ use arx_identity::KeyError;
 use arx_identity::profile::ProfileError;
 
 use super::{Problem, SignError};
+use crate::signer::SignerError;
 use crate::state::StateError;
 
 /// The authority cannot be had, or cannot make what it needs.
@@ -15,6 +16,9 @@ pub enum AuthorityError {
     /// The state cannot be used or changed.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The key above the replica's own did not sign.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
     /// A key was not made, or did not sign.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -93,6 +97,7 @@ impl AuthorityError {
                 .first()
                 .map_or("ARX-AUTHORITY-CONFIGURATION", |problem| problem.code),
             Self::State(error) => error.code(),
+            Self::Signer(error) => error.code(),
             Self::Key(_) => "ARX-AUTHORITY-KEY",
             Self::Profile(_) => "ARX-AUTHORITY-PROFILE",
             Self::NotActive { .. } => "ARX-AUTHORITY-ROOT-NOT-ACTIVE",
@@ -105,11 +110,21 @@ impl AuthorityError {
         }
     }
 
+    /// Whether only another configuration helps.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Problems(_) | Self::Signer(SignerError::NotConfigured { .. })
+        )
+    }
+
     /// Whether the same call may succeed later without anybody changing the configuration.
     #[must_use]
     pub fn passes(&self) -> bool {
         match self {
             Self::State(error) => error.passes(),
+            Self::Signer(error) => error.passes(),
             Self::NotReady | Self::NotRecorded(_) | Self::CutOff(_) => true,
             _ => false,
         }

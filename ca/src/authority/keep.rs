@@ -55,12 +55,13 @@ impl Authority {
         F: FnMut(Made) -> BoxFuture<'static, Result<(), String>> + Send,
     {
         let mut jumps = clock.jumps();
-        let mut roots = self.signer.subscribe();
+        let mut roots = self.parent.subscribe();
         let mut failures = 0;
         loop {
             let outcome = self.renew(clock, &mut made).await;
             let now = clock.now();
             self.report(now, outcome.as_ref().err());
+            self.erase_ended(now).await;
             let wait = match outcome {
                 Ok(()) => {
                     failures = 0;

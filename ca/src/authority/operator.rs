@@ -17,6 +17,8 @@ use arx_identity::{
 
 use super::options::{OperatorFiles, Options};
 use super::problem::{Problem, human};
+use crate::signer::{InMemory, Signer, SignerError};
+use crate::state::KeyPlace;
 
 const CERTIFICATE: &str = "authority.certificate_file";
 const KEY: &str = "authority.key_file";
@@ -27,7 +29,7 @@ const LIMIT: u64 = 256 * 1024;
 /// An authority of the operator's, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Material {
-    pub(super) key: Arc<PrivateKey>,
+    pub(super) key: Arc<dyn Signer>,
     /// From the one whose key this is up to below the root; empty if it is the root's.
     pub(super) above: Vec<Certificate>,
     pub(super) root: Certificate,
@@ -45,7 +47,8 @@ pub(super) struct Found {
     pub(super) notes: Vec<String>,
 }
 
-/// Reads and checks the operator's files. Blocks on the file system, and signs to try the key.
+/// Reads and checks the operator's files. Blocks on the file system. What is found is still to
+/// be [tried](Found::tried).
 pub(super) fn load(
     files: &OperatorFiles,
     options: &Options,
@@ -88,19 +91,12 @@ pub(super) fn load(
     let Some(key) = key else {
         return found;
     };
-    let material = Material {
-        key: Arc::new(key),
-        above: certificates[..root].to_vec(),
-        root: certificates[root].clone(),
-    };
     if found.problems.is_empty() {
-        match try_out(&material, trust_domain, now) {
-            Ok(()) => found.material = Some(material),
-            Err(reason) => found.certificate(
-                "ARX-AUTHORITY-TRIAL",
-                format!("a certificate issued under it for trial does not verify: {reason}"),
-            ),
-        }
+        found.material = Some(Material {
+            key: Arc::new(InMemory::new(key.into(), KeyPlace::Files.as_str())),
+            above: certificates[..root].to_vec(),
+            root: certificates[root].clone(),
+        });
     }
     found
 }
@@ -166,6 +162,20 @@ fn read_key(path: &Path, found: &mut Found) -> Option<PrivateKey> {
 }
 
 impl Found {
+    /// The same, after its key has signed for trial.
+    pub(super) async fn tried(mut self, trust_domain: &TrustDomain, now: SystemTime) -> Self {
+        if let Some(material) = &self.material
+            && let Err(reason) = try_out(material, trust_domain, now).await
+        {
+            self.material = None;
+            self.certificate(
+                "ARX-AUTHORITY-TRIAL",
+                format!("a certificate issued under it for trial does not verify: {reason}"),
+            );
+        }
+        self
+    }
+
     fn certificate(&mut self, code: &'static str, message: String) {
         self.problems.push(Problem::new(CERTIFICATE, code, message));
     }
@@ -324,12 +334,39 @@ fn trial_intermediate(
     Ok((unsigned, key))
 }
 
+/// Why a trial has failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TrialError {
+    /// The key did not sign.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// What was issued cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+}
+
 /// Issues by `material` all the way down to a leaf and verifies that as a peer would.
-pub(super) fn try_out(
+pub(super) async fn try_out(
     material: &Material,
     trust_domain: &TrustDomain,
     now: SystemTime,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<(), TrialError> {
+    let trial = trial(material, trust_domain, now).map_err(unusable)?;
+    let signature = material.key.sign(trial.0.to_be_signed()).await?;
+    verify_trial(material, trust_domain, trial, &signature, now).map_err(unusable)
+}
+
+fn unusable(error: Box<dyn std::error::Error>) -> TrialError {
+    TrialError::Unusable(error.to_string())
+}
+
+type Trial = (Unsigned, PrivateKey, Validity);
+
+fn trial(
+    material: &Material,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<Trial, Box<dyn std::error::Error>> {
     let issuer = Issuer::new(material.above.first().unwrap_or(&material.root))?;
     let (begins, ends) = (now - Duration::from_secs(1), now + Duration::from_secs(1));
     let validity = Validity {
@@ -346,9 +383,17 @@ pub(super) fn try_out(
         validity,
         0,
     )?;
-    let signature = material.key.sign(unsigned.to_be_signed())?;
-    let intermediate = unsigned.complete(&signature)?;
+    Ok((unsigned, key, validity))
+}
 
+fn verify_trial(
+    material: &Material,
+    trust_domain: &TrustDomain,
+    (unsigned, key, validity): Trial,
+    signature: &[u8],
+    now: SystemTime,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let intermediate = unsigned.complete(signature)?;
     let id = SpiffeId::new(trust_domain, "/trial")?;
     let leaf = profile::leaf(
         &Issuer::new(&intermediate)?,

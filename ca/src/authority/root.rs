@@ -15,8 +15,9 @@ use serde_json::Map;
 use super::AuthorityError;
 use super::operator::Material;
 use super::options::Options;
+use super::parent::{Parent, blocking, complete};
 use super::problem::Problem;
-use super::signer::{Signer, blocking, complete};
+use crate::signer::{Absent, InMemory, Signer, Sources};
 use crate::state::{
     Authorities, Decision, Document as _, KeyPlace, Loaded, Pkcs8, Root, RootState, State,
     StateError,
@@ -40,19 +41,8 @@ pub(super) fn choose(
     stored: Option<&Authorities>,
     operator: Option<&Material>,
 ) -> Result<Choice, Problem> {
-    let Some(active) = stored.and_then(Authorities::active) else {
-        return match stored.and_then(|stored| stored.roots.first()) {
-            None => Ok(Choice::First),
-            Some(root) => Err(Problem::new(
-                SETTING,
-                "ARX-AUTHORITY-NO-ACTIVE-ROOT",
-                format!(
-                    "no root in the state is active ({} is {}): restore a backup",
-                    root.certificate.subject(),
-                    root.state.as_str()
-                ),
-            )),
-        };
+    let Some(active) = stored.map_or(Ok(None), active_of)? else {
+        return Ok(Choice::First);
     };
     let stored_root = describe(&active.certificate);
     match (operator, &active.key) {
@@ -61,7 +51,9 @@ pub(super) fn choose(
             "ARX-AUTHORITY-NO-ACTIVE-ROOT",
             format!("the key of the active root {stored_root} is erased: restore a backup"),
         )),
-        (None, KeyPlace::Stored(_)) => Ok(Choice::Keep),
+        // Whether what is configured reaches it is found out when it is opened.
+        (None, KeyPlace::Stored(_) | KeyPlace::Pkcs11(_) | KeyPlace::Socket(_))
+        | (_, KeyPlace::Unknown(_)) => Ok(Choice::Keep),
         (None, KeyPlace::Files) => Err(Problem::new(
             SETTING,
             "ARX-AUTHORITY-FILES-GONE",
@@ -81,16 +73,35 @@ pub(super) fn choose(
                 describe(&material.root)
             ),
         )),
-        (Some(_), KeyPlace::Stored(_)) => Err(Problem::new(
-            SETTING,
-            "ARX-AUTHORITY-KEY-ELSEWHERE",
-            format!(
-                "the key of the root {stored_root} is in the state store: leave \
-                 authority.certificate_file and key_file out"
-            ),
-        )),
+        (Some(_), place @ (KeyPlace::Stored(_) | KeyPlace::Pkcs11(_) | KeyPlace::Socket(_))) => {
+            Err(Problem::new(
+                SETTING,
+                "ARX-AUTHORITY-KEY-ELSEWHERE",
+                format!(
+                    "the key of the root {stored_root} is in the {place}: leave \
+                     authority.certificate_file and key_file out"
+                ),
+            ))
+        }
         (Some(material), KeyPlace::Files) if material.above != active.above => Ok(Choice::Above),
         (Some(_), KeyPlace::Files) => Ok(Choice::Keep),
+    }
+}
+
+/// The root that is active; none before the first start.
+fn active_of(stored: &Authorities) -> Result<Option<&Root>, Problem> {
+    match (stored.active(), stored.roots.first()) {
+        (Some(active), _) => Ok(Some(active)),
+        (None, None) => Ok(None),
+        (None, Some(root)) => Err(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-NO-ACTIVE-ROOT",
+            format!(
+                "no root in the state is active ({} is {}): restore a backup",
+                root.certificate.subject(),
+                root.state.as_str()
+            ),
+        )),
     }
 }
 
@@ -106,16 +117,14 @@ pub(super) fn describe(root: &Certificate) -> String {
 pub(super) async fn establish(
     state: &State,
     options: &Options,
-    operator: Option<Material>,
+    operator: Option<&Material>,
+    sources: &Sources,
     now: SystemTime,
-) -> Result<Signer, AuthorityError> {
+) -> Result<Parent, AuthorityError> {
     let stored = state.authorities().await?;
-    let choice = choose(
-        stored.as_ref().map(|stored| &stored.value),
-        operator.as_ref(),
-    )
-    .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
-    match (choice, &operator) {
+    let choice = choose(stored.as_ref().map(|stored| &stored.value), operator)
+        .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
+    match (choice, operator) {
         (Choice::Keep, _) => {}
         (Choice::First, None) => {
             let (certificate, key) = make(state, options, now).await?;
@@ -133,44 +142,46 @@ pub(super) async fn establish(
         }
         (Choice::Above, None) => unreachable!("only the operator puts something above"),
     }
-    load(state, operator).await
+    // What counts is what the next start will find.
+    let stored = state.authorities().await?;
+    choose(stored.as_ref().map(|stored| &stored.value), operator)
+        .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
+    load(state, sources).await
 }
 
-/// The signer of what is stored: what counts is what the next start will find.
-pub(super) async fn load(
+/// The root that is active, with a key that is out of reach because of `reason`.
+pub(super) async fn absent(
     state: &State,
-    operator: Option<Material>,
-) -> Result<Signer, AuthorityError> {
+    reason: &AuthorityError,
+) -> Result<Parent, AuthorityError> {
+    let stored = state.authorities().await?.map(|stored| stored.value);
+    let active = stored
+        .as_ref()
+        .and_then(Authorities::active)
+        .ok_or_else(|| contradiction(state, "no root is active".to_owned()))?;
+    let key = Absent::new(
+        active.signer().public_key().clone(),
+        active.key.to_string(),
+        reason.to_string(),
+    );
+    Ok(Parent::new(active, Arc::new(key))?)
+}
+
+/// What issues under the root that is active.
+pub(super) async fn load(state: &State, sources: &Sources) -> Result<Parent, AuthorityError> {
     let stored = state.authorities().await?;
     let stored = stored
         .ok_or_else(|| contradiction(state, "it is gone again".to_owned()))?
         .value;
-    choose(Some(&stored), operator.as_ref())
-        .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
-    let active = stored
-        .active()
-        .ok_or_else(|| contradiction(state, "no root is active".to_owned()))?;
-    let key = key_of(state, active, operator.map(|material| material.key))?;
-    Ok(Signer::new(active, key)?)
+    let active = active_of(&stored)
+        .map_err(|problem| AuthorityError::Problems(vec![problem]))?
+        .ok_or_else(|| contradiction(state, "there is no root".to_owned()))?;
+    Ok(Parent::new(active, key_of(active, sources)?)?)
 }
 
-/// The key that signs for `root`: the stored one, or else the operator's.
-pub(super) fn key_of(
-    state: &State,
-    root: &Root,
-    operator: Option<Arc<PrivateKey>>,
-) -> Result<Arc<PrivateKey>, AuthorityError> {
-    let key = match (&root.key, operator) {
-        (KeyPlace::Stored(key), _) => Arc::new(key.key()?),
-        (_, Some(key)) => key,
-        (_, None) => return Err(contradiction(state, "the root's key is nowhere".to_owned())),
-    };
-    if key.public_key() != root.signer().public_key() {
-        let subject = root.signer().subject();
-        let detail = format!("the stored key is not that of {subject}");
-        return Err(contradiction(state, detail));
-    }
-    Ok(key)
+/// The key that signs for `root`.
+pub(super) fn key_of(root: &Root, sources: &Sources) -> Result<Arc<dyn Signer>, AuthorityError> {
+    Ok(sources.open(&root.key, root.signer())?)
 }
 
 fn contradiction(state: &State, detail: String) -> AuthorityError {
@@ -188,7 +199,8 @@ pub(super) async fn make(
     let key = blocking(move || Ok(Arc::new(PrivateKey::generate(algorithm)?))).await?;
     let validity = Validity::authority(now, options.root_ttl);
     let unsigned = profile::root(key.public_key(), state.trust_domain(), validity)?;
-    let certificate = complete(key.clone(), unsigned).await?;
+    let signer = InMemory::new(key.clone(), "memory");
+    let certificate = complete(&signer, unsigned).await?;
     Ok((certificate, key))
 }
 

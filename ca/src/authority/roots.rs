@@ -10,9 +10,8 @@ use std::time::SystemTime;
 use arx_identity::{Certificate, KeyId};
 use serde_json::Map;
 
-use super::operator::{Material, try_out};
+use super::operator::{Material, TrialError, try_out};
 use super::root::{self, describe};
-use super::signer::blocking;
 use super::{Authority, AuthorityError, Problem};
 use crate::state::{
     Authorities, Decision, Document as _, KeyPlace, Loaded, Pkcs8, Root, RootState, StateError,
@@ -124,10 +123,9 @@ impl Authority {
         if stored.active().and_then(Root::key_id) == Some(self.root_key_id()) {
             return Ok(false);
         }
-        // The operator's files are only looked at by a start.
-        let signer = root::load(&self.state, None).await?;
-        tracing::info!(root = %signer.root_id, subject = signer.root.subject(), "another root is active");
-        self.signer.send_replace(signer.into());
+        let parent = root::load(&self.state, &self.sources).await?;
+        tracing::info!(root = %parent.root_id, subject = parent.root.subject(), "another root is active");
+        self.parent.send_replace(parent.into());
         Ok(true)
     }
 
@@ -171,26 +169,23 @@ impl Authority {
     /// Issues under `root` by its stored key, and verifies that as a peer would.
     async fn try_root(&self, root: &Root, now: SystemTime) -> Result<(), AuthorityError> {
         let material = Material {
-            key: root::key_of(&self.state, root, None)?,
+            key: root::key_of(root, &self.sources)?,
             above: Vec::new(),
             root: root.certificate.clone(),
         };
-        let trust_domain = self.trust_domain().clone();
-        blocking(move || {
-            try_out(&material, &trust_domain, now).map_err(|reason| {
-                let root = describe(&material.root);
-                AuthorityError::Problems(vec![Problem::new(
-                    SETTING,
-                    "ARX-AUTHORITY-ROOT-TRIAL",
-                    format!(
-                        "a certificate issued for trial under the prepared root {root} does not \
-                         verify, so it must not become the active one: abort the rotation, and \
-                         begin another: {reason}"
-                    ),
-                )])
-            })
-        })
-        .await
+        match try_out(&material, self.trust_domain(), now).await {
+            Ok(()) => Ok(()),
+            Err(TrialError::Signer(error)) if error.passes() => Err(error.into()),
+            Err(reason) => Err(problem(
+                "ARX-AUTHORITY-ROOT-TRIAL",
+                format!(
+                    "a certificate issued for trial under the prepared root {} does not verify, \
+                     so it must not become the active one: abort the rotation, and begin \
+                     another: {reason}",
+                    describe(&material.root)
+                ),
+            )),
+        }
     }
 }
 
@@ -288,11 +283,17 @@ fn remove(
 /// Whoever meets a root in a state of a newer version changes none.
 fn known(authorities: &Authorities) -> Result<(), AuthorityError> {
     let mut roots = authorities.roots.iter();
-    match roots.find(|root| matches!(root.state, RootState::Unknown(_))) {
+    let newer = |root: &&Root| {
+        matches!(root.state, RootState::Unknown(_)) || matches!(root.key, KeyPlace::Unknown(_))
+    };
+    match roots.find(newer) {
         None => Ok(()),
         Some(root) => Err(AuthorityError::RootNewer {
             root: root.certificate.subject().to_owned(),
-            state: root.state.as_str().to_owned(),
+            state: match root.key {
+                KeyPlace::Unknown(_) => format!("with its key in a {}", root.key),
+                _ => root.state.as_str().to_owned(),
+            },
         }),
     }
 }

@@ -2,6 +2,7 @@ mod crash;
 mod keep;
 mod operator;
 mod roots;
+mod sealed;
 mod steps;
 mod times;
 

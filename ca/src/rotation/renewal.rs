@@ -138,7 +138,11 @@ impl Ca {
             KeyPlace::Stored(_) => self
                 .authority
                 .root_due(root.added, root.certificate.not_after()),
-            KeyPlace::Files | KeyPlace::Erased => None,
+            KeyPlace::Files
+            | KeyPlace::Pkcs11(_)
+            | KeyPlace::Socket(_)
+            | KeyPlace::Erased
+            | KeyPlace::Unknown(_) => None,
         }
     }
 }

@@ -68,7 +68,7 @@ start_error_from!(
     seal::SourceError: |_| false, |_| true;
     SourceError: |_| false, |_| true;
     StateError: StateError::passes, |_| false;
-    AuthorityError: AuthorityError::passes, |error| matches!(error, AuthorityError::Problems(_));
+    AuthorityError: AuthorityError::passes, |error| error.is_configuration();
     TrustError: TrustError::passes, |_| false;
     ledger::Error: ledger::Error::passes, |_| false;
     ledger::AppendError: |error| matches!(error, ledger::AppendError::Paused(_)), |_| false;

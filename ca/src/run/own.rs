@@ -53,7 +53,7 @@ impl Presented {
 /// The intermediate and the serving certificate that a process begins with.
 pub(super) async fn first_certificates(ca: &Ca) -> Result<Svid, StartError> {
     let now = ca.clock.now();
-    let prepared = ca.authority.prepare(now).await?;
+    let prepared = ca.authority.first(now).await?;
     let record = intermediate_record(&ca.replica, &prepared.registered);
     ca.ledger
         .append(vec![ledger::Record::new(now, record)])

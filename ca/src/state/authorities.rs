@@ -5,17 +5,18 @@
 //! than one active root, and no intermediate is registered under a root that is no longer
 //! active.
 
-use std::fmt;
+mod form;
+mod place;
+
 use std::time::{Duration, SystemTime};
 
-use arx_identity::{Certificate, KeyError, KeyId, PrivateKey};
+use arx_identity::{Certificate, KeyId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
-use super::document::{self, Document};
+pub(super) use self::place::pkcs8;
+pub use self::place::{KeyPlace, Newer, Pkcs8, SocketKey, TokenKey};
 use super::wire;
-use crate::store::Segment;
 
 /// The authorities of a trust domain.
 #[derive(Debug, Default)]
@@ -61,20 +62,6 @@ pub enum RootState {
     /// Of a newer version: whoever meets it issues and serves, and changes no root.
     Unknown(String),
 }
-
-/// Where the private key is that signs intermediates.
-#[derive(Debug)]
-pub enum KeyPlace {
-    /// Here, sealed with the rest of the document.
-    Stored(Pkcs8),
-    /// In the operator's file.
-    Files,
-    /// Nowhere any more.
-    Erased,
-}
-
-/// A private key as it is stored. Zeroized when dropped, never printed.
-pub struct Pkcs8(Zeroizing<Vec<u8>>);
 
 /// What one replica may sign under one root, and until when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,17 +157,19 @@ impl Root {
     pub fn signer(&self) -> &Certificate {
         self.above.first().unwrap_or(&self.certificate)
     }
-}
 
-impl KeyPlace {
-    /// What `arx status` calls it.
+    /// When the first of the certificates up to the root ends: nothing below lives longer.
     #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Stored(_) => "state store",
-            Self::Files => "operator's files",
-            Self::Erased => "erased",
-        }
+    pub fn ends(&self) -> SystemTime {
+        let above = self.above.iter().map(Certificate::not_after);
+        above.fold(self.certificate.not_after(), SystemTime::min)
+    }
+
+    /// When all of them have begun.
+    #[must_use]
+    pub fn begins(&self) -> SystemTime {
+        let above = self.above.iter().map(Certificate::not_before);
+        above.fold(self.certificate.not_before(), SystemTime::max)
     }
 }
 
@@ -204,109 +193,6 @@ impl RootState {
             "retiring" => Self::Retiring,
             "distrusted" => Self::Distrusted,
             _ => Self::Unknown(name),
-        }
-    }
-}
-
-impl Pkcs8 {
-    /// This key, to be stored.
-    #[must_use]
-    pub fn of(key: &PrivateKey) -> Self {
-        Self(Zeroizing::new(key.pkcs8_der().to_vec()))
-    }
-
-    /// The key.
-    ///
-    /// # Errors
-    /// If it is not one.
-    pub fn key(&self) -> Result<PrivateKey, KeyError> {
-        PrivateKey::from_pkcs8_der(&self.0)
-    }
-}
-
-impl fmt::Debug for Pkcs8 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pkcs8(..)")
-    }
-}
-
-/// The document. The public types have no form outside of it, so that a key cannot be written
-/// anywhere else.
-#[derive(Serialize, Deserialize)]
-struct Form {
-    roots: Vec<RootForm>,
-    registrations: Vec<Registration>,
-    #[serde(flatten)]
-    extra: Map<String, Value>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct RootForm {
-    #[serde(with = "wire::certificate")]
-    certificate: Certificate,
-    state: String,
-    key: KeyForm,
-    #[serde(with = "wire::certificates", default)]
-    above: Vec<Certificate>,
-    #[serde(with = "wire::millis", rename = "added_ms")]
-    added: SystemTime,
-    #[serde(flatten)]
-    extra: Map<String, Value>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum KeyForm {
-    Stored(#[serde(with = "wire::secret")] Zeroizing<Vec<u8>>),
-    Files,
-    Erased,
-}
-
-impl Document for Authorities {
-    const KIND: Segment = Segment::fixed("authorities");
-
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let roots = self.roots.iter().map(|root| RootForm {
-            certificate: root.certificate.clone(),
-            state: root.state.as_str().to_owned(),
-            key: match &root.key {
-                KeyPlace::Stored(key) => KeyForm::Stored(key.0.clone()),
-                KeyPlace::Files => KeyForm::Files,
-                KeyPlace::Erased => KeyForm::Erased,
-            },
-            above: root.above.clone(),
-            added: root.added,
-            extra: root.extra.clone(),
-        });
-        document::encode(&Form {
-            roots: roots.collect(),
-            registrations: self.registrations.clone(),
-            extra: self.extra.clone(),
-        })
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let form: Form = document::decode(bytes)?;
-        let roots = form.roots.into_iter().map(|root| Root {
-            certificate: root.certificate,
-            state: RootState::named(root.state),
-            key: match root.key {
-                KeyForm::Stored(key) => KeyPlace::Stored(Pkcs8(key)),
-                KeyForm::Files => KeyPlace::Files,
-                KeyForm::Erased => KeyPlace::Erased,
-            },
-            above: root.above,
-            added: root.added,
-            extra: root.extra,
-        });
-        let authorities = Self {
-            roots: roots.collect(),
-            registrations: form.registrations,
-            extra: form.extra,
-        };
-        match authorities.contradiction() {
-            Some(contradiction) => Err(contradiction),
-            None => Ok(authorities),
         }
     }
 }

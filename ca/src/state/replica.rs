@@ -138,6 +138,10 @@ impl Replica {
         self.name.as_str()
     }
 
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.name
+    }
+
     /// How often it has started, this time included.
     #[must_use]
     pub fn starts(&self) -> u64 {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use arx_identity::profile::Unsigned;
+use arx_identity::profile::{Issuer, Unsigned};
 use tempfile::TempDir;
 
 use super::*;
@@ -585,5 +585,63 @@ async fn no_root_is_prepared_beside_the_operators() {
             other => panic!("{other:?}"),
         }
         assert_eq!(dump(&store).await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_start_beside_broken_files_goes_on_under_what_was_kept_and_says_why() {
+    let (dir, root, store) = (dir(), root(), memory());
+    let options = given(&dir, &[&root]);
+    let authority = open(&store, options.clone()).await.expect("it starts");
+    let before = authority.install(authority.first(now()).await.expect("it is made"));
+    for broken in ["", "-----BEGIN PRIVATE KEY-----\nMIGH"] {
+        std::fs::write(dir.path().join("ca.key"), broken).expect("it is written");
+        let authority = open(&store, options.clone()).await.expect("it goes on");
+        assert_eq!(authority.root(), root.certificate);
+        let after = authority.install(authority.first(now()).await.expect("it is kept"));
+        assert_eq!(after.intermediate(), before.intermediate());
+        let note = &authority.notes()[0];
+        assert!(
+            note.contains("going on under") && note.contains("ca.key"),
+            "{note}"
+        );
+        let error = authority.prepare(now()).await.expect_err("the key is away");
+        assert_eq!(error.code(), "ARX-SIGNER-UNREACHABLE");
+        assert!(error.to_string().contains("ca.key"), "{error}");
+    }
+    let late = open_at(&store, options, now() + 8 * DAY).await;
+    assert_eq!(
+        codes(late),
+        ["ARX-AUTHORITY-KEY-FILE"],
+        "nothing is left to go on under"
+    );
+}
+
+#[tokio::test]
+async fn a_root_with_its_key_in_a_place_of_a_newer_version_is_refused_as_that() {
+    let store = memory();
+    start(&store).await;
+    let state = state(&store).await;
+    let stored = String::from_utf8(authorities(&store).await.encode().to_vec()).expect("JSON");
+    let (before, rest) = stored.split_once("\"key\":{").expect("there is a key");
+    let (_, after) = rest.split_once('}').expect("it ends");
+    for (place, code) in [
+        ("{\"vault\":\"x\"}", "ARX-SIGNER-NEWER"),
+        (
+            "{\"pkcs11\":{\"token\":\"arx\",\"label\":\"root\"}}",
+            "ARX-SIGNER-NOT-CONFIGURED",
+        ),
+    ] {
+        let text = format!("{before}\"key\":{place}{after}");
+        let write = |_: Option<Loaded<Authorities>>| {
+            let authorities = Authorities::decode(text.as_bytes()).expect("no damage");
+            Ok::<_, StateError>(Decision::Write(authorities, ()))
+        };
+        let key = state.key(&Authorities::KIND);
+        state.update(&key, write).await.expect("it is written");
+        let error = open(&store, options()).await.expect_err("it is refused");
+        assert_eq!(error.code(), code);
+        let checked = check(&options(), &trust_domain(), Some(&state), now()).await;
+        assert_eq!(checked.problems[0].code, code);
     }
 }

@@ -1,32 +1,37 @@
-//! The key that stands above the replica's own: the root's, or the operator's intermediate's.
-//! Used at the start and at each renewal, never for a leaf.
+//! What stands above the replica's own intermediate: the root, or the operator's intermediate
+//! under it, with the key that signs. Used at the start and at each renewal, never for a leaf.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arx_identity::profile::{Issuer, ProfileError, Unsigned};
-use arx_identity::{Certificate, KeyId, PrivateKey};
+use arx_identity::{Certificate, KeyId};
 use tokio::task::spawn_blocking;
 
 use super::AuthorityError;
+use crate::signer::Signer;
 use crate::state::Root;
 
-/// Signs the replicas' intermediates.
+/// Issues the replicas' intermediates.
 #[derive(Debug)]
-pub(super) struct Signer {
+pub(super) struct Parent {
     pub(super) issuer: Issuer,
-    key: Arc<PrivateKey>,
+    pub(super) key: Arc<dyn Signer>,
     /// The operator's intermediates, the signing one first; empty if the root signs.
     pub(super) above: Vec<Certificate>,
     pub(super) root: Certificate,
     pub(super) root_id: KeyId,
-    /// Where the key is.
-    pub(super) custody: &'static str,
+    /// Where the key is, in words.
+    pub(super) custody: String,
+    /// Whether the key may be out of reach while the state is not.
+    pub(super) outside: bool,
+    begins: SystemTime,
+    ends: SystemTime,
 }
 
-impl Signer {
-    /// The signer of `root`, by `key`.
-    pub(super) fn new(root: &Root, key: Arc<PrivateKey>) -> Result<Self, ProfileError> {
+impl Parent {
+    /// What issues under `root`, by `key`.
+    pub(super) fn new(root: &Root, key: Arc<dyn Signer>) -> Result<Self, ProfileError> {
         // Both must be able to issue: the root's identifier names everything below it.
         let root_id = Issuer::new(&root.certificate)?.key_id();
         Ok(Self {
@@ -35,37 +40,35 @@ impl Signer {
             above: root.above.clone(),
             root: root.certificate.clone(),
             root_id,
-            custody: root.key.as_str(),
+            custody: root.key.to_string(),
+            outside: root.key.is_outside(),
+            begins: root.begins(),
+            ends: root.ends(),
         })
     }
 
     /// When the first of the certificates up to the root ends: nothing below lives longer.
     pub(super) fn ends(&self) -> SystemTime {
-        let above = self.above.iter().map(Certificate::not_after);
-        above.fold(self.root.not_after(), SystemTime::min)
+        self.ends
     }
 
     /// When all of them have begun.
     pub(super) fn begins(&self) -> SystemTime {
-        let above = self.above.iter().map(Certificate::not_before);
-        above.fold(self.root.not_before(), SystemTime::max)
+        self.begins
     }
 
     pub(super) async fn sign(&self, unsigned: Unsigned) -> Result<Certificate, AuthorityError> {
-        complete(self.key.clone(), unsigned).await
+        complete(&*self.key, unsigned).await
     }
 }
 
-/// The finished certificate. Away from the event loop: RSA takes milliseconds.
+/// The finished certificate.
 pub(super) async fn complete(
-    key: Arc<PrivateKey>,
+    key: &dyn Signer,
     unsigned: Unsigned,
 ) -> Result<Certificate, AuthorityError> {
-    blocking(move || {
-        let signature = key.sign(unsigned.to_be_signed())?;
-        Ok(unsigned.complete(&signature)?)
-    })
-    .await
+    let signature = key.sign(unsigned.to_be_signed()).await?;
+    Ok(unsigned.complete(&signature)?)
 }
 
 pub(super) async fn blocking<T: Send + 'static>(
