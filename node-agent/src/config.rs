@@ -80,7 +80,8 @@ pub struct Socket {
     /// decided by who it is.
     #[serde(default)]
     pub mode: Mode,
-    /// Connections at a time; further ones wait.
+    /// Connections at a time; further ones wait. Each may make the agent hold 256 KiB, its
+    /// streams included.
     #[serde(default = "many_connections")]
     pub max_connections: usize,
 }
@@ -435,7 +436,7 @@ fn thirty_seconds() -> Span {
 }
 
 fn many_connections() -> usize {
-    4096
+    1024
 }
 
 fn cache_key() -> PathBuf {

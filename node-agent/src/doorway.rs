@@ -2,12 +2,13 @@
 //! owner of all identities.
 
 use crate::attest::local::Digests;
-use crate::attest::{LocalProcess, Peer, ServiceAccountToken, peer::ProcessWatch};
+use crate::attest::{LocalProcess, Peer, ServiceAccountToken, peer::ProcessWatch, token};
 use crate::config::{Attestor, Config};
 use crate::issue::Evidence;
 use crate::metrics::Metrics;
 use crate::subscribers::Holder;
 use arx_sds::{EventKind, Node, Session, Source};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
@@ -158,6 +159,26 @@ async fn local(
     }
 }
 
+/// Leaves of a request's head only what is looked at, in memory of its own: a stream that
+/// never says anything holds it, and must not hold everything that came with it. Answers the
+/// length of what is left, in bytes.
+pub(crate) fn lighten(headers: &mut http::HeaderMap) -> usize {
+    let mut kept = http::HeaderMap::new();
+    let mut length = 0;
+    for name in [CONTENT_TYPE, AUTHORIZATION, token::CITADEL_HEADER] {
+        // More than one is as wrong as all of them.
+        for value in headers.get_all(&name).iter().take(2) {
+            if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+                copy.set_sensitive(value.is_sensitive());
+                length += copy.len();
+                kept.append(&name, copy);
+            }
+        }
+    }
+    *headers = kept;
+    length
+}
+
 fn holder(peer: &Peer, evidence: &Evidence) -> Holder {
     match (peer.process(), evidence) {
         (Some(process), _) => Holder::Process(process.clone()),
@@ -165,5 +186,34 @@ fn holder(peer: &Peer, evidence: &Evidence) -> Holder {
             Holder::Pod(token.claims().subject.pod_uid.clone())
         }
         (None, _) => Holder::Pod(UNSEEN.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_requests_head_only_type_and_credentials_are_kept() {
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in [
+            ("content-type", "application/grpc"),
+            ("authorization", "Bearer a"),
+            ("authorization", "Bearer b"),
+            ("authorization", "Bearer c"),
+            ("x-anything", "long"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let citadel = HeaderValue::from_static("d");
+        headers.insert(token::CITADEL_HEADER, citadel);
+        let length = lighten(&mut headers);
+        let mut left: Vec<_> = headers.values().map(|value| value.as_bytes()).collect();
+        left.sort_unstable();
+        assert_eq!(
+            left,
+            [&b"Bearer a"[..], b"Bearer b", b"application/grpc", b"d"]
+        );
+        assert_eq!(length, 8 + 8 + 16 + 1);
     }
 }

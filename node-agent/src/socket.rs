@@ -3,8 +3,10 @@
 
 mod crowd;
 mod pieces;
+mod weighed;
 
 use crate::attest::Peer;
+use crate::doorway;
 use crate::heap;
 use crate::metrics::Metrics;
 use arx_daemon::calls::{Calls, Running};
@@ -23,16 +25,20 @@ use tower_service::Service;
 
 use crowd::Crowd;
 use pieces::Pieces;
+use weighed::Weighed;
 
-/// A whole first message, of which a proxy's node is some 61 KB: whoever sends it need not
-/// wait for more window. What a connection may have us hold is bounded by its own.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// A whole first message, of which a proxy's node is some 61 KB.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// All that a connection can have us hold by sending what is not read yet; what is read is
+/// made good for at once.
+const CONNECTION_WINDOW: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 8 * 1024;
-/// A gateway has hundreds of names, each on a stream of its own.
-const MOST_STREAMS: u32 = 2048;
+/// As few as RFC 9113, 6.5.2 recommends: a proxy has a stream for each name and way to ask
+/// for it, and is served five names. All of them may ACK at once without exceeding what h2
+/// grants to small frames that were not read yet (256 bytes for each of a hundred).
+const MOST_STREAMS: u32 = 100;
 /// Room for a token of 16 KiB in base64.
-const HEADERS: u32 = 64 * 1024;
+const HEADERS: u32 = 32 * 1024;
 /// A connection on which nothing is asked for so long is closed: proxies connect in order to
 /// ask.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
@@ -40,8 +46,6 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// And given up when it does not answer within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
-/// One user, but root, has at most one in so many of all places.
-const SHARE: usize = 2;
 /// Pause after a failed accept: most likely file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Memory goes back to the kernel this long after a connection began or ended.
@@ -73,14 +77,14 @@ impl Connections {
             + Send
             + 'static,
         S::Future: Send + 'static,
-        B: Body<Data = bytes::Bytes> + Send + 'static,
+        B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (tasks, trimming) = (self.tasks.clone(), self.clone());
         tasks.spawn("trim", OnPanic::Continue, trimming.trim());
         tasks.spawn("socket", OnPanic::End, async move {
             let places = Arc::new(Semaphore::new(self.max));
-            let crowd = Crowd::default();
+            let crowd = Crowd::new(self.max);
             loop {
                 let place = tokio::select! {
                     place = Arc::clone(&places).acquire_owned() => place,
@@ -121,7 +125,7 @@ impl Connections {
             + Send
             + 'static,
         S::Future: Send + 'static,
-        B: Body<Data = bytes::Bytes> + Send + 'static,
+        B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let peer = match Peer::of(&stream) {
@@ -132,16 +136,11 @@ impl Connections {
                 return;
             }
         };
-        let most = match peer.uid() {
-            0 => self.max,
-            _ => (self.max / SHARE).max(1),
-        };
-        let Some(_guest) = crowd.enter(peer.uid(), most) else {
+        let Some(guest) = crowd.enter(peer.uid()) else {
             self.metrics.rejected("crowd");
             tracing::debug!(
                 code = "ARX-AGENT-CROWD",
                 uid = peer.uid(),
-                most,
                 "connection refused: its user has as many as one may have"
             );
             return;
@@ -161,10 +160,24 @@ impl Connections {
                 }
             }
         };
+        let metrics = self.metrics.clone();
         let answer = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
             asked.notify_one();
-            request.extensions_mut().insert(Arc::clone(&peer));
-            service.clone().call(request)
+            let credentials = doorway::lighten(request.headers_mut());
+            let weight = guest.stream(credentials);
+            let answer = weight.map(|weight| {
+                request.extensions_mut().insert(Arc::clone(&peer));
+                (service.clone().call(request), weight)
+            });
+            if answer.is_none() {
+                metrics.rejected("crowd");
+            }
+            async {
+                let Some((answer, weight)) = answer else {
+                    return Ok(Weighed::refused());
+                };
+                Ok::<_, Infallible>(answer.await?.map(|body| Weighed::new(body, weight)))
+            }
         });
         let pieces = Pieces::new(stream);
         let (calls, mut running) = (Calls::default(), Running::default());

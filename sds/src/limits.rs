@@ -7,7 +7,10 @@ use std::time::Duration;
 pub(crate) const MESSAGE: u32 = 1024 * 1024;
 
 /// Names that one stream may be subscribed to, and entries of one list of names.
-pub(crate) const NAMES: usize = 100;
+pub(crate) const NAMES: usize = 32;
+
+/// Bytes of all these names together: more than two of the longest SPIFFE ids have.
+pub(crate) const NAMES_LENGTH: usize = 4 * 1024;
 
 /// Longest resource name in bytes: the longest SPIFFE id (SPIFFE-ID, 2.3).
 pub(crate) const NAME: u32 = 2048;

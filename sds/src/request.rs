@@ -61,6 +61,8 @@ pub(crate) enum RequestError {
     TooLong(u32),
     #[error("more than {max} resource names, spread them over several streams", max = limits::NAMES)]
     TooManyNames,
+    #[error("the resource names have more than {max} bytes together, spread them over several streams", max = limits::NAMES_LENGTH)]
+    NamesTooLong,
     #[error("a resource name has {0} bytes, {max} are allowed", max = limits::NAME)]
     NameTooLong(u32),
     #[error("the message is not a discovery request: {0}")]
@@ -72,7 +74,7 @@ impl From<RequestError> for Status {
         let text = error.to_string();
         match error {
             RequestError::Compressed => Status::unimplemented(text),
-            RequestError::TooLong(_) | RequestError::TooManyNames => {
+            RequestError::TooLong(_) | RequestError::TooManyNames | RequestError::NamesTooLong => {
                 Status::resource_exhausted(text)
             }
             RequestError::NameTooLong(_) | RequestError::Malformed(_) => {

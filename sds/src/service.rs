@@ -32,10 +32,10 @@ const PREFIX: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
 /// discovery (ADS), are answered with UNIMPLEMENTED.
 ///
 /// The HTTP/2 settings are the server's. Below 16 KiB of stream window Envoy's first
-/// messages can stall. A connection carries hundreds of streams, which all ACK at once:
-/// h2 holds small unread DATA frames against a budget of half the connection's window,
-/// and with 64 KiB of it some 200 ACKs end the connection (ENHANCE_YOUR_CALM); 1 MiB
-/// does for thousands.
+/// messages can stall. All streams of a connection ACK at once: h2 holds small unread DATA
+/// frames against a budget of half the connection's window, but at least 25 KiB, and some
+/// 200 ACKs end a connection with a window of 64 KiB (ENHANCE_YOUR_CALM). Whoever allows
+/// more streams needs more of a window.
 pub struct SdsService<S> {
     source: Arc<S>,
 }
@@ -85,7 +85,7 @@ impl<S: Source> SdsService<S> {
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        let (parts, input) = request.into_parts();
+        let (mut parts, input) = request.into_parts();
         // gRPC over HTTP2, Requests: whoever does not speak it would not see a gRPC status.
         if parts.method != Method::POST {
             return refused(StatusCode::METHOD_NOT_ALLOWED);
@@ -99,6 +99,8 @@ impl<S: Source> SdsService<S> {
             Some("FetchSecrets") => Call::Fetch,
             _ => return unimplemented(parts.uri.path()),
         };
+        // It may be long, and is held until the first message is there.
+        parts.uri = http::Uri::default();
         let source = Arc::clone(&self.source);
         let open = Box::new(move |node| -> body::Opening {
             Box::pin(async move { source.open(&parts, node).await })

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::limits;
-use crate::request::{Request, Shape};
+use crate::request::{Request, RequestError, Shape};
 use crate::response::Response;
 use crate::session::EventKind;
 use crate::snapshot::{Secret, Snapshot, TYPE_URL};
@@ -109,6 +109,10 @@ impl Stream {
             return Err(Status::resource_exhausted(format!(
                 "more than {allowed} resource names, spread them over several streams"
             )));
+        }
+        let length: usize = self.names.iter().map(|wanted| wanted.name.len()).sum();
+        if length > limits::NAMES_LENGTH {
+            return Err(RequestError::NamesTooLong.into());
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 use arx_identity::crypto;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use serde::Deserialize;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 
 /// What Envoy's file-based metadata credentials were told to send by Istio's node agent.
 /// The `-bin` suffix makes gRPC clients encode it in base64.
-const CITADEL_HEADER: &str = "istio_sds_credentials_header-bin";
+pub(crate) const CITADEL_HEADER: HeaderName =
+    HeaderName::from_static("istio_sds_credentials_header-bin");
 /// Longer ones are refused before anything else is done with them.
 const LONGEST: usize = 16 * 1024;
 
@@ -70,8 +71,8 @@ impl ServiceAccountToken {
     /// # Errors
     /// If there is something that is not one well-formed token.
     pub fn from_metadata(metadata: &HeaderMap) -> Result<Option<Self>, TokenError> {
-        let bearer = one(metadata, AUTHORIZATION.as_str())?;
-        let citadel = one(metadata, CITADEL_HEADER)?;
+        let bearer = one(metadata, &AUTHORIZATION)?;
+        let citadel = one(metadata, &CITADEL_HEADER)?;
         match (bearer, citadel) {
             (Some(_), Some(_)) => Err(TokenError::Several),
             (Some(value), None) => {
@@ -160,7 +161,7 @@ impl fmt::Debug for ServiceAccountToken {
     }
 }
 
-fn one<'a>(metadata: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, TokenError> {
+fn one<'a>(metadata: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, TokenError> {
     let mut values = metadata.get_all(name).iter();
     let Some(first) = values.next() else {
         return Ok(None);
@@ -223,8 +224,9 @@ mod tests {
         format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload))
     }
 
-    fn metadata(name: &'static str, value: &str) -> HeaderMap {
+    fn metadata(name: &str, value: &str) -> HeaderMap {
         let mut map = HeaderMap::new();
+        let name: HeaderName = name.parse().expect("a name");
         map.insert(name, HeaderValue::from_str(value).expect("test header"));
         map
     }
@@ -254,7 +256,8 @@ mod tests {
             STANDARD.encode(&token),
             STANDARD_NO_PAD.encode(&token),
         ] {
-            let found = ServiceAccountToken::from_metadata(&metadata(CITADEL_HEADER, &value))?;
+            let found =
+                ServiceAccountToken::from_metadata(&metadata(CITADEL_HEADER.as_str(), &value))?;
             assert_eq!(found.as_ref().map(|t| t.secret()), Some(token.as_str()));
         }
         Ok(())

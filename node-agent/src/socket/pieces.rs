@@ -18,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Largest payload of a DATA frame that comes out of here: with their heads, two fill the
 /// buffer of 8 KiB that the reader begins with.
 const PIECE: usize = 4 * 1024 - HEAD;
+/// Largest payload that the reader has allowed (RFC 9113, 4.2). A larger frame goes through
+/// whole, for the reader to refuse.
+const LARGEST: usize = 16 * 1024;
 /// So much is read at once, since reading pieces one by one costs more than copying them;
 /// and in one turn, since whoever reads HTTP/2 has for the frames that wait to be taken a
 /// table that never shrinks.
@@ -163,7 +166,7 @@ impl Cutter {
         self.owed = HEAD;
         let [high, middle, low, kind, flags, ..] = self.head;
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        if kind == DATA && flags & PADDED == 0 && length > PIECE {
+        if kind == DATA && flags & PADDED == 0 && length > PIECE && length <= LARGEST {
             self.at = At::Piece {
                 left: 0,
                 rest: length,
@@ -324,7 +327,9 @@ mod tests {
     fn cut_by_hand(frames: &[Frame]) -> Vec<Frame> {
         let mut all = Vec::new();
         for frame in frames {
-            if frame.kind != DATA || frame.flags & PADDED != 0 || frame.payload.len() <= PIECE {
+            let length = frame.payload.len();
+            let goes_through = length <= PIECE || length > LARGEST;
+            if frame.kind != DATA || frame.flags & PADDED != 0 || goes_through {
                 all.push(frame.clone());
                 continue;
             }
@@ -399,6 +404,20 @@ mod tests {
         ) {
             let out = through(&bytes, &parts, 700);
             prop_assert!(out.len() + HEAD > bytes.len().min(PREFACE));
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_larger_than_allowed_is_not_made_small() {
+        for (length, count) in [(LARGEST, 5), (LARGEST + 1, 1)] {
+            let frame = Frame {
+                kind: DATA,
+                flags: END_STREAM,
+                stream: 1,
+                payload: vec![7; length],
+            };
+            let out = through(&write(&[frame]), &[length], 4096);
+            assert_eq!(read(&out).len(), count, "{length}");
         }
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Skim {
     step: Step,
     varint: Varint,
     text: Vec<u8>,
+    /// Bytes of all names that were read.
+    names_length: usize,
 }
 
 /// A message and how many of its bytes are not yet spoken for.
@@ -94,6 +96,7 @@ impl Skim {
             step: Step::Key,
             varint: Varint::default(),
             text: Vec::new(),
+            names_length: 0,
         }
     }
 
@@ -312,8 +315,16 @@ impl Skim {
             Text::Version => request.version = value,
             Text::TypeUrl => request.type_url = value,
             Text::Nonce => request.nonce = value,
-            Text::Name => push(&mut request.names, value)?,
-            Text::Unsubscribe => push(&mut request.unsubscribe, value)?,
+            Text::Name | Text::Unsubscribe => {
+                self.names_length += value.len();
+                if self.names_length > limits::NAMES_LENGTH {
+                    return Err(RequestError::NamesTooLong);
+                }
+                match text {
+                    Text::Name => push(&mut request.names, value)?,
+                    _ => push(&mut request.unsubscribe, value)?,
+                }
+            }
             Text::NodeId => request.node.get_or_insert_default().id = value,
             Text::NodeCluster => request.node.get_or_insert_default().cluster = value,
             Text::Rejection => request.rejection = Some(value),

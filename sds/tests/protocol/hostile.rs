@@ -39,13 +39,18 @@ async fn broken_messages_end_their_stream_with_a_reason_and_no_other() {
         type_url: "type.googleapis.com/x.Cluster".into(),
         ..Default::default()
     };
-    let cases: [(Vec<u8>, Code); 9] = [
+    let large = DiscoveryRequest {
+        resource_names: (0..3).map(|n| n.to_string().repeat(2_000)).collect(),
+        ..Default::default()
+    };
+    let cases: [(Vec<u8>, Code); 10] = [
         (vec![1, 0, 0, 0, 0], Code::Unimplemented),
         (vec![7, 0, 0, 0, 0], Code::InvalidArgument),
         (vec![0, 0, 0x10, 0, 1], Code::ResourceExhausted),
         (vec![0, 0xff, 0xff, 0xff, 0xff], Code::ResourceExhausted),
         (framed(&many), Code::ResourceExhausted),
         (framed(&long.encode_to_vec()), Code::InvalidArgument),
+        (framed(&large.encode_to_vec()), Code::ResourceExhausted),
         (framed(&other_type.encode_to_vec()), Code::InvalidArgument),
         // a name of 2^63 bytes; a node whose own field is longer than it
         (
@@ -83,6 +88,12 @@ async fn broken_messages_end_their_stream_with_a_reason_and_no_other() {
     let mut delta = client.delta().await;
     for number in 0..101 {
         delta.send(&subscribe(&[&format!("name-{number}")]));
+    }
+    assert_eq!(delta.end().await.0, Code::ResourceExhausted);
+    // And fewer that are long.
+    let mut delta = client.delta().await;
+    for number in 0..3 {
+        delta.send(&subscribe(&[&number.to_string().repeat(2_000)]));
     }
     assert_eq!(delta.end().await.0, Code::ResourceExhausted);
     world.show(snapshot(&authority));
