@@ -13,10 +13,11 @@ use crate::config::Config;
 use crate::doorway::Open;
 use crate::issue::{self, Answer, Terms, WorkloadId};
 use crate::metrics::Metrics;
+use crate::quiet::Quiet;
 use crate::roots::Roots;
 use crate::subscribers::{Holder, Now, Subscribers};
 use crate::trust;
-use crate::workloads::{Report, Workloads};
+use crate::workloads::{Applied, Report, Workloads};
 use arx_daemon::Clock;
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
 use arx_daemon::ops::Condition;
@@ -83,6 +84,8 @@ pub(crate) struct Agent {
     gathering: Option<Instant>,
     deaths: JoinSet<Holder>,
     next_look: Instant,
+    /// Tokens that were never good for anything.
+    refused_tokens: Quiet,
 }
 
 impl Agent {
@@ -119,6 +122,7 @@ impl Agent {
             gathering: None,
             deaths: JoinSet::new(),
             next_look: now.monotonic + LOOK,
+            refused_tokens: Quiet::default(),
         };
         agent.find_processes(now);
         agent.serve_roots(now);
@@ -223,6 +227,13 @@ impl Agent {
         for gone in self.workloads.forget_unused(now) {
             self.forgotten(&gone, now);
         }
+        if let Some(more) = self.refused_tokens.due(now.monotonic) {
+            tracing::warn!(
+                code = "ARX-AGENT-TOKENS-REFUSED",
+                more,
+                "more tokens got no certificate within the last minute"
+            );
+        }
         self.ask(link, now);
         self.seal(now);
         self.report(now);
@@ -244,6 +255,7 @@ impl Agent {
             self.subscribers.next_tick(),
             self.sealing.next_write(),
             self.follow.next_report(),
+            self.refused_tokens.next(),
         ];
         wakes
             .into_iter()
@@ -298,19 +310,14 @@ impl Agent {
             let generation = self.sealing.generation();
             let inventories = self.follow.inventories();
             let applied = self.workloads.apply(answer, generation, inventories, now);
-            if applied.changed {
-                self.sealing.changed();
-                self.follow.leaves_changed(now.monotonic);
-            }
-            for (stream, workload) in applied.moved {
-                self.streams.belongs_to(stream, workload);
-            }
-            if let Some(report) = applied.report {
+            let changed = applied.changed;
+            let report = self.take_over(applied, now);
+            if let Some(report) = report {
                 self.metrics.attempt(&report);
-                log(&report);
+                self.log(&report, now);
             }
             if let Some(workload) = self.workloads.get(id)
-                && let Some(leaf) = workload.newest().filter(|_| applied.changed)
+                && let Some(leaf) = workload.newest().filter(|_| changed)
             {
                 tracing::info!(
                     spiffe_id = %leaf.svid.spiffe_id(),
@@ -397,12 +404,27 @@ impl Agent {
             return;
         };
         let inventories = self.follow.inventories();
-        if self
+        let arrived = self
             .workloads
-            .trust_arrived(&bundle, generation, inventories, now)
-        {
-            self.sealing.changed();
+            .trust_arrived(&bundle, generation, inventories, now);
+        for applied in arrived {
+            self.take_over(applied, now);
         }
+    }
+
+    /// Goes by what an answer has changed, and passes on what it says.
+    fn take_over(&mut self, applied: Applied, now: Now) -> Option<Report> {
+        if applied.changed {
+            self.sealing.changed();
+            self.follow.leaves_changed(now.monotonic);
+        }
+        for (stream, workload) in applied.moved {
+            self.streams.belongs_to(stream, workload);
+        }
+        if let Some(id) = applied.proved {
+            self.proved(id, now);
+        }
+        applied.report
     }
 
     /// Takes new roots into service and pushes them.
@@ -462,17 +484,30 @@ impl Agent {
     }
 }
 
-fn log(report: &Report) {
-    if report.outcome == "issued" {
-        return;
+impl Agent {
+    fn log(&mut self, report: &Report, now: Now) {
+        if report.outcome == "issued" {
+            return;
+        }
+        let more = if report.unproved {
+            self.refused_tokens.happened(now.monotonic)
+        } else {
+            Some(0)
+        };
+        log(report, more);
     }
+}
+
+/// `more` is how many others like it were not told; none if this one is not to be, either.
+fn log(report: &Report, more: Option<u64>) {
     let message = "no certificate; it is tried again";
     let code = report.code.as_str();
     let (evidence, reason) = (report.evidence.as_str(), report.message.as_str());
     let spiffe_id = report.spiffe_id.as_ref().map(ToString::to_string);
     let failures = report.failures;
     // The first time loudly; whoever looks for more finds it at debug.
-    if failures == 0 || failures.is_power_of_two() {
+    let loudly = failures == 0 || failures.is_power_of_two();
+    if let Some(more) = more.filter(|_| loudly) {
         tracing::warn!(
             code,
             outcome = report.outcome,
@@ -480,6 +515,7 @@ fn log(report: &Report) {
             spiffe_id,
             reason,
             failures,
+            more = (more > 0).then_some(more),
             "{message}"
         );
     } else {
@@ -494,3 +530,6 @@ fn log(report: &Report) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,15 @@ pub use local::LocalProcess;
 pub use peer::{Peer, ProcessId};
 pub use token::ServiceAccountToken;
 
+/// Who shows evidence, whatever it is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Asker {
+    /// User id of the process.
+    pub(crate) uid: u32,
+    /// Number of its connection.
+    pub(crate) connection: u64,
+}
+
 /// What an agent can show to the authority for a workload.
 #[derive(Debug)]
 pub enum Evidence {

@@ -2,28 +2,26 @@
 //! owner of all identities.
 
 use crate::attest::local::Digests;
-use crate::attest::{LocalProcess, Peer, ServiceAccountToken, peer::ProcessWatch, token};
+use crate::attest::peer::ProcessWatch;
+use crate::attest::{Asker, LocalProcess, Peer, ProcessId, ServiceAccountToken, token};
 use crate::config::{Attestor, Config};
 use crate::issue::Evidence;
 use crate::metrics::Metrics;
-use crate::subscribers::Holder;
+use crate::quiet::Quiet;
 use arx_sds::{EventKind, Node, Session, Source};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
-use tonic::Status;
-
-/// A peer in a pid namespace that the agent does not see, and that has shown no token of
-/// a pod: all of these are one holder, which confirms nothing that not all have.
-const UNSEEN: &str = "unseen";
+use tonic::{Code, Status};
 
 /// A stream that wants an identity.
 #[derive(Debug)]
 pub(crate) struct Open {
     pub(crate) evidence: Evidence,
-    pub(crate) holder: Holder,
-    /// Proves the holder's death.
-    pub(crate) watch: Option<ProcessWatch>,
+    pub(crate) asker: Asker,
+    /// The process, with what proves its death; none if it can't be seen.
+    pub(crate) process: Option<(ProcessId, ProcessWatch)>,
     /// What the proxy calls itself, for the log.
     pub(crate) node: String,
     /// Where its events go.
@@ -40,7 +38,7 @@ impl Opened {
         Self(Some(session))
     }
 
-    fn session(mut self) -> Option<Session> {
+    pub(crate) fn session(mut self) -> Option<Session> {
         self.0.take()
     }
 }
@@ -62,6 +60,7 @@ pub(crate) struct Doorway {
     pub(crate) metrics: Metrics,
     pub(crate) opens: mpsc::Sender<Open>,
     pub(crate) events: mpsc::UnboundedSender<arx_sds::Event>,
+    pub(crate) quiet: Arc<Mutex<Quiet>>,
 }
 
 impl Source for Doorway {
@@ -72,14 +71,16 @@ impl Source for Doorway {
     ) -> Result<Session, Status> {
         let peer = parts.extensions.get::<Arc<Peer>>();
         let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;
+        let asker = parts.extensions.get::<Asker>().copied();
+        let asker = asker.ok_or_else(|| Status::internal("the connection has no number"))?;
         let evidence = match self.evidence(&parts.headers, peer).await {
             Ok(evidence) => evidence,
             Err((reason, status)) => return Err(self.refused(reason, peer, status)),
         };
         let (reply, opened) = oneshot::channel();
         let open = Open {
-            holder: holder(peer, &evidence),
-            watch: peer.process().is_some().then(|| peer.watch()),
+            asker,
+            process: peer.process().map(|p| (p.clone(), peer.watch())),
             node: node.map(|n| n.id).unwrap_or_default(),
             evidence,
             events: self.events.clone(),
@@ -89,6 +90,9 @@ impl Source for Doorway {
         self.opens.send(open).await.map_err(|_| ending())?;
         match opened.await.map_err(|_| ending())? {
             Ok(opened) => opened.session().ok_or_else(ending),
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                Err(self.refused("unproved", peer, status))
+            }
             Err(status) => Err(self.refused("token_expired", peer, status)),
         }
     }
@@ -97,13 +101,17 @@ impl Source for Doorway {
 impl Doorway {
     fn refused(&self, reason: &'static str, peer: &Peer, status: Status) -> Status {
         self.metrics.rejected(reason);
-        tracing::info!(
-            code = "ARX-AGENT-NO-EVIDENCE",
-            uid = peer.uid(),
-            pid = peer.process().map(|p| p.pid),
-            reason = status.message(),
-            "a stream is not served"
-        );
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(more) = quiet.happened(Instant::now()) {
+            tracing::info!(
+                code = "ARX-AGENT-NO-EVIDENCE",
+                uid = peer.uid(),
+                pid = peer.process().map(|p| p.pid),
+                reason = status.message(),
+                more,
+                "a stream is not served"
+            );
+        }
         status
     }
 
@@ -177,16 +185,6 @@ pub(crate) fn lighten(headers: &mut http::HeaderMap) -> usize {
     }
     *headers = kept;
     length
-}
-
-fn holder(peer: &Peer, evidence: &Evidence) -> Holder {
-    match (peer.process(), evidence) {
-        (Some(process), _) => Holder::Process(process.clone()),
-        (None, Evidence::Token(token)) if !token.claims().subject.pod_uid.is_empty() => {
-            Holder::Pod(token.claims().subject.pod_uid.clone())
-        }
-        (None, _) => Holder::Pod(UNSEEN.to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod doorway;
 pub mod heap;
 mod issue;
 mod metrics;
+mod quiet;
 pub mod reload;
 pub mod renewal;
 mod roots;

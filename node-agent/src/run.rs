@@ -150,6 +150,7 @@ pub async fn start(
         metrics: metrics.clone(),
         opens,
         events,
+        quiet: Arc::default(),
     };
     let connections = Connections {
         max: config.socket.max_connections,

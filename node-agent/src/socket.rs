@@ -5,7 +5,7 @@ mod crowd;
 mod pieces;
 mod weighed;
 
-use crate::attest::Peer;
+use crate::attest::{Asker, Peer};
 use crate::doorway;
 use crate::heap;
 use crate::metrics::Metrics;
@@ -65,8 +65,8 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// Accepts until the process ends. Each request carries the [`Peer`] of its connection
-    /// among its extensions.
+    /// Accepts until the process ends. Each request carries the [`Peer`] and the [`Asker`]
+    /// of its connection among its extensions.
     pub(crate) fn serve<S, B>(self, listener: UnixListener, service: S)
     where
         S: Service<
@@ -85,6 +85,7 @@ impl Connections {
         tasks.spawn("socket", OnPanic::End, async move {
             let places = Arc::new(Semaphore::new(self.max));
             let crowd = Crowd::new(self.max);
+            let mut number = 0;
             loop {
                 let place = tokio::select! {
                     place = Arc::clone(&places).acquire_owned() => place,
@@ -107,15 +108,16 @@ impl Connections {
                     }
                 };
                 let (shared, service, crowd) = (self.clone(), service.clone(), crowd.clone());
+                number += 1;
                 self.tasks.spawn("connection", OnPanic::Continue, async move {
-                    shared.connection(stream, service, &crowd).await;
+                    shared.connection(stream, number, service, &crowd).await;
                     drop(place);
                 });
             }
         });
     }
 
-    async fn connection<S, B>(self, stream: UnixStream, service: S, crowd: &Crowd)
+    async fn connection<S, B>(self, stream: UnixStream, number: u64, service: S, crowd: &Crowd)
     where
         S: Service<
                 http::Request<hyper::body::Incoming>,
@@ -145,6 +147,10 @@ impl Connections {
             );
             return;
         };
+        let asker = Asker {
+            uid: peer.uid(),
+            connection: number,
+        };
         self.metrics.connections.inc();
         // First messages are large, and leave free memory behind.
         self.loosened.notify_one();
@@ -167,6 +173,7 @@ impl Connections {
             let weight = guest.stream(credentials);
             let answer = weight.map(|weight| {
                 request.extensions_mut().insert(Arc::clone(&peer));
+                request.extensions_mut().insert(asker);
                 (service.clone().call(request), weight)
             });
             if answer.is_none() {

@@ -43,6 +43,10 @@ pub enum Holder {
     Process(ProcessId),
     /// A pod, where its processes can't be seen.
     Pod(String),
+    /// A stream of a process that can't be seen, with a token that nobody has vouched for
+    /// yet. Anybody can name a pod: it counts for nobody, and is told to nobody, until it
+    /// is proved whose it is.
+    Stream(StreamId),
 }
 
 /// One stream of the running agent.
@@ -166,7 +170,28 @@ impl Subscribers {
         }
     }
 
-    /// The holder's process is proved dead, or its pod is gone.
+    /// It is proved that a stream belongs to `holder`: what it has taken and refused counts
+    /// for that one from here on.
+    pub fn proved(&mut self, stream: StreamId, holder: &Holder, now: Now) {
+        let Some(before) = self.holders.remove(&Holder::Stream(stream)) else {
+            return;
+        };
+        let state = self.holders.entry(holder.clone()).or_default();
+        for refused in before.refused {
+            state.refuse(refused);
+        }
+        for (resource, member) in before.members {
+            for content in member.in_use() {
+                self.sent(holder, &resource, stream, Arc::clone(content), now);
+            }
+            let acked = member.streams.get(&stream).and_then(|s| s.acked.as_ref());
+            if let Some(content) = acked {
+                self.acked(holder, &resource, stream, content, now);
+            }
+        }
+    }
+
+    /// The holder's process is proved dead, its pod is gone, or its stream is over.
     pub fn died(&mut self, holder: &Holder, now: Now) {
         let Some(state) = self.holders.remove(holder) else {
             return;
@@ -200,7 +225,7 @@ impl Subscribers {
                     } else {
                         member.confirm();
                     }
-                    self.changed.insert((holder.clone(), Arc::clone(resource)));
+                    note(&mut self.changed, &holder, Arc::clone(resource));
                 }
             }
             for resource in given_up {
@@ -229,7 +254,7 @@ impl Subscribers {
     /// can't be seen: its pod is only what its token says, and anybody can say that.
     #[must_use]
     pub fn has_held(&self, holder: &Holder, spiffe_id: &str) -> bool {
-        if matches!(holder, Holder::Pod(_)) {
+        if !matches!(holder, Holder::Process(_)) {
             return false;
         }
         let Some(state) = self.holders.get(holder) else {
@@ -305,7 +330,7 @@ impl Subscribers {
         }
         member.changed = now.wall;
         state.measure(returned, now.monotonic);
-        self.changed.insert((holder.clone(), name));
+        note(&mut self.changed, holder, name);
     }
 
     fn acked(
@@ -331,7 +356,7 @@ impl Subscribers {
         stream.acked = Some(Arc::clone(content));
         member.confirm();
         member.changed = now.wall;
-        self.changed.insert((holder.clone(), name));
+        note(&mut self.changed, holder, name);
     }
 
     fn nacked(
@@ -345,11 +370,7 @@ impl Subscribers {
         let Some((state, name)) = self.member(holder, resource) else {
             return;
         };
-        state.refused.retain(|r| r.sha256 != refused.sha256);
-        state.refused.push(refused);
-        if state.refused.len() > MOST_REFUSED {
-            state.refused.remove(0);
-        }
+        state.refuse(refused);
         if let Some(member) = state.members.get_mut(&name) {
             // Another stream may have taken it already: from here on that is in doubt.
             if !member.unconfirmed.contains(&content) {
@@ -357,7 +378,7 @@ impl Subscribers {
             }
             member.changed = now.wall;
         }
-        self.changed.insert((holder.clone(), name));
+        note(&mut self.changed, holder, name);
     }
 
     fn left(
@@ -384,7 +405,7 @@ impl Subscribers {
         }
         let over = member.expected == 0;
         state.measure(false, now.monotonic);
-        self.changed.insert((holder.clone(), Arc::clone(&name)));
+        note(&mut self.changed, holder, Arc::clone(&name));
         if over {
             self.remove(holder, &name, now);
         }
@@ -411,6 +432,9 @@ impl Subscribers {
     }
 
     fn end(&mut self, holder: Holder, resource: Arc<str>, mut member: Member, now: Now) {
+        if !holder.is_known() {
+            return;
+        }
         member.changed = now.wall;
         member.streams.clear();
         self.changed
@@ -423,9 +447,24 @@ impl Subscribers {
     }
 }
 
+impl Holder {
+    /// Whether it is known who it is, so that what it says can count.
+    fn is_known(&self) -> bool {
+        !matches!(self, Self::Stream(_))
+    }
+}
+
 impl State {
     fn is_connected(&self) -> bool {
         self.members.values().any(|m| !m.streams.is_empty())
+    }
+
+    fn refuse(&mut self, refused: Refused) {
+        self.refused.retain(|r| r.sha256 != refused.sha256);
+        self.refused.push(refused);
+        if self.refused.len() > MOST_REFUSED {
+            self.refused.remove(0);
+        }
     }
 
     /// Starts and stops the clock of forgiveness for each member; `returned` if the
@@ -450,6 +489,7 @@ impl State {
             (Some(end), _) => end + SKEW < now,
             // It may still verify others by the roots that it was given.
             (None, Holder::Process(_)) => false,
+            (None, Holder::Stream(_)) => true,
             (None, Holder::Pod(_)) => {
                 let changed = self.members.values().map(|m| m.changed).max();
                 changed.is_none_or(|changed| changed + LEAFLESS_POD < now)
@@ -498,6 +538,13 @@ impl Member {
     /// What the consumer may be using.
     fn in_use(&self) -> impl Iterator<Item = &Arc<Content>> {
         self.confirmed.iter().chain(&self.unconfirmed)
+    }
+}
+
+/// There is something to be told of it, if it is known who it is.
+fn note(changed: &mut BTreeSet<(Holder, Arc<str>)>, holder: &Holder, resource: Arc<str>) {
+    if holder.is_known() {
+        changed.insert((holder.clone(), resource));
     }
 }
 

@@ -11,11 +11,12 @@
 //! Any other token is shown to the authority first, and until it has answered the stream
 //! is one of its own.
 
+mod unproved;
 mod workload;
 
 pub(crate) use workload::{Key, Leaf, Workload};
 
-use crate::attest::ServiceAccountToken;
+use crate::attest::{Asker, ServiceAccountToken};
 use crate::cache::{SavedKey, SavedWorkload};
 use crate::issue::{Answer, Evidence, Outcome, Verified, Wanted, WorkloadId};
 use crate::renewal;
@@ -25,6 +26,7 @@ use arx_proto::node::v1::RenewalHint;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use unproved::Unproved;
 use workload::{Early, Schedule};
 
 /// Everybody who has or wants an identity.
@@ -37,8 +39,16 @@ pub(crate) struct Workloads {
     by_token: HashMap<[u8; 32], WorkloadId>,
     due: BTreeSet<(Instant, WorkloadId)>,
     unused: BTreeSet<(Instant, WorkloadId)>,
+    unproved: Unproved,
     linger: Duration,
 }
+
+/// For so long a refused token is remembered: shown again, it is not asked about again.
+const REFUSED_LINGER: Duration = Duration::from_secs(15);
+
+/// Whoever asks has too many tokens that nobody has vouched for yet.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooManyUnproved;
 
 /// What an answer has changed.
 #[derive(Debug, Default)]
@@ -47,6 +57,8 @@ pub(crate) struct Applied {
     pub(crate) changed: bool,
     /// These streams belong to another workload now, because a token was proved.
     pub(crate) moved: Vec<(StreamId, WorkloadId)>,
+    /// Its streams are known to be its own now.
+    pub(crate) proved: Option<WorkloadId>,
     /// For the log and the metrics.
     pub(crate) report: Option<Report>,
 }
@@ -59,6 +71,8 @@ pub(crate) struct Report {
     pub(crate) code: String,
     pub(crate) message: String,
     pub(crate) failures: u32,
+    /// It is about a token that was never good for anything: anybody can cause it.
+    pub(crate) unproved: bool,
     pub(crate) spiffe_id: Option<SpiffeId>,
     /// What it is known by, for the log.
     pub(crate) evidence: String,
@@ -125,12 +139,13 @@ impl Workloads {
         &mut self,
         stream: StreamId,
         evidence: Evidence,
+        asker: Asker,
         has_held: impl Fn(&SpiffeId) -> bool,
         now: Now,
-    ) -> WorkloadId {
+    ) -> Result<WorkloadId, TooManyUnproved> {
         let id = match evidence {
             Evidence::Local(process) => self.of_key(Key::Local(process)),
-            Evidence::Token(token) => self.of_token(token, has_held, now),
+            Evidence::Token(token) => self.of_token(token, asker, has_held, now)?,
         };
         if let Some(workload) = self.all.get_mut(&id) {
             workload.streams.insert(stream);
@@ -139,19 +154,20 @@ impl Workloads {
             }
         }
         self.note_use(id, now);
-        id
+        Ok(id)
     }
 
     fn of_token(
         &mut self,
         token: Arc<ServiceAccountToken>,
+        asker: Asker,
         has_held: impl Fn(&SpiffeId) -> bool,
         now: Now,
-    ) -> WorkloadId {
+    ) -> Result<WorkloadId, TooManyUnproved> {
         let digest = *token.digest();
         if let Some(id) = self.by_token.get(&digest).copied() {
             self.offer(id, token, now);
-            return id;
+            return Ok(id);
         }
         let account = Key::Account(token.claims().subject.clone());
         if let Some(id) = self.by_key.get(&account).copied()
@@ -162,12 +178,17 @@ impl Workloads {
         {
             // Good for the next renewal, but no proof for anybody else.
             self.offer(id, token, now);
-            return id;
+            return Ok(id);
         }
-        let id = self.of_key(Key::Unproven(digest));
+        if !self.unproved.take(asker) {
+            return Err(TooManyUnproved);
+        }
+        let mut workload = Workload::new(Key::Unproven(digest));
+        workload.asker = Some(asker);
+        let id = self.insert(workload);
         self.know_by(digest, id);
         self.offer(id, token, now);
-        id
+        Ok(id)
     }
 
     fn offer(&mut self, id: WorkloadId, token: Arc<ServiceAccountToken>, now: Now) {
@@ -320,7 +341,7 @@ impl Workloads {
             }
             Outcome::Issued(verified) => {
                 applied.changed = true;
-                applied.moved = self.issued(id, verified, generation, now);
+                self.issued(id, verified, generation, now, &mut applied);
                 return applied;
             }
             Outcome::Early { svid, needs, .. } => {
@@ -366,9 +387,10 @@ impl Workloads {
         verified: Verified,
         generation: u64,
         now: Now,
-    ) -> Vec<(StreamId, WorkloadId)> {
+        applied: &mut Applied,
+    ) {
         let root = verified.peer.issuers.last().copied();
-        let (id, moved) = self.proved(id, now);
+        let id = self.proved(id, now, applied);
         if let Some(workload) = self.all.get_mut(&id)
             && let Some(root) = root
         {
@@ -376,38 +398,43 @@ impl Workloads {
             self.schedule(id, now);
             self.note_use(id, now);
         }
-        moved
     }
 
     /// The authority has issued for the token of `id`: what it claims is true.
-    fn proved(&mut self, id: WorkloadId, now: Now) -> (WorkloadId, Vec<(StreamId, WorkloadId)>) {
+    fn proved(&mut self, id: WorkloadId, now: Now, applied: &mut Applied) -> WorkloadId {
         let Some(workload) = self.all.get_mut(&id) else {
-            return (id, Vec::new());
+            return id;
         };
         let Some(token) = workload.asked_with.take() else {
-            return (id, Vec::new());
+            return id;
         };
         workload.prove(*token.digest());
         self.know_by(*token.digest(), id);
         let Some(workload) = self.all.get_mut(&id) else {
-            return (id, Vec::new());
+            return id;
         };
         if !matches!(workload.key, Key::Unproven(_)) {
-            return (id, Vec::new());
+            return id;
         }
+        if let Some(asker) = workload.asker.take() {
+            self.unproved.release(asker);
+        }
+        applied.proved = Some(id);
         let account = Key::Account(token.claims().subject.clone());
         self.by_key.remove(&workload.key);
         let Some(known) = self.by_key.get(&account).copied() else {
             workload.key = account.clone();
             self.by_key.insert(account, id);
-            return (id, Vec::new());
+            return id;
         };
         // Another token of somebody who is here already: they are one from here on.
         let Some(joining) = self.remove(id) else {
-            return (known, Vec::new());
+            return known;
         };
         self.know_by(*token.digest(), known);
-        let moved = joining.streams.iter().map(|s| (*s, known)).collect();
+        let moved = joining.streams.iter().map(|s| (*s, known));
+        applied.moved.extend(moved);
+        applied.proved = Some(known);
         if let Some(workload) = self.all.get_mut(&known) {
             workload.streams.extend(joining.streams);
             workload.prove(*token.digest());
@@ -419,7 +446,7 @@ impl Workloads {
             }
         }
         self.note_use(known, now);
-        (known, moved)
+        known
     }
 
     /// Everything up to `generation` is on disk: these have something new to be pushed.
@@ -438,8 +465,8 @@ impl Workloads {
         generation: u64,
         inventories: u64,
         now: Now,
-    ) -> bool {
-        let mut changed = false;
+    ) -> Vec<Applied> {
+        let mut all = Vec::new();
         let ids: Vec<_> = self.all.keys().copied().collect();
         for id in ids {
             let early = self.all.get_mut(&id).and_then(|workload| {
@@ -458,11 +485,15 @@ impl Workloads {
             if inventories < then + 2
                 && let Ok(peer) = verify(svid.chain(), bundle, now.wall)
             {
-                self.issued(id, Verified { svid, peer }, generation, now);
-                changed = true;
+                let mut applied = Applied {
+                    changed: true,
+                    ..Applied::default()
+                };
+                self.issued(id, Verified { svid, peer }, generation, now, &mut applied);
+                all.push(applied);
             }
         }
-        changed
+        all
     }
 
     /// The authority wants some of them earlier; how many.
@@ -513,6 +544,9 @@ impl Workloads {
 
     fn remove(&mut self, id: WorkloadId) -> Option<Workload> {
         let workload = self.all.remove(&id)?;
+        if let Some(asker) = workload.asker {
+            self.unproved.release(asker);
+        }
         if let Schedule::At(at) = workload.schedule {
             self.due.remove(&(at, id));
         }
@@ -562,6 +596,8 @@ impl Workloads {
             (false, None) => {
                 let linger = if workload.newest().is_some() {
                     self.linger
+                } else if workload.was_refused {
+                    REFUSED_LINGER
                 } else {
                     // Nothing would be kept alive.
                     Duration::ZERO

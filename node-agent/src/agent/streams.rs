@@ -6,7 +6,7 @@ use crate::doorway::{Open, Opened};
 use crate::issue::{Evidence, WorkloadId};
 use crate::roots::Roots;
 use crate::subscribers::{Content, Event, Holder, Now, StreamId};
-use crate::workloads::Workload;
+use crate::workloads::{Key, Workload};
 use arx_sds::{EventKind, Secret, Session, Snapshot};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,6 +14,9 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::watch;
 use tonic::Status;
 
+/// Peers in pid namespaces that the agent does not see, of no pod: all of these are one
+/// holder, which confirms nothing that not all have.
+const UNSEEN: &str = "unseen";
 /// Contents that are remembered by version, beyond those that may still be answered.
 const SPARE_CONTENTS: usize = 64;
 /// Pushes of one stream that are measured at a time.
@@ -64,6 +67,11 @@ impl Streams {
         self.open.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn workload(&self, stream: StreamId) -> Option<WorkloadId> {
+        Some(self.open.get(&stream)?.workload)
+    }
+
     pub(super) fn belongs_to(&mut self, stream: StreamId, workload: WorkloadId) {
         if let Some(stream) = self.open.get_mut(&stream) {
             stream.workload = workload;
@@ -112,8 +120,8 @@ impl Agent {
     pub(super) fn open(&mut self, open: Open, now: Now) {
         let Open {
             evidence,
-            holder,
-            watch,
+            asker,
+            process,
             node,
             events,
             reply,
@@ -121,9 +129,24 @@ impl Agent {
         let expired = matches!(&evidence, Evidence::Token(token) if token.says_expired(now.wall));
         self.streams.last += 1;
         let stream = StreamId(self.streams.last);
+        let (process, watch) = process.map_or((None, None), |(process, watch)| {
+            (Some(Holder::Process(process)), Some(watch))
+        });
         let subscribers = &self.subscribers;
-        let has_held = |id: &arx_identity::SpiffeId| subscribers.has_held(&holder, id.as_str());
-        let workload = self.workloads.attach(stream, evidence, has_held, now);
+        let has_held = |id: &arx_identity::SpiffeId| {
+            let process = process.as_ref();
+            process.is_some_and(|holder| subscribers.has_held(holder, id.as_str()))
+        };
+        let attached = self
+            .workloads
+            .attach(stream, evidence, asker, has_held, now);
+        let Ok(workload) = attached else {
+            let status = Status::resource_exhausted(
+                "too many of your tokens have not been proved, wait or show fewer",
+            );
+            let _ = reply.send(Err(status));
+            return;
+        };
         if expired
             && self
                 .workloads
@@ -137,6 +160,8 @@ impl Agent {
             let _ = reply.send(Err(status));
             return;
         }
+        let holder = process.or_else(|| self.unseen(workload));
+        let holder = holder.unwrap_or(Holder::Stream(stream));
         let view = watch::Sender::new(self.snapshot(workload, now.wall));
         // If the proxy has given up meanwhile, that comes as the stream's last event.
         let _ = reply.send(Ok(Opened::new(Session {
@@ -162,6 +187,34 @@ impl Agent {
                 sent: Vec::new(),
             },
         );
+    }
+
+    /// Who holds what a workload is given, where processes can't be seen; none while nobody
+    /// has vouched for its token.
+    fn unseen(&self, id: WorkloadId) -> Option<Holder> {
+        match &self.workloads.get(id)?.key {
+            Key::Unproven(_) => None,
+            Key::Account(subject) if !subject.pod_uid.is_empty() => {
+                Some(Holder::Pod(subject.pod_uid.clone()))
+            }
+            Key::Account(_) | Key::Local(_) => Some(Holder::Pod(UNSEEN.to_owned())),
+        }
+    }
+
+    /// The authority has vouched for a workload's token: what its streams say counts.
+    pub(super) fn proved(&mut self, id: WorkloadId, now: Now) {
+        let (Some(holder), Some(workload)) = (self.unseen(id), self.workloads.get(id)) else {
+            return;
+        };
+        for stream in &workload.streams {
+            if let Some(open) = self.streams.open.get_mut(stream)
+                && open.holder == Holder::Stream(*stream)
+            {
+                open.holder = holder.clone();
+                self.subscribers.proved(*stream, &holder, now);
+                self.sealing.subscribers_changed(false, now.monotonic);
+            }
+        }
     }
 
     /// What the streams of a workload see.
@@ -291,20 +344,27 @@ impl Agent {
             Event::Unsubscribed => true,
             Event::Nacked { .. } | Event::Ended => false,
         };
-        if changes_leaves {
+        let holder = &stream.holder;
+        // Of whom nobody knows who it is, nothing is written down.
+        let is_known = !matches!(holder, Holder::Stream(_));
+        if changes_leaves && is_known {
             self.follow.leaves_changed(now.monotonic);
         }
-        let holder = &stream.holder;
         self.subscribers.apply(holder, &resource, id, event, now);
         if fetched {
             self.subscribers
                 .apply(holder, &resource, id, Event::Ended, now);
         }
-        self.sealing.subscribers_changed(urgent, now.monotonic);
+        if is_known {
+            self.sealing.subscribers_changed(urgent, now.monotonic);
+        }
     }
 
     fn closed(&mut self, id: StreamId, now: Now) {
         if let Some(stream) = self.streams.open.remove(&id) {
+            if matches!(stream.holder, Holder::Stream(_)) {
+                self.subscribers.died(&stream.holder, now);
+            }
             self.workloads.detach(id, stream.workload, now);
         }
     }

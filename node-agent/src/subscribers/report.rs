@@ -13,7 +13,7 @@ impl Subscribers {
     pub fn take_all(&mut self) -> Vec<SubscriberState> {
         self.changed.clear();
         self.ended.clear();
-        let holders = self.holders.iter();
+        let holders = self.holders.iter().filter(|(holder, _)| holder.is_known());
         let each = |(holder, state): (&Holder, &State)| {
             let members = state.members.iter();
             members
@@ -65,7 +65,7 @@ impl Member {
         let leaf = self.in_use().find_map(|c| c.leaf());
         SubscriberState {
             subscriber: Some(Subscriber {
-                holder: Some(holder.report()),
+                holder: holder.report(),
                 resource_name: resource.to_owned(),
                 streams: u32::try_from(self.streams.len()).unwrap_or(u32::MAX),
                 grade: Grade::Acked.into(),
@@ -88,14 +88,15 @@ impl Member {
 }
 
 impl Holder {
-    fn report(&self) -> subscriber::Holder {
+    fn report(&self) -> Option<subscriber::Holder> {
         match self {
-            Self::Process(process) => subscriber::Holder::Process(Process {
+            Self::Process(process) => Some(subscriber::Holder::Process(Process {
                 pid: process.pid,
                 start_time: process.start_time,
                 boot_id: process.boot_id.to_string(),
-            }),
-            Self::Pod(uid) => subscriber::Holder::PodUid(uid.clone()),
+            })),
+            Self::Pod(uid) => Some(subscriber::Holder::PodUid(uid.clone())),
+            Self::Stream(_) => None,
         }
     }
 }

@@ -17,9 +17,10 @@ impl Subscribers {
     /// Everything that must survive the agent.
     #[must_use]
     pub fn save(&self) -> Vec<u8> {
-        let holders = self.holders.iter();
+        // A stream does not outlive the process.
+        let holders = self.holders.iter().filter_map(SavedHolder::of);
         SavedSubscribers {
-            holders: holders.map(SavedHolder::from).collect(),
+            holders: holders.collect(),
         }
         .encode_to_vec()
     }
@@ -114,8 +115,8 @@ struct SavedRefused {
     at_unix_ms: i64,
 }
 
-impl From<(&Holder, &State)> for SavedHolder {
-    fn from((holder, state): (&Holder, &State)) -> Self {
+impl SavedHolder {
+    fn of((holder, state): (&Holder, &State)) -> Option<Self> {
         let (process, pod_uid) = match holder {
             Holder::Process(process) => (
                 Some(SavedProcess {
@@ -126,6 +127,7 @@ impl From<(&Holder, &State)> for SavedHolder {
                 String::new(),
             ),
             Holder::Pod(uid) => (None, uid.clone()),
+            Holder::Stream(_) => return None,
         };
         let refused = state.refused.iter().map(|refused| SavedRefused {
             sha256: refused.sha256.to_vec(),
@@ -140,17 +142,15 @@ impl From<(&Holder, &State)> for SavedHolder {
             expected_streams: member.expected as u64,
             changed_unix_ms: unix_ms(member.changed),
         });
-        Self {
+        Some(Self {
             process,
             pod_uid,
             members: members.collect(),
             refused: refused.collect(),
             last_leaf_end_unix_ms: state.last_leaf_end.map(unix_ms),
-        }
+        })
     }
-}
 
-impl SavedHolder {
     fn restore(self) -> Option<(Holder, State)> {
         let holder = match self.process {
             Some(process) => Holder::Process(ProcessId {

@@ -493,3 +493,73 @@ proptest! {
         let _ = Subscribers::load(&bytes);
     }
 }
+
+/// What is told of everybody: holder, and the number of the roots that it has confirmed.
+fn told(w: &mut World) -> Vec<(String, Option<u64>)> {
+    let each = |state: SubscriberState| {
+        let holder = state.subscriber.and_then(|s| s.holder);
+        let confirmed = state.acked_trust.and_then(|t| t.sequence);
+        (format!("{holder:?}"), confirmed.map(|s| s.number))
+    };
+    w.subscribers.take_all().into_iter().map(each).collect()
+}
+
+#[test]
+fn a_stream_that_nobody_has_vouched_for_is_told_to_nobody_and_not_kept() {
+    let mut w = World::new();
+    w.holder = Holder::Stream(StreamId(1));
+    w.sent("ROOTCA", 1, &trust(1, 1));
+    w.acked("ROOTCA", 1, &trust(1, 1));
+    w.sent("ROOTCA", 1, &trust(2, 2));
+    w.nacked("ROOTCA", 1, &trust(2, 2));
+    assert!(!w.subscribers.has_changes());
+    assert!(told(&mut w).is_empty());
+    let kept = Subscribers::load(&w.subscribers.save()).expect("own bytes");
+    assert!(kept.is_empty());
+    let (holder, now) = (w.holder.clone(), w.now());
+    w.subscribers.died(&holder, now);
+    assert!(w.subscribers.take_changes().is_empty() && w.subscribers.is_empty());
+}
+
+#[test]
+fn what_a_stream_took_and_refused_counts_for_its_pod_once_that_is_proved() {
+    let mut w = World::new();
+    let pod = Holder::Pod("u-1".to_owned());
+    w.holder = Holder::Stream(StreamId(1));
+    w.sent("ROOTCA", 1, &trust(1, 1));
+    w.acked("ROOTCA", 1, &trust(1, 1));
+    w.sent("ROOTCA", 1, &trust(2, 2));
+    w.nacked("ROOTCA", 1, &trust(2, 2));
+    let now = w.now();
+    w.subscribers.proved(StreamId(1), &pod, now);
+    w.holder = pod;
+    assert!(w.subscribers.has_changes());
+    assert_eq!(w.confirmed("ROOTCA"), Some(1));
+    assert!(w.report("ROOTCA").expect("told").nack.is_some());
+    // The refusal sticks to the pod.
+    w.acked("ROOTCA", 1, &trust(2, 2));
+    assert_eq!(w.confirmed("ROOTCA"), Some(1));
+}
+
+#[test]
+fn a_stream_that_is_behind_holds_its_pod_back_when_it_joins_it() {
+    let mut w = World::new();
+    let pod = Holder::Pod("u-1".to_owned());
+    w.holder = Holder::Stream(StreamId(1));
+    w.sent("ROOTCA", 1, &trust(1, 1));
+    w.acked("ROOTCA", 1, &trust(1, 1));
+    w.sent("ROOTCA", 1, &trust(2, 2));
+    w.holder = pod.clone();
+    w.sent("ROOTCA", 2, &trust(2, 2));
+    w.acked("ROOTCA", 2, &trust(2, 2));
+    let now = w.now();
+    w.subscribers.proved(StreamId(1), &pod, now);
+    w.sent("ROOTCA", 2, &trust(3, 3));
+    w.acked("ROOTCA", 2, &trust(3, 3));
+    assert_eq!(w.confirmed("ROOTCA"), Some(2), "not all have the third");
+    w.acked("ROOTCA", 1, &trust(2, 2));
+    w.sent("ROOTCA", 1, &trust(3, 3));
+    assert_eq!(w.confirmed("ROOTCA"), Some(2));
+    w.acked("ROOTCA", 1, &trust(3, 3));
+    assert_eq!(w.confirmed("ROOTCA"), Some(3));
+}

@@ -174,7 +174,7 @@ impl Running {
     }
 }
 
-fn update(bundle: &TrustBundle) -> TrustUpdate {
+pub(crate) fn update(bundle: &TrustBundle) -> TrustUpdate {
     TrustUpdate {
         position: Some(wire::position(bundle.sequence(), &bundle.sha256())),
         trust_domain: bundle.trust_domain().to_string(),

@@ -8,6 +8,10 @@ use std::time::SystemTime;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const LINGER: Duration = Duration::from_secs(600);
+const ASKER: Asker = Asker {
+    uid: 7,
+    connection: 1,
+};
 
 /// Workloads, an authority that says yes, and a clock.
 struct World {
@@ -45,10 +49,10 @@ impl World {
         let stream = StreamId(self.streams);
         let now = self.now();
         let has_held = |id: &SpiffeId| held == Some(id.as_str());
-        (
-            stream,
-            self.workloads.attach(stream, evidence, has_held, now),
-        )
+        let attached = self
+            .workloads
+            .attach(stream, evidence, ASKER, has_held, now);
+        (stream, attached.expect("not too many"))
     }
 
     fn due(&mut self) -> Due {
@@ -303,22 +307,88 @@ fn a_refusal_is_asked_again_slowly_and_a_busy_authority_when_it_says() {
     assert!(next <= Duration::from_secs(15), "{next:?}");
 }
 
+/// The end of the token that the authority is shown.
+fn shown(due: &Due) -> Option<SystemTime> {
+    match &due.wanted[0].evidence {
+        Evidence::Token(token) => token.claims().expires,
+        Evidence::Local(_) => None,
+    }
+}
+
+#[test]
+fn tokens_that_say_to_end_late_do_not_push_out_the_one_that_was_proved() {
+    let mut w = World::new();
+    let held = Some("spiffe://example.org/a");
+    let (_, id) = w.serve(token("u-1", 7200, "good"), "/a");
+    for n in 0..20 {
+        w.attach(token("u-1", 99_999 + n, "forged"), held);
+    }
+    w.elapsed += HOUR / 2 + HOUR / 8;
+    let due = w.due();
+    assert_eq!(due.wanted[0].workload, id);
+    assert_eq!(shown(&due), Some(noon() + 2 * HOUR));
+}
+
 #[test]
 fn a_bad_token_does_not_stand_in_the_way_of_a_good_one() {
     let mut w = World::new();
     let held = Some("spiffe://example.org/a");
-    let (_, id) = w.serve(token("u-1", 7200, "good"), "/a");
+    let (_, id) = w.serve(token("u-1", 1000, "good"), "/a");
     w.attach(token("u-1", 9999, "forged"), held);
+    w.attach(token("u-1", 7200, "fresh"), held);
+    // The one that was proved has ended.
     w.elapsed += HOUR / 2 + HOUR / 8;
-    let shown = |due: &Due| match &due.wanted[0].evidence {
-        Evidence::Token(token) => token.claims().expires,
-        Evidence::Local(_) => None,
-    };
     let first = w.due();
     w.answer(id, refusal(0));
     w.elapsed += Duration::from_secs(30);
     let second = w.due();
     assert!(shown(&first) > shown(&second), "the forged one was dropped");
+}
+
+#[test]
+fn one_asker_has_only_so_many_tokens_that_nobody_vouches_for() {
+    let mut w = World::new();
+    let mut open = Vec::new();
+    let now = w.now();
+    let error = loop {
+        let stream = StreamId(open.len() as u64);
+        let one = token("u-1", 3600, &format!("forged-{}", open.len()));
+        match w.workloads.attach(stream, one, ASKER, |_| false, now) {
+            Ok(id) => open.push((stream, id)),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error, TooManyUnproved);
+    // Others may, and so may it with one that is proved.
+    let other = Asker {
+        uid: 8,
+        connection: 2,
+    };
+    let attach = |w: &mut World, asker| {
+        let one = token("u-2", 3600, "good");
+        w.workloads
+            .attach(StreamId(1000), one, asker, |_| false, now)
+    };
+    assert!(attach(&mut w, ASKER).is_err());
+    let id = attach(&mut w, other).expect("it has none yet");
+    while w.workloads.get(id).expect("there").newest().is_none() {
+        for wanted in w.due().wanted {
+            match wanted.workload == id {
+                true => w.issue(id, "/a"),
+                false => w.answer(wanted.workload, refusal(0)),
+            };
+        }
+    }
+    assert!(attach(&mut w, ASKER).is_ok());
+    // What was refused is remembered for a while, and counts as long.
+    for (stream, id) in open.drain(..) {
+        w.workloads.detach(stream, id, now);
+    }
+    assert!(w.workloads.forget_unused(now).is_empty());
+    w.elapsed += REFUSED_LINGER;
+    let now = w.now();
+    assert!(!w.workloads.forget_unused(now).is_empty());
+    assert!(w.workloads.unproved.is_empty());
 }
 
 #[test]
@@ -367,8 +437,8 @@ fn a_leaf_that_came_before_its_roots_is_used_when_they_come() {
     w.answer(id, Outcome::Early { svid, needs, error });
     let (one, two) = (w.authority.bundle(1), w.authority.bundle(2));
     let now = w.now();
-    assert!(!w.workloads.trust_arrived(&one, 1, 0, now));
-    assert!(w.workloads.trust_arrived(&two, 1, 0, now));
+    assert!(w.workloads.trust_arrived(&one, 1, 0, now).is_empty());
+    assert_eq!(w.workloads.trust_arrived(&two, 1, 0, now).len(), 1);
     assert_eq!(w.seal(), [id]);
 }
 

@@ -2,7 +2,7 @@
 
 use super::Report;
 use crate::attest::token::Subject;
-use crate::attest::{LocalProcess, ServiceAccountToken};
+use crate::attest::{Asker, LocalProcess, ServiceAccountToken};
 use crate::issue::{Evidence, Outcome, Prepared};
 use crate::renewal::{self, Facts, Hint};
 use crate::seed;
@@ -101,6 +101,10 @@ pub(crate) struct Workload {
     pub(super) hint: Option<Hint>,
     /// None of its tokens is good any more.
     pub(super) starved: bool,
+    /// Who has shown the token that nobody has vouched for yet.
+    pub(super) asker: Option<Asker>,
+    /// The authority has said no, and not only for now.
+    pub(super) was_refused: bool,
     seed: u64,
 }
 
@@ -124,6 +128,8 @@ impl Workload {
             retry_after: Duration::ZERO,
             hint: None,
             starved: false,
+            asker: None,
+            was_refused: false,
             seed: seed::random(),
         }
     }
@@ -181,16 +187,23 @@ impl Workload {
         Some(Evidence::Token(Arc::clone(token)))
     }
 
-    /// One more token to renew with; the one that ends last is taken first.
+    /// One more token to renew with. One that was proved is taken first, whatever others say
+    /// of themselves; then the one that ends last.
     pub(super) fn offer(&mut self, token: Arc<ServiceAccountToken>) {
         if self.tokens.iter().any(|t| t.digest() == token.digest()) {
             return;
         }
         self.tokens.push(token);
-        self.tokens.sort_by_key(|token| token.claims().expires);
+        self.sort_tokens();
         if self.tokens.len() > MOST_TOKENS {
             self.tokens.remove(0);
         }
+    }
+
+    fn sort_tokens(&mut self) {
+        let proven = &self.proven;
+        self.tokens
+            .sort_by_key(|token| (proven.contains(token.digest()), token.claims().expires));
     }
 
     pub(super) fn prove(&mut self, digest: [u8; 32]) {
@@ -201,12 +214,14 @@ impl Workload {
         if self.proven.len() > MOST_PROVEN {
             self.proven.remove(0);
         }
+        self.sort_tokens();
     }
 
     pub(super) fn succeeded(&mut self, leaf: Leaf, generation: u64) {
         self.seed = seed::of(leaf.svid.serial().as_bytes());
         self.next = Some((leaf, generation));
         self.early = None;
+        self.was_refused = false;
         self.failures = 0;
         self.retry_after = Duration::ZERO;
         self.hint = None;
@@ -229,6 +244,7 @@ impl Workload {
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         let mut pause = Duration::from_millis(refusal.retry_after_ms.into());
         if pause.is_zero() {
+            self.was_refused = true;
             // This token may be bad where another one is good.
             if let Some(token) = self.asked_with.take()
                 && self.tokens.len() > 1
@@ -278,6 +294,7 @@ impl Workload {
             code,
             message,
             failures: self.failures,
+            unproved: matches!(self.key, Key::Unproven(_)),
             spiffe_id: self.newest().map(|leaf| leaf.svid.spiffe_id().clone()),
             evidence: self.evidence_in_words(),
         }
