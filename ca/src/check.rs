@@ -1,14 +1,16 @@
 //! `arx-ca check` and `arx-ca verify-ledger`: everything that can be found out without
 //! running, and without changing anything.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 
+use arx_daemon::config::File;
 use arx_daemon::{Clock, exit};
 
 use crate::authority;
 use crate::config::Config;
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::run::seal_source;
 use crate::state::State;
 use crate::store;
@@ -29,8 +31,13 @@ pub fn everything(path: &Path, config: &Config, clock: &Clock) -> ExitCode {
             return exit::RUNTIME.into();
         }
     };
-    let mut report = Report { wrong: 0 };
+    let mut report = Report {
+        file: File::read(path).ok(),
+        wrong: 0,
+    };
     report.well(&format!("{}: configuration", path.display()));
+    report.address("node_api.address", config.node_api.address);
+    report.address("ops.address", config.ops.address);
     runtime.block_on(async {
         match report.state(config).await {
             Ok(state) => report.authority(config, clock, state.as_ref()).await,
@@ -38,6 +45,7 @@ pub fn everything(path: &Path, config: &Config, clock: &Clock) -> ExitCode {
                 println!("note  authority and trust are not looked at before the state can be read")
             }
         }
+        report.ledger(config);
         report.tokens(config, clock).await;
     });
     if report.wrong == 0 {
@@ -58,11 +66,9 @@ pub fn ledger(config: &Config) -> ExitCode {
     let directory = config.state.directory.join("ledger");
     match Ledger::verify_directory(&directory, config.trust_domain.as_str()) {
         Ok(report) => {
-            println!("{} records in {} segments", report.records, report.segments);
+            println!("{}", extent(&report));
             if let Some(torn) = &report.torn {
-                println!(
-                    "note  the end is torn, and the next start cuts it: {torn}; it was never acknowledged"
-                );
+                println!("note  {}", torn_end(torn));
             }
             for problem in &report.problems {
                 eprintln!("wrong {problem}");
@@ -81,9 +87,30 @@ pub fn ledger(config: &Config) -> ExitCode {
     }
 }
 
+/// "7 records in 2 segments".
+fn extent(report: &ledger::Report) -> String {
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    format!(
+        "{} record{} in {} segment{}",
+        report.records,
+        plural(report.records),
+        report.segments,
+        plural(report.segments.into())
+    )
+}
+
+fn torn_end(torn: &ledger::Torn) -> String {
+    format!("a crash has left half a record at the end, and the next start cuts it off: {torn}")
+}
+
 struct Report {
+    /// The configuration, to say where in it something stands.
+    file: Option<File>,
     wrong: usize,
 }
+
+/// Problems of one ledger that are listed; `verify-ledger` lists all.
+const SOME: usize = 5;
 
 /// There is a state, and what it holds can't be said. Nothing may be concluded from it.
 struct Unreadable;
@@ -98,6 +125,62 @@ impl Report {
         println!("wrong {what}");
     }
 
+    /// Something that concerns a setting: with the line that it stands on.
+    fn wrong_at(&mut self, setting: &str, what: &str) {
+        let place = self.file.as_ref().map(|file| {
+            let line = file.line(setting).map(|line| format!(":{line}"));
+            format!("{}{}: ", file.path().display(), line.unwrap_or_default())
+        });
+        let place = place.unwrap_or_default();
+        self.wrong(&format!("{place}{setting}: {what}"));
+    }
+
+    /// Whether an address could be bound, as the start would.
+    fn address(&mut self, setting: &str, address: SocketAddr) {
+        match TcpListener::bind(address) {
+            Ok(_listener) => {}
+            // The authority itself may be running.
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                println!("note  {setting}: {address} is in use: well, if that is this authority");
+            }
+            Err(error) => self.wrong_at(
+                setting,
+                &format!("{address}: {error}; give an address of this machine, and a port that this process's user may bind (ARX-START)"),
+            ),
+        }
+    }
+
+    /// Every record, as `verify-ledger` reads it: the start reads the newest segment, and the
+    /// index of valid certificates needs the others.
+    fn ledger(&mut self, config: &Config) {
+        let directory = config.state.directory.join("ledger");
+        if !directory.exists() {
+            return;
+        }
+        match Ledger::verify_directory(&directory, config.trust_domain.as_str()) {
+            Ok(report) => {
+                for problem in report.problems.iter().take(SOME) {
+                    self.wrong(&format!(
+                        "ledger: {problem}; put back an undamaged copy of the file (ARX-LEDGER-DAMAGED)"
+                    ));
+                }
+                if report.problems.len() > SOME {
+                    println!(
+                        "note  `arx-ca verify-ledger` lists all {} places",
+                        report.problems.len()
+                    );
+                }
+                if let Some(torn) = &report.torn {
+                    println!("note  {}", torn_end(torn));
+                }
+                if report.problems.is_empty() {
+                    self.well(&format!("ledger: {}", extent(&report)));
+                }
+            }
+            Err(error) => self.wrong(&format!("ledger: {error} ({})", error.code())),
+        }
+    }
+
     /// Looks into a copy of the state file, so that a running authority is not disturbed.
     async fn state(&mut self, config: &Config) -> Result<Option<State>, Unreadable> {
         let file = config.state.directory.join("state.redb");
@@ -105,7 +188,10 @@ impl Report {
         let seal = match seal_source(config).look(first) {
             Ok(seal) => seal,
             Err(error) => {
-                self.wrong(&format!("sealing key: {error} ({})", error.code()));
+                self.wrong_at(
+                    "state.seal_key_file",
+                    &format!("{error} ({})", error.code()),
+                );
                 return Err(Unreadable);
             }
         };
@@ -141,10 +227,10 @@ impl Report {
         let now = clock.now();
         let checked = authority::check(&options, &config.trust_domain, state, now).await;
         for problem in &checked.problems {
-            self.wrong(&format!(
-                "{}: {problem} ({})",
-                problem.setting, problem.code
-            ));
+            self.wrong_at(
+                problem.setting,
+                &format!("{} ({})", problem.message, problem.code),
+            );
         }
         if checked.problems.is_empty() {
             self.well("authority");
@@ -159,7 +245,8 @@ impl Report {
     async fn trust(&mut self, config: &Config, state: Option<&State>) {
         let highest = match Ledger::peek_sequence(&config.state.directory.join("ledger")) {
             Ok(highest) => highest,
-            Err(error) => return self.wrong(&format!("ledger: {error} ({})", error.code())),
+            // Told below, with the ledger.
+            Err(_) => return,
         };
         match (state, highest) {
             (None, Some(known)) => {

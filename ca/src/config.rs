@@ -1,6 +1,8 @@
 //! The authority's configuration: one TOML file, refused as a whole if anything in it
 //! can't work.
 
+mod host;
+
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -228,13 +230,15 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, with lines and remedies.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::read(&File::read(path)?)
+        Self::read(&File::read(path)?, host::problems)
     }
 
-    fn read(file: &File) -> Result<Self, ConfigError> {
+    /// `host` is what is asked of the machine besides.
+    fn read(file: &File, host: fn(&Self, &mut Problems<'_>)) -> Result<Self, ConfigError> {
         let config: Self = file.parse()?;
         let mut problems = file.problems();
         config.check(&mut problems);
+        host(&config, &mut problems);
         problems.finish()?;
         Ok(config)
     }
@@ -271,7 +275,8 @@ impl Config {
                 );
             }
         }
-        if self.node_api.address == self.ops.address {
+        // With port 0 the system gives each its own.
+        if self.node_api.address == self.ops.address && self.ops.address.port() != 0 {
             problems.add(
                 "ops.address",
                 "the same address as node_api.address",

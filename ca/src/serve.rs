@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -34,6 +35,7 @@ use tower_service::Service as _;
 use crate::admin::Api as AdminApi;
 use crate::ca::Ca;
 use crate::caller::{Caller, NodeName};
+use crate::metrics::OpenConnection;
 use crate::node_api::Api as NodeApi;
 use crate::refusal::{Peer, Refusal};
 use crate::share::Shares;
@@ -139,44 +141,19 @@ impl Nodes {
     }
 
     async fn connection(self: &Arc<Self>, stream: TcpStream, address: IpAddr) {
-        // Without it each small answer waits for the peer's delayed ACK.
-        let _cosmetic = stream.set_nodelay(true);
-        let Some(stream) = self.handshake(stream).await else {
+        // Boxed, so that nothing of it stays for as long as the connection.
+        let Some(mut begun) = Box::pin(self.begin(stream, address)).await else {
             return;
         };
-        let caller = Caller::of(stream.peer(), &self.ca.trust_domain);
-        // A node that was cut off may join again, as a stranger may.
-        let node = match &caller {
-            Caller::Node(node) if self.ca.fleet.admit(node).is_ok() => Some(Arc::clone(node)),
-            _ => None,
-        };
-        let (place, _place_of_stranger) = match &node {
-            Some(node) => (Some(self.places.take(&node.name)), None),
-            // A message is read before anybody is known.
-            None => match self.place_of_stranger().await {
-                Some(place) => (None, Some(place)),
-                None => return,
-            },
-        };
-        let stay = match &node {
-            Some(node) => Stay::node(&self.ca, node.not_after, node.issuers.last().copied()),
-            None => Stay::stranger(&self.ca),
-        };
-        let streams = match &node {
-            Some(_) => STREAMS_OF_NODE,
-            None => STREAMS_OF_STRANGER,
-        };
-        let service = Connection {
-            nodes: Arc::clone(self),
-            caller,
-            address,
-            stranger: node.is_none(),
-        };
-        let _open = self.ca.metrics.connection();
-        let calls = Calls::default();
-        let connection = protocol(&calls, streams).serve_connection(TokioIo::new(stream), service);
+        let Begun {
+            connection,
+            calls,
+            stay,
+            place,
+            ..
+        } = &mut begun;
         tokio::select! {
-            () = run(Box::pin(connection), calls, stay.over(), &self.ca.drain) => {}
+            () = run(connection.as_mut(), calls, stay.over(), &self.ca.drain) => {}
             // At once: whoever goes on calling must not keep it.
             name = lost(place.as_ref()) => {
                 let peer = Peer::Node(name.clone());
@@ -185,8 +162,52 @@ impl Nodes {
         }
     }
 
+    /// Finds out who is there, and whether there is a place for them.
+    async fn begin(self: &Arc<Self>, stream: TcpStream, address: IpAddr) -> Option<Begun<'_>> {
+        // Without it each small answer waits for the peer's delayed ACK.
+        let _cosmetic = stream.set_nodelay(true);
+        let stream = self.handshake(stream).await?;
+        let caller = Caller::of(stream.peer(), &self.ca.trust_domain);
+        // A node that was cut off may join again, as a stranger may.
+        let node = match &caller {
+            Caller::Node(node) if self.ca.fleet.admit(node).is_ok() => Some(Arc::clone(node)),
+            _ => None,
+        };
+        let calls = Calls::default();
+        let (streams, stay, place, stranger) = match &node {
+            Some(node) => (
+                STREAMS_OF_NODE,
+                Stay::node(&self.ca, node.not_after, node.issuers.last().copied()),
+                Some(self.places.take(node.name.clone())),
+                None,
+            ),
+            // A message is read before anybody is known.
+            None => (
+                STREAMS_OF_STRANGER,
+                Stay::stranger(&self.ca),
+                None,
+                Some(self.place_of_stranger().await?),
+            ),
+        };
+        let service = Connection {
+            nodes: Arc::clone(self),
+            caller,
+            address,
+            stranger: node.is_none(),
+        };
+        let connection = protocol(&calls, streams).serve_connection(TokioIo::new(stream), service);
+        Some(Begun {
+            connection: Box::pin(connection),
+            calls,
+            stay,
+            place,
+            _stranger: stranger,
+            _open: self.ca.metrics.connection(),
+        })
+    }
+
     async fn handshake(&self, stream: TcpStream) -> Option<tls::ServerStream<TcpStream>> {
-        let place = self.handshakes.take(&());
+        let place = self.handshakes.take(());
         let accepted = tokio::select! {
             accepted = self.tls.accept(stream) => accepted.map_err(|error| error.to_string()),
             _ = place.lost() => Err("too many have not ended their handshake".to_owned()),
@@ -225,8 +246,20 @@ impl Nodes {
     }
 }
 
+/// A connection of somebody who has a place.
+struct Begun<'a> {
+    connection: Pin<Box<Http2>>,
+    calls: Calls,
+    stay: Stay<'a>,
+    place: Option<Place<'a, NodeName>>,
+    _stranger: Option<SemaphorePermit<'a>>,
+    _open: OpenConnection,
+}
+
+type Http2 = http2::Connection<TokioIo<tls::ServerStream<TcpStream>>, Connection, Calls>;
+
 /// Returns when a node has lost its place.
-async fn lost<'a>(place: Option<&Place<'a, NodeName>>) -> &'a NodeName {
+async fn lost<'a>(place: Option<&'a Place<'_, NodeName>>) -> &'a NodeName {
     match place {
         Some(place) => place.lost().await,
         None => std::future::pending().await,
@@ -273,7 +306,8 @@ pub async fn serve_admin(
             let calls = Calls::default();
             let connection = protocol(&calls, STREAMS_OF_OPERATOR)
                 .serve_connection(TokioIo::new(stream), service);
-            run(Box::pin(connection), calls, std::future::pending(), &until).await;
+            let connection = std::pin::pin!(connection);
+            run(connection, &calls, std::future::pending(), &until).await;
             drop(place);
         });
     }
@@ -316,8 +350,8 @@ fn protocol(calls: &Calls, streams: u32) -> http2::Builder<Calls> {
 /// drained; what is being answered then is still answered, if that takes no longer than
 /// [`ENDING`].
 async fn run<S, IO>(
-    mut connection: std::pin::Pin<Box<http2::Connection<TokioIo<IO>, S, Calls>>>,
-    calls: Calls,
+    mut connection: Pin<&mut http2::Connection<TokioIo<IO>, S, Calls>>,
+    calls: &Calls,
     over: impl Future<Output = ()>,
     drain: &Drain,
 ) where
@@ -339,7 +373,7 @@ async fn run<S, IO>(
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            let ending = calls.drive(connection.as_mut(), &mut running);
+            let ending = calls.clone().drive(connection.as_mut(), &mut running);
             match tokio::time::timeout(ENDING, ending).await {
                 Ok(ended) => ended,
                 Err(_) => return,
@@ -378,7 +412,7 @@ impl<'a> Stay<'a> {
     }
 
     /// Returns when it is over.
-    async fn over(mut self) {
+    async fn over(&mut self) {
         let Some(until) = self.until else {
             return tokio::time::sleep(STRANGERS).await;
         };
@@ -517,7 +551,7 @@ mod tests {
         let drain = Drain::new(Duration::from_secs(3600));
         let begin = tokio::time::Instant::now();
         let served = async {
-            run(Box::pin(connection), calls, over, &drain).await;
+            run(std::pin::pin!(connection), &calls, over, &drain).await;
             begin.elapsed()
         };
         let (lasted, ()) = tokio::join!(served, client);

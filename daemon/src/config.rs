@@ -5,6 +5,7 @@ mod byte_size;
 mod de;
 mod document;
 mod near;
+mod place;
 mod problem;
 mod secret;
 mod span;

@@ -1,13 +1,15 @@
 //! The agent's configuration: one TOML file, refused as a whole if anything in it can't
 //! work.
 
+mod host;
+
 use crate::attest::ServiceAccountToken;
-use arx_daemon::config::{ConfigError, File, Problems, Span, from_text, secret_file};
+use arx_daemon::config::{ConfigError, File, Problems, Span, from_text};
 use arx_daemon::files::LONGEST_SOCKET_PATH;
 use arx_daemon::log;
 use arx_identity::{KeyAlgorithm, Sequence, SpiffeId, TrustBundle, TrustDomain};
 use serde::{Deserialize, Deserializer, de};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -165,52 +167,30 @@ impl Config {
         Self::read(&File::read(path)?)
     }
 
+    /// What [`Config::load`] leaves to the start, which goes on without it: whether the node
+    /// could join.
+    ///
+    /// # Errors
+    /// Everything that is wrong, with lines and remedies.
+    pub fn check(path: &Path) -> Result<Self, ConfigError> {
+        let file = File::read(path)?;
+        let config = Self::read(&file)?;
+        let mut problems = file.problems();
+        host::joining(&config, &mut problems);
+        problems.finish()?;
+        Ok(config)
+    }
+
     fn read(file: &File) -> Result<Self, ConfigError> {
         let config: Self = file.parse()?;
         let mut problems = file.problems();
+        host::places(&config, &mut problems);
         config.check_names(&mut problems);
         config.check_authority(&mut problems);
         config.check_paths(&mut problems);
         config.check_values(&mut problems);
         problems.finish()?;
         Ok(config)
-    }
-
-    /// What only this machine can answer: whether its directories could be used.
-    ///
-    /// # Errors
-    /// Everything that is wrong, for people.
-    pub fn check_host(&self) -> Result<(), String> {
-        let mut problems = Vec::new();
-        for (key, path) in [
-            ("socket.path", self.socket.path.parent()),
-            ("state.directory", Some(self.state.directory.as_path())),
-            ("state.cache_key_file", self.state.cache_key_file.parent()),
-        ] {
-            // It is made with its parents at the start.
-            let existing = path
-                .into_iter()
-                .flat_map(Path::ancestors)
-                .find(|p| p.exists());
-            let writable = existing.map(|p| rustix::fs::access(p, rustix::fs::Access::WRITE_OK));
-            if let (Some(existing), Some(Err(error))) = (existing, writable) {
-                problems.push(format!(
-                    "{key}: {}: {error}; let this process's user write there",
-                    existing.display()
-                ));
-            }
-        }
-        let key_file = &self.state.cache_key_file;
-        if key_file.exists()
-            && let Err(error) = secret_file(key_file)
-        {
-            problems.push(format!("state.cache_key_file: {error}"));
-        }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(problems.join("\n"))
-        }
     }
 
     fn check_names(&self, problems: &mut Problems<'_>) {
@@ -240,12 +220,11 @@ impl Config {
     }
 
     fn check_authority(&self, problems: &mut Problems<'_>) {
-        let port = self.authority.address.rsplit_once(':');
-        if port.is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+        if let Err(reason) = host_and_port(&self.authority.address) {
             problems.add(
                 "authority.address",
-                "not host:port",
-                "write it as ca.arx.svc:8443",
+                reason,
+                "write it as ca.arx.svc:8443 or [::1]:8443",
             );
         }
         if let Err(reason) = self.bootstrap_bundle() {
@@ -420,6 +399,26 @@ impl<'de> Deserialize<'de> for Mode {
                 "not permissions that let anybody connect; write them in octal, such as \"0660\"",
             )),
         }
+    }
+}
+
+/// Whether `address` is one that can be looked up and connected to.
+fn host_and_port(address: &str) -> Result<(), &'static str> {
+    if address.contains("://") {
+        return Err("a URL, and only host:port is wanted: the connection is always TLS");
+    }
+    let (host, port) = address.rsplit_once(':').ok_or("not host:port")?;
+    let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let sound = match bare {
+        Some(bare) => bare.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty() && !host.contains(|c: char| "/:[]@".contains(c) || c.is_whitespace())
+        }
+    };
+    match port.parse::<u16>() {
+        Ok(0) => Err("nobody listens on port 0"),
+        Ok(_) if sound => Ok(()),
+        _ => Err("not host:port"),
     }
 }
 

@@ -38,25 +38,20 @@ enum Command {
 fn main() -> ExitCode {
     heap::share_one();
     let arguments = Arguments::parse();
-    let config = match Config::load(&arguments.config) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(exit::CONFIG);
-        }
+    let config = match arguments.command {
+        Some(Command::Check) => Config::check(&arguments.config),
+        None => Config::load(&arguments.config),
     };
-    match arguments.command {
-        Some(Command::Check) => match config.check_host() {
-            Ok(()) => {
-                println!("{}: ok", arguments.config.display());
-                ExitCode::from(exit::OK)
-            }
-            Err(problems) => {
-                eprintln!("{problems}");
-                ExitCode::from(exit::CONFIG)
-            }
-        },
-        None => run(config, arguments.config),
+    match (config, arguments.command) {
+        (Err(error), _) => {
+            eprintln!("{error}");
+            ExitCode::from(exit::CONFIG)
+        }
+        (Ok(_), Some(Command::Check)) => {
+            println!("{}: ok", arguments.config.display());
+            ExitCode::from(exit::OK)
+        }
+        (Ok(config), None) => run(config, arguments.config),
     }
 }
 

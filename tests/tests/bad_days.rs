@@ -161,6 +161,79 @@ async fn check_says_everything_without_starting_or_changing_anything() -> anyhow
     Ok(())
 }
 
+/// Whatever keeps the authority from starting is found without starting it.
+#[tokio::test]
+async fn what_keeps_an_authority_from_starting_is_told_by_its_check() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start(Options::default()).await?;
+    joins(&mesh, "n1").await?;
+    mesh.stop_authority().await?;
+    let good = mesh.authority_config();
+    let directory = mesh.directory.display();
+    let both = |config: &Path, parts: &[&str]| {
+        refused("arx-ca", config, parts)?;
+        let output = run("arx-ca", config, &["check"])?;
+        ensure!(output.status.code() == Some(2), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(parts.iter().all(|part| said.contains(part)), "{said}");
+        Ok(())
+    };
+    std::fs::write(mesh.directory.join("file"), "")?;
+    let cases: [(String, String, &[&str]); 4] = [
+        (
+            format!("{directory}/authority\""),
+            format!("{directory}/file\""),
+            &["changed.toml:", "state.directory", "not a directory"],
+        ),
+        (
+            format!("{directory}/admin.sock"),
+            format!("{directory}/file"),
+            &["changed.toml:", "admin.socket", "not a socket"],
+        ),
+        (
+            format!("{directory}/seal.key"),
+            format!("{directory}/missing/seal.key"),
+            &["changed.toml:", "state.seal_key_file", "is missing"],
+        ),
+        (
+            "agents = [\"arx-system/arx-node-agent\"]".to_owned(),
+            "agents = []".to_owned(),
+            &["changed.toml:", "agents", "nobody may join"],
+        ),
+    ];
+    for (from, to, parts) in cases {
+        both(&changed(&good, &from, &to)?, parts)?;
+    }
+    // A damaged record of the ledger, with whole ones behind it.
+    let segment = std::fs::read_dir(mesh.directory.join("authority/ledger"))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|it| it == "seg"))
+        .context("a segment")?;
+    let mut bytes = std::fs::read(&segment)?;
+    let place = bytes.len() / 3;
+    bytes[place] ^= 1;
+    std::fs::write(&segment, &bytes)?;
+    let output = run("arx-ca", &good, &["check"])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.code() == Some(2)
+            && said.contains(&segment.display().to_string())
+            && said.contains("at byte")
+            && said.contains("ARX-LEDGER-DAMAGED"),
+        "{output:?}"
+    );
+    ensure!(
+        std::fs::read(&segment)? == bytes,
+        "it has changed something"
+    );
+    let output = run("arx-ca", &good, &[])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success() && said.contains("verify-ledger"),
+        "{output:?}"
+    );
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_key_that_others_can_read_is_refused() -> anyhow::Result<()> {
     let mut mesh = Mesh::start(Options::default()).await?;

@@ -40,8 +40,8 @@ pub struct OperatorFiles {
 /// Lifetimes beyond this overflow somewhere, and nobody means them.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Shorter certificates would be renewed all the time.
-const SHORTEST: Duration = Duration::from_secs(1);
+/// Shorter certificates would end before they are renewed, for their times are whole seconds.
+const SHORTEST: Duration = Duration::from_secs(5);
 
 /// The least time in which an intermediate must be able to be renewed.
 const LEAST_SPARE: Duration = Duration::from_secs(3);
@@ -68,7 +68,7 @@ impl Options {
             if value < SHORTEST || value > LONGEST {
                 ttl(
                     setting,
-                    format!("{} is not between 1s and 100 years", human(value)),
+                    format!("{} is not between 5s and 100 years", human(value)),
                 );
             }
         }

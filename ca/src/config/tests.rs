@@ -1,7 +1,7 @@
 use super::*;
 
 /// A configuration that is in order; the tests break it in one place each.
-const GOOD: &str = r#"trust_domain = "example.org"
+pub(super) const GOOD: &str = r#"trust_domain = "example.org"
 replica = "ca-1"
 
 [node_api]
@@ -30,7 +30,7 @@ verification = "review"
 "#;
 
 fn read(text: &str) -> Result<Config, ConfigError> {
-    Config::read(&File::from_text("arx-ca.toml", text)?)
+    Config::read(&File::from_text("arx-ca.toml", text)?, |_, _| {})
 }
 
 /// The message for the good configuration with `from` replaced by `to`.
@@ -125,6 +125,28 @@ fn what_is_said_of_rotations_has_to_make_sense() {
 fn two_ports_of_one_process_differ() {
     let message = broken("[admin]", "[ops]\naddress = \"127.0.0.1:8443\"\n[admin]");
     assert!(message.contains("a port of its own"), "{message}");
+    let any = GOOD.replace("127.0.0.1:8443", "127.0.0.1:0");
+    read(&any.replace("[admin]", "[ops]\naddress = \"127.0.0.1:0\"\n[admin]"))
+        .expect("the system chooses two");
+}
+
+#[test]
+fn a_cluster_whose_nodes_could_never_join_is_refused() {
+    let message = broken("agents = [\"arx-system/arx-node-agent\"]", "agents = []");
+    assert!(message.contains("arx-ca.toml:25"), "{message}");
+    assert!(message.contains("nobody may join"), "{message}");
+}
+
+#[test]
+fn certificates_that_would_end_before_they_are_renewed_are_refused() {
+    for key in ["serving_ttl", "intermediate_ttl"] {
+        let message = broken("intermediate_ttl = \"7d\"", &format!("{key} = \"1s\""));
+        assert!(message.contains("arx-ca.toml:15"), "{message}");
+        assert!(
+            message.contains("1s is not between 5s and 100 years"),
+            "{message}"
+        );
+    }
 }
 
 #[test]

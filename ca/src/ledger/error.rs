@@ -23,7 +23,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Bytes that were acknowledged once are no longer what they were.
-    #[error("{0}; put back an undamaged copy of the file, `arx ledger verify` lists all damage")]
+    #[error(
+        "{0}; put back an undamaged copy of the file; `arx-ca --config FILE verify-ledger` lists all damage while the authority is stopped, `arx ledger verify` while it runs"
+    )]
     Damaged(Problem),
     /// A newer version wrote it, in a way that this one can't read.
     #[error("{file} has format {format}, and this version reads up to {known}: upgrade first")]

@@ -21,7 +21,7 @@ pub struct Report {
     pub head: [u8; 32],
     /// Empty if the chain holds.
     pub problems: Vec<Problem>,
-    /// What a crash has left at the end: never acknowledged, and cut by the next start.
+    /// What a crash has left at the end, cut by the next start.
     pub torn: Option<Torn>,
 }
 

@@ -119,10 +119,13 @@ impl Parts {
         accept_loss: bool,
     ) -> Result<Self, StartError> {
         let directory = &config.state.directory;
-        private_directory(directory).map_err(StartError::io(format!(
+        let opened = private_directory(directory).map_err(StartError::io(format!(
             "can't prepare state.directory {}",
             directory.display()
         )))?;
+        if let Some(mode) = opened {
+            tracing::warn!(code = "ARX-STATE-DIRECTORY", directory = %directory.display(), "others had access to state.directory (mode {mode:04o}): it is closed to them now (0700)");
+        }
         let now = clock.now();
         let store: store::Shared = Arc::new(store::Redb::open_or_create(
             &directory.join("state.redb"),
@@ -135,7 +138,7 @@ impl Parts {
 
         let (ledger, recovery) = Ledger::open(ledger_options(config), now)?;
         if let Some(torn) = &recovery.torn {
-            tracing::warn!(code = "ARX-LEDGER-TORN", %torn, "the end of the ledger was cut: it was never acknowledged");
+            tracing::warn!(code = "ARX-LEDGER-TORN", file = %torn.file.display(), offset = torn.offset, bytes = torn.bytes, "half a record at the end of the ledger was cut off, which a crash had left: {torn}");
         }
         let evidence = Evidence {
             highest: ledger.last_sequence(),
@@ -161,14 +164,17 @@ impl Parts {
     }
 }
 
-/// A directory for its owner alone.
-fn private_directory(directory: &Path) -> io::Result<()> {
+/// A directory for its owner alone. The mode that it had, if that was another and it was there
+/// before.
+fn private_directory(directory: &Path) -> io::Result<Option<u32>> {
+    let existed = directory.exists();
     std::fs::create_dir_all(directory)?;
-    let mode = std::fs::metadata(directory)?.permissions().mode();
+    let mode = std::fs::metadata(directory)?.permissions().mode() & 0o7777;
     if mode & 0o777 == 0o700 {
-        return Ok(());
+        return Ok(None);
     }
-    std::fs::set_permissions(directory, Permissions::from_mode(0o700))
+    std::fs::set_permissions(directory, Permissions::from_mode(0o700))?;
+    Ok(existed.then_some(mode))
 }
 
 /// Where the sealing key comes from.

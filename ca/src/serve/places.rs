@@ -27,7 +27,7 @@ pub(super) struct Places<K> {
 /// The place of one connection, free again when it is dropped.
 pub(super) struct Place<'a, K: Eq + Hash> {
     places: &'a Places<K>,
-    whose: &'a K,
+    whose: K,
     held: Arc<Held>,
 }
 
@@ -58,7 +58,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
     }
 
     /// A place for a new connection; the oldest one may lose its own for that.
-    pub(super) fn take<'a>(&'a self, whose: &'a K) -> Place<'a, K> {
+    pub(super) fn take(&self, whose: K) -> Place<'_, K> {
         let held = Arc::new(Held::default());
         let mut all = self.lock();
         let own = all.entry(whose.clone()).or_default();
@@ -78,9 +78,9 @@ impl<K: Eq + Hash + Clone> Places<K> {
     }
 }
 
-impl<'a, K: Eq + Hash> Place<'a, K> {
+impl<K: Eq + Hash> Place<'_, K> {
     /// Returns when a newer connection has the place; says whose it is.
-    pub(super) async fn lost(&self) -> &'a K {
+    pub(super) async fn lost(&self) -> &K {
         poll_fn(|context| {
             self.held.waker.register(context.waker());
             if self.held.lost.load(Ordering::Acquire) {
@@ -90,7 +90,7 @@ impl<'a, K: Eq + Hash> Place<'a, K> {
             }
         })
         .await;
-        self.whose
+        &self.whose
     }
 }
 
@@ -109,10 +109,10 @@ impl<K: Eq + Hash> Drop for Place<'_, K> {
     fn drop(&mut self) {
         let all = self.places.held.lock();
         let mut all = all.unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = all.get_mut(self.whose) {
+        if let Some(own) = all.get_mut(&self.whose) {
             own.retain(|held| !Arc::ptr_eq(held, &self.held));
             if own.is_empty() {
-                all.remove(self.whose);
+                all.remove(&self.whose);
             }
         }
     }
@@ -134,10 +134,11 @@ mod tests {
     async fn the_oldest_connection_of_a_node_goes_when_it_has_too_many() {
         let places = Places::of_nodes();
         let (name, other) = (node("n1"), node("n2"));
-        let neighbour = places.take(&other);
-        let mut own: Vec<Place<'_, NodeName>> = (0..OF_NODE).map(|_| places.take(&name)).collect();
+        let neighbour = places.take(other);
+        let mut own: Vec<Place<'_, NodeName>> =
+            (0..OF_NODE).map(|_| places.take(name.clone())).collect();
         assert!(own[0].lost().now_or_never().is_none(), "there is room");
-        let (newest, _) = tokio::join!(async { places.take(&name) }, own[0].lost());
+        let (newest, _) = tokio::join!(async { places.take(name.clone()) }, own[0].lost());
         for place in own[1..].iter().chain([&newest, &neighbour]) {
             assert!(place.lost().now_or_never().is_none());
         }

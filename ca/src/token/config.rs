@@ -180,6 +180,13 @@ impl Check<'_, '_, '_> {
     }
 
     fn agents(&mut self) {
+        if self.cluster.agents.is_empty() {
+            self.add(
+                "agents",
+                "nobody may join, so the cluster could have no node",
+                "name the node agents' service account, such as \"arx-system/arx-node-agent\"",
+            );
+        }
         let mut seen = BTreeSet::new();
         for agent in &self.cluster.agents {
             let sound = agent

@@ -135,3 +135,91 @@ fn files_that_are_named_must_be_there_and_good() -> io::Result<()> {
     assert!(!message.contains(testing::JWT), "{message}");
     Ok(())
 }
+
+#[test]
+fn paths_of_the_wrong_kind_are_refused_with_their_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("state"), "").expect("writable");
+    std::fs::create_dir(directory.path().join("sds.sock")).expect("writable");
+    std::fs::create_dir(directory.path().join("cache.key")).expect("writable");
+    let error = check(directory.path(), |text| text).expect_err("three mistakes");
+    let said = error.to_string();
+    for part in [
+        "agent.toml:9: socket.path: ",
+        "sds.sock is a directory, not a socket; move it away",
+        "agent.toml:11: state.directory: ",
+        "state is not a directory; move away what lies there",
+        "agent.toml:12: state.cache_key_file: ",
+        "not a regular file",
+    ] {
+        assert!(said.contains(part), "{part} is missing in:\n{said}");
+    }
+    assert_eq!(error.problems().len(), 3, "{said}");
+}
+
+#[test]
+fn an_address_is_a_host_and_a_port_and_no_url() {
+    let said = refused(|t| t.replace("127.0.0.1:8443", "http://ca.arx.svc:8443"));
+    assert!(
+        said.starts_with("agent.toml:5: authority.address: a URL"),
+        "{said}"
+    );
+    assert!(said.contains("write it as ca.arx.svc:8443"), "{said}");
+    for wrong in [
+        ":8443", "ca:0", "ca:x", "ca/x:1", "::1:8443", "[ca]:1", "a b:1", "u@ca:1",
+    ] {
+        let said = refused(|t| t.replace("127.0.0.1:8443", wrong));
+        assert!(said.contains("authority.address"), "{wrong}: {said}");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    for good in ["ca.arx.svc:8443", "[::1]:8443", "ca_1:1"] {
+        check(directory.path(), |t| t.replace("127.0.0.1:8443", good)).expect(good);
+    }
+}
+
+#[test]
+fn a_bundle_without_a_root_of_the_trust_domain_is_refused() {
+    let said = refused(|t| t.replacen("example.org", "other.org", 1));
+    assert!(said.contains("authority.bundle_file"), "{said}");
+    assert!(said.contains("example.org"), "{said}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let said = check(directory.path(), |text| {
+        std::fs::write(directory.path().join("bundle.pem"), "").expect("writable");
+        text
+    });
+    let said = said.expect_err("no root at all").to_string();
+    assert!(said.contains("authority.bundle_file"), "{said}");
+}
+
+#[test]
+fn a_token_of_another_node_is_told_by_the_check_and_is_in_no_message() {
+    use base64::Engine as _;
+    let token = |node: &str| {
+        let claims = format!(r#"{{"kubernetes.io":{{"node":{{"name":"{node}"}}}}}}"#);
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+        format!("e30.{claims}.c2ln")
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("agent.toml");
+    std::fs::write(&path, text(directory.path())).expect("writable");
+    let write = |token: &str| {
+        std::fs::write(directory.path().join("token"), token).expect("writable");
+    };
+    write(&token("node-2"));
+    // An agent with a cache serves with it, and waits for another.
+    Config::load(&path).expect("it starts");
+    let said = Config::check(&path).expect_err("it can't join").to_string();
+    assert!(
+        said.contains("agent.toml:7: authority.token_file"),
+        "{said}"
+    );
+    assert!(
+        said.contains(r#"on node "node-2", and this is "node-1""#),
+        "{said}"
+    );
+    assert!(!said.contains(&token("node-2")), "{said}");
+    write(&token("node-1"));
+    Config::check(&path).expect("its own");
+    write(testing::JWT);
+    Config::check(&path).expect("it does not say");
+}
