@@ -49,6 +49,8 @@ struct State {
     agents: BTreeMap<NodeName, Agent>,
     sessions: u64,
     connected: usize,
+    /// How far our clock has been moved since the start, in milliseconds.
+    own_clock_moved_ms: i64,
 }
 
 impl Fleet {
@@ -171,6 +173,7 @@ impl Fleet {
         state.make_room();
         state.sessions += 1;
         let number = state.sessions;
+        let own_clock_moved_ms = state.own_clock_moved_ms;
         let agent = state
             .agents
             .entry(node.name.clone())
@@ -180,6 +183,7 @@ impl Fleet {
         }
         let (open, receiver) = session::open(number);
         agent.greet(node, hello, now)?;
+        agent.own_clock_moved_ms = own_clock_moved_ms;
         if let Some(earlier) = agent.session.replace(open) {
             earlier.end(Down::Replaced);
         } else {
@@ -193,6 +197,20 @@ impl Fleet {
             number,
             receiver,
         ))
+    }
+
+    /// How far the clock of each connected agent is ahead of ours, in milliseconds. Ours has
+    /// been moved by `own_clock_moved_ms` since the start, by whoever sets clocks.
+    #[must_use]
+    pub fn clock_offsets_ms(&self, own_clock_moved_ms: i64) -> Vec<i64> {
+        let mut state = self.lock();
+        state.own_clock_moved_ms = own_clock_moved_ms;
+        let connected = state.agents.values().filter(|agent| agent.is_connected());
+        let offset = |agent: &Agent| {
+            let since = own_clock_moved_ms.saturating_sub(agent.own_clock_moved_ms);
+            agent.clock_offset_ms().saturating_sub(since)
+        };
+        connected.map(offset).collect()
     }
 
     /// Id of the process that follows for this node.

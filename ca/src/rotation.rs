@@ -25,6 +25,7 @@ mod look;
 mod renewal;
 mod step;
 mod terms;
+mod time;
 
 pub use self::driver::{Rotator, View};
 pub use self::facts::{Facts, Obstacle, digest};

@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use arx_proto::admin::v1::Unconfirmed;
 use arx_tests::app::App;
 use arx_tests::envoy::{Envoy, Options as Proxy};
 use arx_tests::http as web;
 use arx_tests::mesh::{AUDIENCE, Mesh, Options};
+use arx_tests::pair::Pair;
 use arx_tests::process::{Process, binary, until};
+use arx_tests::rotating::{quickly, reaches, rotate};
 use arx_tests::token_issuer::Claims;
+use rustix::process::Signal;
 
 /// Where Debian's package `faketime` puts it, on each architecture.
 fn library() -> Option<PathBuf> {
@@ -116,4 +120,46 @@ async fn a_jump_of_the_clock_is_logged_once_and_starts_no_storm() -> anyhow::Res
         ensure!(!log.contains("panicked"), "{log}");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_clock_that_is_wrong_ends_nothing_that_a_rotation_waits_for() -> anyhow::Result<()> {
+    let Some(library) = library() else {
+        eprintln!("skipped: libfaketime (Debian's package faketime) is not there");
+        return Ok(());
+    };
+    let mut mesh = Mesh::start(Options::default()).await?;
+    mesh.stop_authority().await?;
+    let clock = mesh.directory.join("clock");
+    std::fs::write(&clock, "+0")?;
+    mesh.authority = Some(start("arx-ca", &mesh.authority_config(), &library, &clock)?);
+    mesh.authority_is_ready().await?;
+    let pair = Pair::over(mesh, |_| {}).await?;
+    pair.api.process.signal(Signal::STOP)?;
+    rotate(&pair.mesh, quickly()).await?;
+    let waits = |it: &Unconfirmed| it.reason == "not-acked";
+    let doubts = |it: &Unconfirmed| it.reason == "clock-doubtful";
+    reaches(&pair.mesh, "only the hanging one is in the way", |it| {
+        it.phase == "distribute" && it.unconfirmed_total == 1 && waits(&it.unconfirmed[0])
+    })
+    .await?;
+
+    // Now whatever the hanging one has would be over, if the clock were right.
+    std::fs::write(&clock, "+3h")?;
+    let stuck = reaches(&pair.mesh, "the clock is in the way", |it| {
+        it.unconfirmed.iter().any(doubts)
+    })
+    .await?;
+    ensure!(stuck.phase == "distribute", "{stuck:?}");
+    ensure!(stuck.unconfirmed.iter().any(waits), "{stuck:?}");
+
+    std::fs::write(&clock, "+0")?;
+    reaches(&pair.mesh, "the clock is right", |it| {
+        it.unconfirmed_total == 1 && waits(&it.unconfirmed[0])
+    })
+    .await?;
+    pair.api.process.signal(Signal::CONT)?;
+    let done = reaches(&pair.mesh, "done", |it| it.phase == "done").await?;
+    ensure!(done.forced.is_empty(), "{done:?}");
+    pair.talks().await
 }

@@ -245,6 +245,9 @@ fn advice(reason: &str) -> &'static str {
         "not-renewed" => "it is renewed within the window; `arx svid renew --all` asks at once",
         "replica-behind" => "start the replica, or wait until its intermediate has ended",
         "replica-signs" => "its intermediate under the old root has not ended: wait for it",
+        "clock-doubtful" => {
+            "set the authority's clock, or the agents', right: nothing counts as ended before"
+        }
         "index-building" => "the authority has just started and counts: wait a moment",
         _ => "",
     }

@@ -31,6 +31,8 @@ pub struct Agent {
     instance_id: [u8; 16],
     boot_id: Box<str>,
     clock_offset_ms: i64,
+    /// How far our own clock had been moved by then, in milliseconds.
+    pub(super) own_clock_moved_ms: i64,
     pub(super) trust: Option<(Sequence, [u8; 32])>,
     pub(super) holdings: Holdings,
     pub(super) subscribers: Subscribers,
@@ -62,6 +64,7 @@ impl Agent {
             instance_id: [0; 16],
             boot_id: "".into(),
             clock_offset_ms: 0,
+            own_clock_moved_ms: 0,
             trust: None,
             holdings: Holdings::default(),
             subscribers: Subscribers::default(),

@@ -311,3 +311,19 @@ fn hints_reach_the_connected_agents_that_they_are_meant_for() {
     assert_eq!(fleet.tell(&message, |_| true), 1);
     assert!(matches!(ends_with(&mut follow), Some(Down::Message(_))));
 }
+
+#[test]
+fn how_far_clocks_are_apart_follows_our_own_when_that_is_set() {
+    let fleet = Fleet::default();
+    // The agent's clock says 103 s.
+    let session = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    assert_eq!(fleet.clock_offsets_ms(0), [3_000]);
+    assert_eq!(fleet.clock_offsets_ms(60_000), [-57_000]);
+    drop(session);
+    assert!(fleet.clock_offsets_ms(60_000).is_empty());
+    let again = fleet.follow(&node(1), &hello(1), at(161));
+    let _session = again.expect("admitted");
+    assert_eq!(fleet.clock_offsets_ms(60_000), [-58_000]);
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arx_identity::{Certificate, KeyId, Sequence};
 use arx_proto::node::v1 as node;
@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::facts::{Facts, Obstacle, digest};
 use super::step::{Effect, Event, RotationError, begin, step};
 use super::terms;
+use super::time::{BelievedTime, Doubt, moved_ms};
 use crate::ca::Ca;
 use crate::caller::NodeName;
 use crate::ledger;
@@ -52,6 +53,8 @@ pub struct Rotator {
     turn: tokio::sync::Mutex<Hints>,
     /// What was shown.
     shown: Mutex<VecDeque<Shown>>,
+    /// The time that counts, and when this process began.
+    time: Mutex<(BelievedTime, Option<(SystemTime, Instant)>)>,
 }
 
 /// A list of who was in the way of a gate, as an operator may have seen it.
@@ -244,6 +247,7 @@ impl Ca {
         let mut fleet = self.fleet.changed();
         let mut issuing = self.authority.watch();
         let mut store = self.state.changes(&Rotations::KIND);
+        let mut jumps = self.clock.jumps();
         loop {
             let wait = {
                 let mut hints = self.rotator.turn.lock().await;
@@ -266,6 +270,7 @@ impl Ca {
             tokio::select! {
                 () = self.rotator.wake.notified() => {}
                 _ = store.changed() => {}
+                Ok(()) = jumps.changed() => {}
                 Ok(()) = issuing.changed(), if wait < Duration::MAX => {}
                 Ok(()) = fleet.changed(), if wait < Duration::MAX => {
                     // What many report at once is looked at once.
@@ -274,6 +279,19 @@ impl Ca {
                 () = tokio::time::sleep(wait), if wait < Duration::MAX => {}
             }
         }
+    }
+
+    /// The time that the rotation may draw conclusions from.
+    fn believed_time(&self, rotation: &Rotation) -> (SystemTime, Option<Doubt>) {
+        let now = (self.clock.now(), self.clock.monotonic());
+        let mut time = (self.rotator.time.lock()).unwrap_or_else(PoisonError::into_inner);
+        let (believed, began) = &mut *time;
+        let moved = moved_ms(*began.get_or_insert(now), now);
+        let mut offsets = self.fleet.clock_offsets_ms(moved);
+        let stored = rotation
+            .phase_began
+            .max(rotation.clear_since.unwrap_or(rotation.began));
+        believed.at(stored, now.0, now.1, &mut offsets)
     }
 
     fn in_trouble(&self, code: &'static str, message: &str) {
@@ -295,8 +313,8 @@ impl Ca {
                 _ => Err(Wrong::Refused(refused(&RotationError::None))),
             };
         };
-        let now = self.clock.now();
-        let facts = self.facts(&rotation, now).await?;
+        let (now, doubt) = self.believed_time(&rotation);
+        let facts = self.facts(&rotation, now, doubt).await?;
         let step =
             step(&rotation, event, &facts, now).map_err(|error| Wrong::Refused(refused(&error)))?;
         let moved = step.next.is_some();
@@ -320,7 +338,7 @@ impl Ca {
             obstacles,
             ..
         } = if moved {
-            self.facts(&rotation, now).await?
+            self.facts(&rotation, now, doubt).await?
         } else {
             facts
         };

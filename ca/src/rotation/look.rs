@@ -6,13 +6,19 @@ use arx_identity::{Certificate, KeyId};
 
 use super::driver::Wrong;
 use super::facts::{Facts, Obstacle};
+use super::time::Doubt;
 use crate::ca::Ca;
 use crate::fleet::{Gate, Unconfirmed};
 use crate::state::{Authorities, KeyPlace, Phase, Registration, Root, RootState, Rotation};
 
 impl Ca {
     /// What is seen at `now` of everything that `rotation` depends on.
-    pub(super) async fn facts(&self, rotation: &Rotation, now: SystemTime) -> Result<Facts, Wrong> {
+    pub(super) async fn facts(
+        &self,
+        rotation: &Rotation,
+        now: SystemTime,
+        doubt: Option<Doubt>,
+    ) -> Result<Facts, Wrong> {
         let stored = self.state.authorities().await?;
         let stored = stored.ok_or_else(|| Wrong::gone("the authorities"))?.value;
         let active = stored
@@ -31,7 +37,8 @@ impl Ca {
             .authority
             .serving()
             .and_then(|svid| svid.chain().certificates().last()?.authority_key_id());
-        let (confirmed, obstacles) = self.gate(rotation, &stored, now).await?;
+        let (confirmed, mut obstacles) = self.gate(rotation, &stored, now).await?;
+        obstacles.extend(doubt.map(|doubt| self.clock(doubt)));
         Ok(Facts {
             active,
             prepared: of(&RootState::Prepared),
@@ -123,6 +130,21 @@ impl Ca {
         let waiting = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
         obstacles.extend(self.without_denied(waiting, now).await);
         Ok((gate.confirmed, obstacles))
+    }
+
+    /// Nothing counts as ended while this authority's clock may be wrong.
+    fn clock(&self, doubt: Doubt) -> Obstacle {
+        let (seconds, agents) = (doubt.offset_ms / 1000, doubt.agents);
+        let direction = if seconds < 0 { "ahead of" } else { "behind" };
+        let seconds = seconds.abs();
+        Obstacle {
+            node: self.replica.to_string(),
+            reason: "clock-doubtful",
+            detail: format!(
+                "its clock is {seconds} s {direction} the middle one of {agents} connected agents"
+            ),
+            ..Obstacle::default()
+        }
     }
 
     /// The newest bundle that a replica has promised never to go below.
