@@ -14,6 +14,7 @@ mod operator;
 mod options;
 mod parent;
 mod problem;
+mod reach;
 mod renewal;
 mod root;
 mod roots;
@@ -40,6 +41,7 @@ use self::operator::Found;
 pub use self::options::{OperatorFiles, Options};
 use self::parent::{Parent, blocking};
 pub use self::problem::Problem;
+pub use self::reach::Reach;
 pub use self::renewal::RootRenewal;
 use self::sealed::Kept;
 use crate::signer::Sources;
@@ -78,6 +80,7 @@ pub struct Authority {
     issuing: watch::Sender<Option<Arc<Issuing>>>,
     serving: watch::Sender<Option<Svid>>,
     health: watch::Sender<Health>,
+    reach: watch::Sender<Reach>,
 }
 
 /// An intermediate that is registered and does not sign yet.
@@ -105,7 +108,8 @@ impl Authority {
         if !problems.is_empty() {
             return Err(AuthorityError::Problems(problems));
         }
-        let found = check::operator(&options, state.trust_domain(), now).await?;
+        let sources = Sources::new(&options.outside);
+        let found = check::operator(&options, &sources, state.trust_domain(), now).await?;
         Self::with(state, replica, options, found, now).await
     }
 
@@ -126,9 +130,11 @@ impl Authority {
             None => {}
         }
         let kept = Kept::find(&state, replica, now).await?;
-        let sources = Sources {
-            files: found.material.as_ref().map(|found| found.key.clone()),
-        };
+        let files = found.material.as_ref().map(|found| found.key.clone());
+        let sources = Sources::new(&options.outside).with_files(files);
+        if let (true, Some(away)) = (first, found.away) {
+            return Err(away.into());
+        }
         let parent = match (problems.is_empty(), &kept) {
             (true, _) => {
                 let operator = found.material.as_ref();
@@ -167,6 +173,7 @@ impl Authority {
             issuing: watch::Sender::new(None),
             serving: watch::Sender::new(None),
             health: watch::Sender::default(),
+            reach: watch::Sender::default(),
         })
     }
 
@@ -187,6 +194,13 @@ impl Authority {
     #[must_use]
     pub fn custody(&self) -> String {
         self.parent().custody.clone()
+    }
+
+    /// The same, if the key may be out of reach while the state is not.
+    #[must_use]
+    pub fn outside(&self) -> Option<String> {
+        let parent = self.parent();
+        parent.outside.then(|| parent.custody.clone())
     }
 
     /// When a root is to be replaced that was made here at `made` and ends at `ends`; nothing, if

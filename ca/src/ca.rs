@@ -56,7 +56,7 @@ pub struct Ca {
     pub clock: Clock,
     /// What is stored.
     pub state: State,
-    /// Where the root's key is, in words.
+    /// Where keys are that are in the state, in words.
     pub custody: &'static str,
     /// Signs.
     pub authority: Arc<Authority>,

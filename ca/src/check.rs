@@ -235,6 +235,12 @@ impl Report {
         if checked.problems.is_empty() {
             self.well("authority");
         }
+        if let Some(custody) = checked.reached {
+            self.well(&format!("the root's key: {custody}"));
+        }
+        if let Some(error) = checked.unreachable {
+            self.wrong(&format!("the root's key: {error} ({})", error.code()));
+        }
         for note in checked.notes {
             println!("note  {note}");
         }

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use crate::authority;
 use crate::policy;
 use crate::rotation;
+use crate::signer::options::{Custody, Outside, Pkcs11};
 use crate::state;
 use crate::token;
 
@@ -130,8 +131,13 @@ pub struct Authority {
     pub serving_ttl: Span,
     /// The operator's own root, or an intermediate followed by its chain.
     pub certificate_file: Option<PathBuf>,
-    /// The key that belongs to it.
+    /// The key that belongs to it, unless that is in another place.
     pub key_file: Option<PathBuf>,
+    /// Where the key of a root is to be that is made here; by default in the place that is
+    /// described, or else in the state.
+    pub root_custody: Option<Custody>,
+    /// A token that holds keys.
+    pub pkcs11: Option<Pkcs11>,
 }
 
 /// Who begins the rotation to another root.
@@ -185,6 +191,8 @@ impl Default for Authority {
             serving_ttl: days(1),
             certificate_file: None,
             key_file: None,
+            root_custody: None,
+            pkcs11: None,
         }
     }
 }
@@ -222,6 +230,20 @@ fn queue() -> usize {
 
 fn ten_seconds() -> Span {
     Span::from_secs(10)
+}
+
+impl Authority {
+    /// Where keys are that are neither in the state nor in a file.
+    fn outside(&self) -> Outside {
+        let described = match self.pkcs11 {
+            Some(_) => Custody::Pkcs11,
+            None => Custody::State,
+        };
+        Outside {
+            pkcs11: self.pkcs11.clone(),
+            next: self.root_custody.unwrap_or(described),
+        }
+    }
 }
 
 impl Config {
@@ -285,6 +307,7 @@ impl Config {
         }
         self.check_secrets(problems);
         self.check_rotation(problems);
+        self.check_keys(problems);
         self.check_ledger(problems);
         token::problems(&self.clusters, problems);
         self.policy
@@ -314,6 +337,10 @@ impl Config {
                 .as_ref()
                 .map(|path| ("authority.key_file", path)),
         );
+        if let Some(pkcs11) = &self.authority.pkcs11 {
+            paths.push(("authority.pkcs11.module", &pkcs11.module));
+            paths.push(("authority.pkcs11.pin_file", &pkcs11.pin_file));
+        }
         for (key, path) in paths {
             if !path.is_absolute() {
                 problems.add(
@@ -346,11 +373,12 @@ impl Config {
             ),
             _ => {}
         }
+        let elsewhere = self.authority.pkcs11.is_some();
         match (&self.authority.certificate_file, &self.authority.key_file) {
-            (Some(_), None) => problems.add(
+            (Some(_), None) if !elsewhere => problems.add(
                 "authority.certificate_file",
                 "there is no key_file beside it",
-                "name the file of its key",
+                "name the file of its key, or describe the token that holds it in [authority.pkcs11]",
             ),
             (None, Some(_)) => {
                 problems.add(
@@ -406,6 +434,40 @@ impl Config {
         }
     }
 
+    fn check_keys(&self, problems: &mut Problems<'_>) {
+        if self.authority.root_custody == Some(Custody::Pkcs11) && self.authority.pkcs11.is_none() {
+            problems.add(
+                "authority.root_custody",
+                "there is no [authority.pkcs11]",
+                "describe the token there",
+            );
+        }
+        let Some(pkcs11) = &self.authority.pkcs11 else {
+            return;
+        };
+        if cfg!(not(feature = "pkcs11")) {
+            problems.add(
+                "authority.pkcs11",
+                "this build reaches no token",
+                "use one that is linked dynamically, with the feature pkcs11",
+            );
+        }
+        if pkcs11.token_label.is_none() && pkcs11.slot.is_none() {
+            problems.add(
+                "authority.pkcs11",
+                "nothing says which token",
+                "set token_label, or slot",
+            );
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&pkcs11.deadline()) {
+            problems.add(
+                "authority.pkcs11.deadline",
+                "not between 1s and 5m",
+                "leave it out for 10s",
+            );
+        }
+    }
+
     fn check_ledger(&self, problems: &mut Problems<'_>) {
         let size = self.ledger.segment_size.bytes();
         if !(1024 * 1024..=4 * 1024 * 1024 * 1024).contains(&size) {
@@ -434,11 +496,6 @@ impl Config {
     /// What the authority is to be.
     #[must_use]
     pub fn authority_options(&self) -> authority::Options {
-        let files = self
-            .authority
-            .certificate_file
-            .clone()
-            .zip(self.authority.key_file.clone());
         authority::Options {
             root_key: self.authority.root_key,
             root_ttl: self.authority.root_ttl.get(),
@@ -450,7 +507,13 @@ impl Config {
             },
             intermediate_ttl: self.authority.intermediate_ttl.get(),
             serving_ttl: self.authority.serving_ttl.get(),
-            operator: files.map(|(certificate, key)| authority::OperatorFiles { certificate, key }),
+            operator: self.authority.certificate_file.clone().map(|certificate| {
+                authority::OperatorFiles {
+                    certificate,
+                    key: self.authority.key_file.clone(),
+                }
+            }),
+            outside: self.authority.outside(),
             longest_leaf: self.policy.longest_ttl(),
         }
     }

@@ -242,6 +242,8 @@ pub struct Readings {
     pub ledger_records: u64,
     /// Bytes of the ledger.
     pub ledger_bytes: u64,
+    /// Whether the key that signs intermediates can be reached.
+    pub root_key_reachable: bool,
     /// End of each authority's certificate, by role.
     pub authority_ends: Vec<(&'static str, SystemTime)>,
     /// When each is due to be renewed by itself, by role.
@@ -294,6 +296,11 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
             "arx_ca_agents_known",
             "Agents that are known",
             readings.agents_known as u64,
+        )?;
+        one(
+            "arx_ca_root_key_reachable",
+            "1 if the key that signs intermediates could be reached at the last look",
+            u64::from(readings.root_key_reachable),
         )?;
         if let Some(live) = readings.live_certificates {
             one(

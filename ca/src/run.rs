@@ -228,6 +228,7 @@ impl Process {
     fn keep(&self, conditions: Conditions) {
         let Conditions {
             authority,
+            key,
             ledger,
             store,
         } = conditions;
@@ -238,6 +239,11 @@ impl Process {
             "authority health",
             keep::watch_authority(Arc::clone(ca), authority),
         );
+        self.until_drained("root key", keep::watch_key(Arc::clone(ca), key));
+        let reaching = Arc::clone(ca);
+        self.until_drained("reaching the root key", async move {
+            reaching.authority.keep_reaching(&reaching.clock).await;
+        });
         self.until_drained("ledger health", keep::watch_ledger(Arc::clone(ca), ledger));
         self.until_drained("store health", keep::watch_store(Arc::clone(ca), store));
         let trust = Arc::clone(&ca.trust);
@@ -412,6 +418,7 @@ fn readings(ca: &Ca) -> Readings {
         live_certificates: live.is_ready().then(|| live.count(now)),
         ledger_records: ledger.records,
         ledger_bytes: ledger.bytes,
+        root_key_reachable: ca.authority.reach().borrow().away.is_none(),
         authority_ends,
         authority_renewals,
         roots: roots.collect(),

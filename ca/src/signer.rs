@@ -7,6 +7,9 @@
 mod absent;
 mod error;
 mod memory;
+pub mod options;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod sources;
 
 use std::fmt;
@@ -18,7 +21,7 @@ use futures_util::future::BoxFuture;
 pub use self::absent::Absent;
 pub use self::error::SignerError;
 pub use self::memory::InMemory;
-pub use self::sources::Sources;
+pub use self::sources::{Key, Sources};
 
 /// How long a signature may take, unless the place of the key says otherwise.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -73,16 +76,24 @@ impl<'s> dyn Signer + 's {
         &self,
         work: BoxFuture<'_, Result<T, SignerError>>,
     ) -> Result<T, SignerError> {
-        let deadline = self.deadline();
-        tokio::time::timeout(deadline, work)
-            .await
-            .unwrap_or_else(|_| {
-                Err(SignerError::Deadline {
-                    custody: self.custody().to_owned(),
-                    after: deadline,
-                })
-            })
+        until(self.deadline(), self.custody(), work).await
     }
+}
+
+/// What `work` answers within `deadline`.
+async fn until<T>(
+    deadline: Duration,
+    custody: &str,
+    work: impl Future<Output = Result<T, SignerError>>,
+) -> Result<T, SignerError> {
+    tokio::time::timeout(deadline, work)
+        .await
+        .unwrap_or_else(|_| {
+            Err(SignerError::Deadline {
+                custody: custody.to_owned(),
+                after: deadline,
+            })
+        })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use arx_ca::authority::{Authority, Options, RootRenewal};
 use arx_ca::seal::Seal;
+use arx_ca::signer::options::Outside;
 use arx_ca::state::State;
 use arx_ca::store::{Key, Redb, Segment, Store};
 use arx_ca::trust::{Evidence, Trust};
@@ -123,6 +124,7 @@ async fn begin_to_issue(path: &Path, mut done: impl FnMut(&str)) -> anyhow::Resu
         intermediate_ttl: 7 * day,
         serving_ttl: day,
         operator: None,
+        outside: Outside::default(),
         longest_leaf: day,
     };
     let trust_domain = TrustDomain::parse("example.org")?;

@@ -48,6 +48,13 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash.finish()
 }
 
+/// SHA-384 of `bytes`.
+pub(crate) fn sha384(bytes: &[u8]) -> [u8; 48] {
+    let mut out = [0; 48];
+    out.copy_from_slice(digest::digest(&digest::SHA384, bytes).as_ref());
+    out
+}
+
 /// SHA-256 of data that comes in parts.
 #[derive(Clone)]
 pub struct Sha256(digest::Context);

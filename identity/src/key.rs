@@ -24,6 +24,10 @@ const OID_ECDSA_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03
 const OID_RSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
 const DER_NULL: &[u8] = &[0x05, 0x00];
 
+mod outside;
+
+pub use outside::ecdsa_signature;
+
 /// Kind and size of a key. Displayed and parsed as `ecdsa-p256`, `ecdsa-p384`,
 /// `ed25519`, `rsa-3072` and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

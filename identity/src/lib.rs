@@ -27,6 +27,6 @@ pub use certificate::{Certificate, CertificateError, KeyId, Serial};
 pub use chain::{CertChain, ChainError};
 pub use csr::{CsrError, KeyPolicy, VerifiedCsr};
 pub use id::{IdError, SpiffeId, TrustDomain};
-pub use key::{KeyAlgorithm, KeyError, PrivateKey, PublicKey};
+pub use key::{KeyAlgorithm, KeyError, PrivateKey, PublicKey, ecdsa_signature};
 pub use svid::{Svid, SvidError};
 pub use verify::{VerifiedPeer, VerifyError, verify};

@@ -24,4 +24,5 @@ pub mod root;
 pub mod rotating;
 pub mod sds;
 pub mod stack;
+pub mod token;
 pub mod token_issuer;

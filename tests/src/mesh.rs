@@ -48,6 +48,8 @@ pub struct Options {
     pub authority: String,
     /// Tables that are added to each agent's configuration.
     pub agent: String,
+    /// What the authority has in its environment besides ours.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Options {
@@ -62,6 +64,7 @@ impl Default for Options {
             keys: None,
             authority: String::new(),
             agent: String::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -238,7 +241,12 @@ agents = ["arx-system/arx-node-agent"]
         let config = self.authority_config();
         let config = config.to_str().context("the folder's name is text")?;
         let arguments = [&["--config", config], arguments].concat();
-        self.authority = Some(Process::start("arx-ca", &binary("arx-ca")?, &arguments)?);
+        self.authority = Some(Process::start_in(
+            &self.options.environment,
+            "arx-ca",
+            &binary("arx-ca")?,
+            &arguments,
+        )?);
         Ok(())
     }
 

@@ -66,8 +66,22 @@ impl Process {
     /// # Errors
     /// If it can't be started.
     pub fn start(name: &str, program: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_in(&[], name, program, arguments)
+    }
+
+    /// The same with these variables in its environment, besides ours.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn start_in(
+        environment: &[(String, String)],
+        name: &str,
+        program: &Path,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

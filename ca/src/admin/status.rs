@@ -60,8 +60,10 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
     } else {
         0
     };
+    let outside = ca.authority.outside();
+    let custody = outside.clone().unwrap_or_else(|| ca.custody.to_owned());
     let mut all = vec![authority(
-        "root", "active", root, ca.custody, under_root, None,
+        "root", "active", root, &custody, under_root, None,
     )];
     let active = ca.authority.root_key_id();
     let roots = ca.overview.roots();
@@ -97,7 +99,10 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
             "intermediate",
             "active",
             own,
-            "memory",
+            match outside {
+                Some(_) => "memory, and sealed in the state",
+                None => "memory",
+            },
             count,
             renews,
         ));
@@ -176,6 +181,7 @@ fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
         warning: false,
     });
     health.push(root_health(ca, now));
+    health.extend(key_health(ca));
     health.extend(
         ca.rules
             .get()
@@ -191,6 +197,23 @@ fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
             }),
     );
     health
+}
+
+/// Whether the root's key can be reached, where that is a question.
+fn key_health(ca: &Ca) -> Option<wire::Health> {
+    let reach = ca.authority.reach().borrow().clone();
+    let custody = reach.outside.as_ref()?;
+    let until = ca.authority.issuing().map(|issuing| issuing.not_after());
+    let trouble = reach.trouble(until);
+    let warning = trouble.is_some();
+    let (code, message) = trouble.unwrap_or_else(|| ("", format!("{custody} can be reached")));
+    Some(wire::Health {
+        component: "root key".to_owned(),
+        ok: true,
+        code: code.to_owned(),
+        message,
+        warning,
+    })
 }
 
 /// Whether the active root lives long enough for its rotation to be planned at leisure.

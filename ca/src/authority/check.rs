@@ -11,7 +11,7 @@ use super::options::Options;
 use super::parent::blocking;
 use super::problem::{Problem, human};
 use super::root::{Choice, choose};
-use crate::signer::Sources;
+use crate::signer::{SignerError, Sources};
 use crate::state::{KeyPlace, Root, State};
 
 const SETTING: &str = "authority";
@@ -21,6 +21,11 @@ const SETTING: &str = "authority";
 pub struct Checked {
     /// Each of them keeps the authority from starting.
     pub problems: Vec<Problem>,
+    /// Where the key of the active root is, if it can be reached.
+    pub reached: Option<String>,
+    /// Why it can't be reached, which does not keep an authority from going on under the
+    /// intermediate that it has.
+    pub unreachable: Option<SignerError>,
     /// What the operator should know, and does not keep it from starting.
     pub notes: Vec<String>,
 }
@@ -35,7 +40,7 @@ pub async fn check(
 ) -> Checked {
     let mut checked = Checked {
         problems: options.problems(),
-        notes: Vec::new(),
+        ..Checked::default()
     };
     if let Err(error) = look(options, trust_domain, state, now, &mut checked).await {
         checked
@@ -52,7 +57,9 @@ async fn look(
     now: SystemTime,
     checked: &mut Checked,
 ) -> Result<(), AuthorityError> {
-    let found = operator(options, trust_domain, now).await?;
+    let sources = Sources::new(&options.outside);
+    let found = operator(options, &sources, trust_domain, now).await?;
+    let sources = sources.with_files(found.material.as_ref().map(|found| found.key.clone()));
     let usable = options.operator.is_none() || found.material.is_some();
     checked.problems.extend(found.problems);
     checked.notes.extend(found.notes);
@@ -70,28 +77,56 @@ async fn look(
         return Ok(());
     }
     match choose(stored.as_ref(), found.material.as_ref()) {
-        Ok(Choice::First) => checked.notes.push(match &options.operator {
-            Some(_) => "the first start will take the operator's root".to_owned(),
-            None => format!("the first start will make a root ({})", options.root_key),
-        }),
+        Ok(Choice::First) => match (&options.operator, found.away) {
+            (Some(_), Some(away)) => checked.unreachable = Some(away),
+            (Some(_), None) => {
+                let note = "the first start will take the operator's root".to_owned();
+                checked.notes.push(note);
+            }
+            (None, _) => match sources.look(options.root_key).await {
+                Ok(Some(key)) => {
+                    checked
+                        .notes
+                        .push("the first start will make a root".to_owned());
+                    checked.reached = Some(key);
+                }
+                Ok(None) => checked.notes.push(format!(
+                    "the first start will make a root ({})",
+                    options.root_key
+                )),
+                Err(error) => checked.unreachable = Some(error),
+            },
+        },
         Ok(Choice::Keep | Choice::Above) => {}
-        Err(problem) => checked.problems.push(problem),
+        Err(problem) => {
+            checked.problems.push(problem);
+            return Ok(());
+        }
     }
     let Some(active) = stored.as_ref().and_then(|stored| stored.active()) else {
         return Ok(());
     };
-    if matches!(active.key, KeyPlace::Files) {
-        return Ok(());
-    }
-    if active.certificate.public_key().algorithm() != options.root_key {
+    let files = matches!(active.key, KeyPlace::Files);
+    if !files && active.certificate.public_key().algorithm() != options.root_key {
         checked.notes.push(format!(
             "the root has a key of kind {}; authority.root_key = {} counts for the next one",
             active.certificate.public_key().algorithm(),
             options.root_key
         ));
     }
-    let sources = Sources::default();
-    sources.open(&active.key, active.signer())?;
+    let key = match found.material {
+        // What is above us may be new, and then the key with it.
+        Some(material) => material.key,
+        None => sources.open(&active.key, active.signer())?,
+    };
+    match key.reach().await {
+        Ok(()) => checked.reached = Some(key.custody().to_owned()),
+        Err(error) => checked.unreachable = Some(error),
+    }
+    // What the operator has put there was looked at with its files.
+    if files {
+        return Ok(());
+    }
     match ends(active, options, now) {
         Ends::InTime => {}
         Ends::Soon(note) => checked.notes.push(note),
@@ -103,6 +138,7 @@ async fn look(
 /// The operator's authority, if one is configured.
 pub(super) async fn operator(
     options: &Options,
+    sources: &Sources,
     trust_domain: &TrustDomain,
     now: SystemTime,
 ) -> Result<Found, AuthorityError> {
@@ -110,7 +146,9 @@ pub(super) async fn operator(
         return Ok(Found::default());
     };
     let (options, domain) = (options.clone(), trust_domain.clone());
-    let found = blocking(move || Ok(operator::load(&files, &options, &domain, now))).await?;
+    let sources = sources.clone();
+    let load = move || Ok(operator::load(&files, &options, &sources, &domain, now));
+    let found = blocking(load).await?;
     Ok(found.tried(trust_domain, now).await)
 }
 

@@ -113,10 +113,11 @@ impl AuthorityError {
     /// Whether only another configuration helps.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(
-            self,
-            Self::Problems(_) | Self::Signer(SignerError::NotConfigured { .. })
-        )
+        match self {
+            Self::Problems(_) => true,
+            Self::Signer(error) => error.is_configuration(),
+            _ => false,
+        }
     }
 
     /// Whether the same call may succeed later without anybody changing the configuration.

@@ -17,7 +17,7 @@ use arx_identity::{
 
 use super::options::{OperatorFiles, Options};
 use super::problem::{Problem, human};
-use crate::signer::{InMemory, Signer, SignerError};
+use crate::signer::{InMemory, Key, Signer, SignerError, Sources};
 use crate::state::KeyPlace;
 
 const CERTIFICATE: &str = "authority.certificate_file";
@@ -30,6 +30,8 @@ const LIMIT: u64 = 256 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Material {
     pub(super) key: Arc<dyn Signer>,
+    /// Where that is.
+    pub(super) place: KeyPlace,
     /// From the one whose key this is up to below the root; empty if it is the root's.
     pub(super) above: Vec<Certificate>,
     pub(super) root: Certificate,
@@ -43,6 +45,8 @@ pub(super) struct Found {
     pub(super) problems: Vec<Problem>,
     /// Reasons not to begin with this authority, but not to stop an authority that runs on it.
     pub(super) short: Option<Problem>,
+    /// Why its key could not be tried, if it could not be reached.
+    pub(super) away: Option<SignerError>,
     /// What the operator should know.
     pub(super) notes: Vec<String>,
 }
@@ -52,27 +56,49 @@ pub(super) struct Found {
 pub(super) fn load(
     files: &OperatorFiles,
     options: &Options,
+    sources: &Sources,
     trust_domain: &TrustDomain,
     now: SystemTime,
 ) -> Found {
     let mut found = Found::default();
     let certificates = read_certificates(&files.certificate, &mut found);
-    let key = read_key(&files.key, &mut found);
+    let key = files
+        .key
+        .as_ref()
+        .map(|path| (path, read_key(path, &mut found)));
     let Some(certificates) = certificates else {
         return found;
     };
-    if let Some(key) = &key
-        && key.public_key() != certificates[0].public_key()
-    {
-        found.certificate(
-            "ARX-AUTHORITY-KEY-MISMATCH",
-            format!(
-                "{} is not for the key in {}: put the certificate of that key first",
-                name(0, &certificates),
-                files.key.display()
-            ),
-        );
-    }
+    let key = match key {
+        Some((path, Some(key))) => {
+            if key.public_key() != certificates[0].public_key() {
+                found.certificate(
+                    "ARX-AUTHORITY-KEY-MISMATCH",
+                    format!(
+                        "{} is not for the key in {}: put the certificate of that key first",
+                        name(0, &certificates),
+                        path.display()
+                    ),
+                );
+            }
+            let signer = InMemory::new(key.into(), KeyPlace::Files.as_str());
+            Some(Key {
+                place: KeyPlace::Files,
+                signer: Arc::new(signer),
+            })
+        }
+        // Told already.
+        Some((_, None)) => None,
+        None => match sources.of_operator(&certificates[0]) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                found
+                    .problems
+                    .push(Problem::new(KEY, error.code(), error.to_string()));
+                None
+            }
+        },
+    };
     let Some(root) = certificates.iter().position(|one| one.is_signed_by(one)) else {
         found.certificate(
             "ARX-AUTHORITY-CHAIN",
@@ -93,7 +119,8 @@ pub(super) fn load(
     };
     if found.problems.is_empty() {
         found.material = Some(Material {
-            key: Arc::new(InMemory::new(key.into(), KeyPlace::Files.as_str())),
+            place: key.place,
+            key: key.signer,
             above: certificates[..root].to_vec(),
             root: certificates[root].clone(),
         });
@@ -164,14 +191,19 @@ fn read_key(path: &Path, found: &mut Found) -> Option<PrivateKey> {
 impl Found {
     /// The same, after its key has signed for trial.
     pub(super) async fn tried(mut self, trust_domain: &TrustDomain, now: SystemTime) -> Self {
-        if let Some(material) = &self.material
-            && let Err(reason) = try_out(material, trust_domain, now).await
-        {
-            self.material = None;
-            self.certificate(
-                "ARX-AUTHORITY-TRIAL",
-                format!("a certificate issued under it for trial does not verify: {reason}"),
-            );
+        let Some(material) = &self.material else {
+            return self;
+        };
+        match try_out(material, trust_domain, now).await {
+            Ok(()) => {}
+            Err(TrialError::Signer(error)) if error.passes() => self.away = Some(error),
+            Err(reason) => {
+                self.material = None;
+                self.certificate(
+                    "ARX-AUTHORITY-TRIAL",
+                    format!("a certificate issued under it for trial does not verify: {reason}"),
+                );
+            }
         }
         self
     }

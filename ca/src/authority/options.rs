@@ -8,6 +8,7 @@ use arx_identity::crypto::PROVIDER;
 
 use super::problem::{Problem, human};
 use super::renewal::RootRenewal;
+use crate::signer::options::{Custody, Outside};
 
 /// The configuration of the authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Options {
     pub serving_ttl: Duration,
     /// The operator's own authority instead of one that is made here.
     pub operator: Option<OperatorFiles>,
+    /// Where keys are that are neither in the state nor in a file.
+    pub outside: Outside,
     /// The longest lifetime that policy gives to anybody.
     pub longest_leaf: Duration,
 }
@@ -33,8 +36,9 @@ pub struct Options {
 pub struct OperatorFiles {
     /// PEM: a root, or an intermediate followed by its chain up to and including the root.
     pub certificate: PathBuf,
-    /// PEM, PKCS #8: the key of the first certificate. Mode 0600.
-    pub key: PathBuf,
+    /// PEM, PKCS #8: the key of the first certificate, mode 0600; or none, where that is in
+    /// another place of [`Options::outside`].
+    pub key: Option<PathBuf>,
 }
 
 /// Lifetimes beyond this overflow somewhere, and nobody means them.
@@ -127,7 +131,9 @@ impl Options {
                 ),
             ));
         }
-        let cannot_make = PROVIDER == "ring" && matches!(self.root_key, KeyAlgorithm::Rsa(_));
+        let cannot_make = PROVIDER == "ring"
+            && matches!(self.root_key, KeyAlgorithm::Rsa(_))
+            && self.outside.next == Custody::State;
         if signs && cannot_make && self.operator.is_none() {
             problems.push(Problem::new(
                 "authority.root_key",

@@ -9,18 +9,17 @@ use std::time::SystemTime;
 
 use arx_daemon::clock::rfc3339;
 use arx_identity::profile::{self, Validity};
-use arx_identity::{Certificate, PrivateKey};
+use arx_identity::{Certificate, PublicKey};
 use serde_json::Map;
 
 use super::AuthorityError;
 use super::operator::Material;
 use super::options::Options;
-use super::parent::{Parent, blocking, complete};
+use super::parent::{Parent, complete};
 use super::problem::Problem;
-use crate::signer::{Absent, InMemory, Signer, Sources};
+use crate::signer::{Absent, Signer, Sources};
 use crate::state::{
-    Authorities, Decision, Document as _, KeyPlace, Loaded, Pkcs8, Root, RootState, State,
-    StateError,
+    Authorities, Decision, Document as _, KeyPlace, Loaded, Root, RootState, State, StateError,
 };
 
 const SETTING: &str = "authority.certificate_file";
@@ -32,7 +31,8 @@ pub(super) enum Choice {
     First,
     /// The active one is as the configuration says.
     Keep,
-    /// The active one is, and what the operator has put between it and us is new.
+    /// The active one is, and what the operator has put between it and us is new, or its key is
+    /// in another place.
     Above,
 }
 
@@ -73,18 +73,21 @@ pub(super) fn choose(
                 describe(&material.root)
             ),
         )),
-        (Some(_), place @ (KeyPlace::Stored(_) | KeyPlace::Pkcs11(_) | KeyPlace::Socket(_))) => {
-            Err(Problem::new(
-                SETTING,
-                "ARX-AUTHORITY-KEY-ELSEWHERE",
-                format!(
-                    "the key of the root {stored_root} is in the {place}: leave \
+        (Some(_), place @ KeyPlace::Stored(_)) => Err(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-KEY-ELSEWHERE",
+            format!(
+                "the key of the root {stored_root} is in the {place}: leave \
                      authority.certificate_file and key_file out"
-                ),
-            ))
+            ),
+        )),
+        (Some(material), place)
+            if material.above != active.above
+                || material.place.to_string() != place.to_string() =>
+        {
+            Ok(Choice::Above)
         }
-        (Some(material), KeyPlace::Files) if material.above != active.above => Ok(Choice::Above),
-        (Some(_), KeyPlace::Files) => Ok(Choice::Keep),
+        (Some(_), _) => Ok(Choice::Keep),
     }
 }
 
@@ -127,16 +130,16 @@ pub(super) async fn establish(
     match (choice, operator) {
         (Choice::Keep, _) => {}
         (Choice::First, None) => {
-            let (certificate, key) = make(state, options, now).await?;
-            commit(state, None, || Root {
-                key: KeyPlace::Stored(Pkcs8::of(&key)),
-                ..active(certificate.clone(), Vec::new(), now)
+            let (certificate, place) = make(state, options, sources, now).await?;
+            commit(state, None, || {
+                active(certificate.clone(), place.clone(), Vec::new(), now)
             })
             .await?;
         }
         (Choice::First | Choice::Above, Some(material)) => {
             commit(state, Some(material), || {
-                active(material.root.clone(), material.above.clone(), now)
+                let (place, above) = (material.place.clone(), material.above.clone());
+                active(material.root.clone(), place, above, now)
             })
             .await?;
         }
@@ -189,26 +192,44 @@ fn contradiction(state: &State, detail: String) -> AuthorityError {
     AuthorityError::State(StateError::Contradiction { key, detail })
 }
 
-/// A new root and its key, in nobody's hands yet.
+/// A new root and where its key is, in nobody's hands yet.
 pub(super) async fn make(
     state: &State,
     options: &Options,
+    sources: &Sources,
     now: SystemTime,
-) -> Result<(Certificate, Arc<PrivateKey>), AuthorityError> {
-    let algorithm = options.root_key;
-    let key = blocking(move || Ok(Arc::new(PrivateKey::generate(algorithm)?))).await?;
+) -> Result<(Certificate, KeyPlace), AuthorityError> {
+    let key = sources.next(options.root_key, used(state).await?).await?;
     let validity = Validity::authority(now, options.root_ttl);
-    let unsigned = profile::root(key.public_key(), state.trust_domain(), validity)?;
-    let signer = InMemory::new(key.clone(), "memory");
-    let certificate = complete(&signer, unsigned).await?;
-    Ok((certificate, key))
+    let unsigned = profile::root(key.signer.public_key(), state.trust_domain(), validity)?;
+    let certificate = complete(&*key.signer, unsigned).await?;
+    Ok((certificate, key.place))
 }
 
-fn active(certificate: Certificate, above: Vec<Certificate>, now: SystemTime) -> Root {
+/// The keys of all roots that are, or were ever trusted: no other root gets one of them.
+async fn used(state: &State) -> Result<Vec<PublicKey>, StateError> {
+    let stored = state.authorities().await?.map(|stored| stored.value);
+    let roots = stored.into_iter().flat_map(|stored| stored.roots);
+    let mut used: Vec<_> = roots
+        .map(|root| root.certificate.public_key().clone())
+        .collect();
+    for published in state.published().await? {
+        let roots = published.roots.iter();
+        used.extend(roots.map(|root| root.public_key().clone()));
+    }
+    Ok(used)
+}
+
+fn active(
+    certificate: Certificate,
+    key: KeyPlace,
+    above: Vec<Certificate>,
+    now: SystemTime,
+) -> Root {
     Root {
         certificate,
         state: RootState::Active,
-        key: KeyPlace::Files,
+        key,
         above,
         added: now,
         extra: Map::new(),
@@ -238,7 +259,8 @@ async fn commit(
                         .iter_mut()
                         .find(|root| root.state == RootState::Active);
                     if let Some(active) = active {
-                        active.above = root().above;
+                        let Root { above, key, .. } = root();
+                        (active.above, active.key) = (above, key);
                     }
                 }
             }

@@ -14,7 +14,7 @@ use super::operator::{Material, TrialError, try_out};
 use super::root::{self, describe};
 use super::{Authority, AuthorityError, Problem};
 use crate::state::{
-    Authorities, Decision, Document as _, KeyPlace, Loaded, Pkcs8, Root, RootState, StateError,
+    Authorities, Decision, Document as _, KeyPlace, Loaded, Root, RootState, StateError,
 };
 
 const SETTING: &str = "authority";
@@ -30,7 +30,8 @@ impl Authority {
     /// still retiring; another if state or keys cannot be had.
     pub async fn prepare_root(&self, now: SystemTime) -> Result<Certificate, AuthorityError> {
         if prepared(&self.stored().await?)?.is_none() {
-            let (certificate, key) = root::make(&self.state, &self.options, now).await?;
+            let made = root::make(&self.state, &self.options, &self.sources, now).await?;
+            let (certificate, place) = made;
             self.change(|authorities| {
                 if prepared(authorities)?.is_some() {
                     return Ok(false);
@@ -38,7 +39,7 @@ impl Authority {
                 authorities.roots.push(Root {
                     certificate: certificate.clone(),
                     state: RootState::Prepared,
-                    key: KeyPlace::Stored(Pkcs8::of(&key)),
+                    key: place.clone(),
                     above: Vec::new(),
                     added: now,
                     extra: Map::new(),
@@ -170,6 +171,7 @@ impl Authority {
     async fn try_root(&self, root: &Root, now: SystemTime) -> Result<(), AuthorityError> {
         let material = Material {
             key: root::key_of(root, &self.sources)?,
+            place: root.key.clone(),
             above: Vec::new(),
             root: root.certificate.clone(),
         };

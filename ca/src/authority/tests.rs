@@ -36,6 +36,7 @@ fn options() -> Options {
         intermediate_ttl: 7 * DAY,
         serving_ttl: DAY,
         operator: None,
+        outside: crate::signer::options::Outside::default(),
         longest_leaf: DAY,
     }
 }

@@ -17,6 +17,7 @@ const PRUNE: Duration = Duration::from_secs(3600);
 /// What has to be well for the process to be ready.
 pub(super) struct Conditions {
     pub(super) authority: Condition,
+    pub(super) key: Condition,
     pub(super) ledger: Condition,
     pub(super) store: Condition,
 }
@@ -25,6 +26,7 @@ impl Conditions {
     pub(super) fn new(readiness: &Readiness) -> Self {
         Self {
             authority: readiness.condition("authority"),
+            key: readiness.condition("root key"),
             ledger: readiness.condition("ledger"),
             store: readiness.condition("store"),
         }
@@ -59,6 +61,29 @@ pub(super) async fn tell_refusals(ca: Arc<Ca>) {
         tokio::time::sleep(refusal::COUNTED).await;
         for refusal::Repeated { code, peer, times } in ca.told.due(ca.clock.monotonic()) {
             tracing::info!(code, %peer, times, "refused again, so many times in the last minute");
+        }
+    }
+}
+
+/// The key above may be away for as long as an intermediate is there: then whoever looks is told
+/// until when.
+pub(super) async fn watch_key(ca: Arc<Ca>, condition: Condition) {
+    let (mut reach, mut issuing) = (ca.authority.reach(), ca.authority.watch());
+    loop {
+        let until = issuing
+            .borrow_and_update()
+            .as_ref()
+            .map(|it| it.not_after());
+        match reach.borrow_and_update().trouble(until) {
+            Some((code, message)) => condition.set_warning(code, message),
+            None => condition.set_ok(),
+        }
+        let changed = tokio::select! {
+            changed = reach.changed() => changed,
+            changed = issuing.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
         }
     }
 }

@@ -188,12 +188,11 @@ pub(crate) fn seal_source(config: &Config) -> seal::Source {
     }
 }
 
-/// Where the root's key is, in words.
+/// Where keys are that are in the state, in words.
 pub(super) fn custody(config: &Config) -> &'static str {
-    match (&config.authority.key_file, &config.state.seal_key_file) {
-        (Some(_), _) => "the operator's file",
-        (None, Some(_)) => "state file, sealed",
-        (None, None) => "state file, in plain text",
+    match &config.state.seal_key_file {
+        Some(_) => "state file, sealed",
+        None => "state file, in plain text",
     }
 }
 

@@ -26,6 +26,45 @@ pub enum SignerError {
         /// Why, and what to do.
         reason: String,
     },
+    /// Its PIN is not taken, or not at hand. None is tried twice.
+    #[error("the PIN of {custody} is not accepted: {reason}")]
+    Pin {
+        /// Where the key is.
+        custody: String,
+        /// Why, and what to do. Not the PIN.
+        reason: String,
+    },
+    /// The place can be reached, and the key is not there.
+    #[error("there is no key at {place}: {remedy}")]
+    KeyMissing {
+        /// Where it should be.
+        place: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// There is a key, and no root can have it.
+    #[error("the key at {place} cannot be a root's: {reason}")]
+    KeyUnsuitable {
+        /// Where it is.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// The key was a root's already.
+    #[error(
+        "the key at {place} was a root's already, and another root gets another key: name \
+         another, or set make = true to have one made"
+    )]
+    KeyUsed {
+        /// Where it is.
+        place: String,
+    },
+    /// This program was built without the way there.
+    #[error(
+        "this build reaches no PKCS#11 token: use one that is linked dynamically, with the \
+         feature pkcs11"
+    )]
+    NotBuilt,
     /// What came back is no signature by that key, so it was used for nothing.
     #[error(
         "what the key ({custody}) answered is no signature by the key that was expected, and was \
@@ -78,6 +117,11 @@ impl SignerError {
         match self {
             Self::Deadline { .. } => "ARX-SIGNER-DEADLINE",
             Self::Unreachable { .. } => "ARX-SIGNER-UNREACHABLE",
+            Self::Pin { .. } => "ARX-SIGNER-PIN",
+            Self::KeyMissing { .. } => "ARX-SIGNER-KEY-MISSING",
+            Self::KeyUnsuitable { .. } => "ARX-SIGNER-KEY-UNSUITABLE",
+            Self::KeyUsed { .. } => "ARX-SIGNER-KEY-USED",
+            Self::NotBuilt => "ARX-SIGNER-NOT-BUILT",
             Self::WrongSignature { .. } => "ARX-SIGNER-WRONG-SIGNATURE",
             Self::NotConfigured { .. } => "ARX-SIGNER-NOT-CONFIGURED",
             Self::Newer { .. } => "ARX-SIGNER-NEWER",
@@ -88,6 +132,18 @@ impl SignerError {
         }
     }
 
+    /// Whether only another configuration helps.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::NotConfigured { .. }
+                | Self::NotBuilt
+                | Self::KeyUsed { .. }
+                | Self::KeyUnsuitable { .. }
+        )
+    }
+
     /// Whether the same call may succeed later without anybody changing the configuration.
     #[must_use]
     pub fn passes(&self) -> bool {
@@ -95,6 +151,8 @@ impl SignerError {
             self,
             Self::Deadline { .. }
                 | Self::Unreachable { .. }
+                | Self::Pin { .. }
+                | Self::KeyMissing { .. }
                 | Self::WrongSignature { .. }
                 | Self::CutOff(_)
         )

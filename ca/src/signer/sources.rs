@@ -2,19 +2,47 @@
 
 use std::sync::Arc;
 
-use arx_identity::Certificate;
+use arx_identity::{Certificate, KeyAlgorithm, PrivateKey, PublicKey};
+use tokio::task::spawn_blocking;
 
+use super::options::{Custody, Outside, Pkcs11};
 use super::{InMemory, Signer, SignerError};
-use crate::state::KeyPlace;
+use crate::state::{KeyPlace, Pkcs8, TokenKey};
 
 /// How the keys are reached that are not in the state.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// The operator's key, as it was read from its file.
-    pub files: Option<Arc<dyn Signer>>,
+    files: Option<Arc<dyn Signer>>,
+    pkcs11: Option<Arc<Pkcs11>>,
+    next: Custody,
+}
+
+/// A key that can sign for a root, and where it is found again.
+#[derive(Debug)]
+pub struct Key {
+    /// Where it is.
+    pub place: KeyPlace,
+    /// How it signs.
+    pub signer: Arc<dyn Signer>,
 }
 
 impl Sources {
+    /// As configured.
+    #[must_use]
+    pub fn new(outside: &Outside) -> Self {
+        Self {
+            files: None,
+            pkcs11: outside.pkcs11.clone().map(Arc::new),
+            next: outside.next,
+        }
+    }
+
+    /// The same with the operator's key, as it was read from its file.
+    #[must_use]
+    pub fn with_files(self, files: Option<Arc<dyn Signer>>) -> Self {
+        Self { files, ..self }
+    }
+
     /// The key in `place` that belongs to `certificate`. Whether it can be reached is found out
     /// when it signs.
     ///
@@ -34,7 +62,11 @@ impl Sources {
             KeyPlace::Files => self.files.clone().ok_or_else(|| {
                 not_configured("name authority.certificate_file and key_file again")
             })?,
-            KeyPlace::Pkcs11(_) => return Err(not_configured("add [authority.pkcs11]")),
+            KeyPlace::Pkcs11(key) => {
+                let options = self.pkcs11.as_ref();
+                let options = options.ok_or_else(|| not_configured("add [authority.pkcs11]"))?;
+                token(options, key, certificate.public_key())?
+            }
             KeyPlace::Socket(_) => return Err(not_configured("add [authority.signer]")),
             KeyPlace::Erased => return Err(SignerError::Erased),
             KeyPlace::Unknown(_) => {
@@ -52,4 +84,107 @@ impl Sources {
             })
         }
     }
+
+    /// The key for a root that is made here: of this kind where it is made too, and in any case
+    /// none of `used`, each of which was a root's already.
+    ///
+    /// # Errors
+    /// [`SignerError`] if it cannot be had.
+    pub async fn next(
+        &self,
+        algorithm: KeyAlgorithm,
+        used: Vec<PublicKey>,
+    ) -> Result<Key, SignerError> {
+        match (self.next, &self.pkcs11) {
+            (Custody::State, _) => {
+                let made = spawn_blocking(move || PrivateKey::generate(algorithm)).await;
+                let key = Arc::new(made.map_err(|gone| SignerError::CutOff(gone.to_string()))??);
+                let place = KeyPlace::Stored(Pkcs8::of(&key));
+                let signer = Arc::new(InMemory::new(key, place.as_str()));
+                Ok(Key { place, signer })
+            }
+            (Custody::Pkcs11, Some(options)) => next_token(options, algorithm, used).await,
+            (Custody::Pkcs11, None) => Err(SignerError::NotConfigured {
+                place: "PKCS#11 token".to_owned(),
+                remedy: "add [authority.pkcs11]",
+            }),
+        }
+    }
+
+    /// The key that [`Sources::next`] would take, in words; nothing, if it would make one.
+    ///
+    /// # Errors
+    /// [`SignerError`] if there would be none.
+    pub async fn look(&self, algorithm: KeyAlgorithm) -> Result<Option<String>, SignerError> {
+        let (Custody::Pkcs11, Some(options)) = (self.next, &self.pkcs11) else {
+            return Ok(None);
+        };
+        let asked = Arc::new(Pkcs11 {
+            make: false,
+            ..(**options).clone()
+        });
+        match next_token(&asked, algorithm, Vec::new()).await {
+            Ok(key) => Ok(Some(key.signer.custody().to_owned())),
+            Err(SignerError::KeyMissing { .. }) if options.make => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The key that is to sign for a certificate of the operator's beside which no key file is
+    /// named.
+    ///
+    /// # Errors
+    /// [`SignerError`] if nothing says how to reach it.
+    pub fn of_operator(&self, certificate: &Certificate) -> Result<Key, SignerError> {
+        let options = self.pkcs11.as_ref().ok_or(SignerError::NotConfigured {
+            place: "no file".to_owned(),
+            remedy: "name authority.key_file, or add [authority.pkcs11]",
+        })?;
+        let key = TokenKey::new(&options.token(), &options.key_label);
+        let signer = token(options, &key, certificate.public_key())?;
+        let place = KeyPlace::Pkcs11(key);
+        Ok(Key { place, signer })
+    }
+}
+
+#[cfg(feature = "pkcs11")]
+fn token(
+    options: &Arc<Pkcs11>,
+    key: &TokenKey,
+    public_key: &PublicKey,
+) -> Result<Arc<dyn Signer>, SignerError> {
+    let (options, key, public_key) = (Arc::clone(options), key.clone(), public_key.clone());
+    Ok(Arc::new(super::pkcs11::Token::new(
+        options, key, public_key,
+    )))
+}
+
+#[cfg(feature = "pkcs11")]
+async fn next_token(
+    options: &Arc<Pkcs11>,
+    algorithm: KeyAlgorithm,
+    used: Vec<PublicKey>,
+) -> Result<Key, SignerError> {
+    let token = super::pkcs11::Token::next(options, algorithm, used).await?;
+    let place = KeyPlace::Pkcs11(token.place().clone());
+    let signer = Arc::new(token);
+    Ok(Key { place, signer })
+}
+
+#[cfg(not(feature = "pkcs11"))]
+fn token(
+    _options: &Arc<Pkcs11>,
+    _key: &TokenKey,
+    _public_key: &PublicKey,
+) -> Result<Arc<dyn Signer>, SignerError> {
+    Err(SignerError::NotBuilt)
+}
+
+#[cfg(not(feature = "pkcs11"))]
+async fn next_token(
+    _options: &Arc<Pkcs11>,
+    _algorithm: KeyAlgorithm,
+    _used: Vec<PublicKey>,
+) -> Result<Key, SignerError> {
+    Err(SignerError::NotBuilt)
 }

@@ -105,8 +105,7 @@ impl Collector for Standard {
         )?;
 
         let ready = self.readiness.all().into_iter();
-        let ready =
-            ready.map(|(name, failing)| (name, ConstGauge::new(i64::from(failing.is_none()))));
+        let ready = ready.map(|said| (said.name, ConstGauge::new(i64::from(said.ok))));
         family(
             &mut encoder,
             "arx_ready",

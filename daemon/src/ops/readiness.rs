@@ -22,6 +22,14 @@ type Conditions = BTreeMap<&'static str, Option<Reason>>;
 struct Reason {
     code: &'static str,
     message: String,
+    /// It is well, and something is to be known.
+    warning: bool,
+}
+
+impl Reason {
+    fn fails(reason: &Option<Self>) -> bool {
+        reason.as_ref().is_some_and(|reason| !reason.warning)
+    }
 }
 
 /// A condition that fails, and why.
@@ -33,6 +41,14 @@ pub struct Failing {
     pub code: &'static str,
     /// For people: what is wrong and what to do.
     pub message: String,
+}
+
+/// How a condition stands.
+pub(super) struct Said {
+    pub(super) name: &'static str,
+    pub(super) ok: bool,
+    /// What fails, or is to be known.
+    pub(super) why: Option<Failing>,
 }
 
 /// The handle of one condition, for whoever knows how it stands. Clones are the same condition.
@@ -55,6 +71,7 @@ impl Readiness {
                 Some(Reason {
                     code: STARTING,
                     message: "starting".to_owned(),
+                    warning: false,
                 })
             };
             conditions.entry(name).or_insert_with(starting);
@@ -67,13 +84,13 @@ impl Readiness {
 
     /// True if no condition is failing.
     pub fn is_ready(&self) -> bool {
-        self.conditions.borrow().values().all(Option::is_none)
+        !self.conditions.borrow().values().any(Reason::fails)
     }
 
     /// Returns when no condition is failing.
     pub async fn ready(&self) {
         // The sender is in `self`, so that the channel cannot close while we wait.
-        let well = |conditions: &Conditions| conditions.values().all(Option::is_none);
+        let well = |conditions: &Conditions| !conditions.values().any(Reason::fails);
         let _ = self.conditions.subscribe().wait_for(well).await;
     }
 
@@ -81,20 +98,22 @@ impl Readiness {
     pub fn failing(&self) -> Vec<Failing> {
         self.all()
             .into_iter()
-            .filter_map(|(_, failing)| failing)
+            .filter(|said| !said.ok)
+            .filter_map(|said| said.why)
             .collect()
     }
 
-    /// Every condition by name, with what is failing about it.
-    pub(super) fn all(&self) -> Vec<(&'static str, Option<Failing>)> {
+    /// Every condition by name.
+    pub(super) fn all(&self) -> Vec<Said> {
         let conditions = self.conditions.borrow();
-        let entries = conditions.iter().map(|(name, reason)| {
-            let failing = reason.as_ref().map(|Reason { code, message }| Failing {
+        let entries = conditions.iter().map(|(name, reason)| Said {
+            name,
+            ok: !Reason::fails(reason),
+            why: reason.as_ref().map(|reason| Failing {
                 name,
-                code,
-                message: message.clone(),
-            });
-            (*name, failing)
+                code: reason.code,
+                message: reason.message.clone(),
+            }),
         });
         entries.collect()
     }
@@ -112,6 +131,17 @@ impl Condition {
         self.set(Some(Reason {
             code,
             message: message.into(),
+            warning: false,
+        }));
+    }
+
+    /// It is well, but something is to be known, by `code` and `message`: the process stays ready. Logged as
+    /// [`Condition::set_failing`].
+    pub fn set_warning(&self, code: &'static str, message: impl Into<String>) {
+        self.set(Some(Reason {
+            code,
+            message: message.into(),
+            warning: true,
         }));
     }
 
@@ -126,9 +156,16 @@ impl Condition {
         match reason {
             _ if !changed => {}
             None => tracing::info!(condition, "condition is well"),
-            Some(Reason { code, .. }) if before.is_some_and(|before| before.code == code) => {}
-            Some(Reason { code, message }) => {
-                tracing::warn!(condition, code, "condition fails: {message}")
+            Some(Reason { code, warning, .. })
+                if before
+                    .is_some_and(|before| before.code == code && before.warning == warning) => {}
+            Some(Reason {
+                code,
+                message,
+                warning: false,
+            }) => tracing::warn!(condition, code, "condition fails: {message}"),
+            Some(Reason { code, message, .. }) => {
+                tracing::warn!(condition, code, "condition is well, but: {message}");
             }
         }
     }
@@ -162,6 +199,19 @@ mod tests {
         assert_eq!(readiness.failing(), [failing]);
         root.set_ok();
         assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn a_warning_leaves_a_process_ready() {
+        let readiness = Readiness::new();
+        let key = readiness.condition("key");
+        key.set_warning("ARX-SIGNER-UNREACHABLE", "it goes on until noon");
+        assert!(readiness.is_ready());
+        assert_eq!(readiness.failing(), []);
+        let said = &readiness.all()[0];
+        assert!(said.ok && said.why.is_some());
+        key.set_failing("ARX-SIGNER-UNREACHABLE", "it is noon");
+        assert!(!readiness.is_ready());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::Readiness;
-use super::readiness::Failing;
+use super::readiness::{Failing, Said};
 use crate::drain::Drain;
 
 /// A few probes and scrapers at a time; the others wait in the kernel's queue.
@@ -182,30 +182,26 @@ fn readyz(state: &State, json: bool) -> Response<Full<Bytes>> {
     let mut conditions = state.readiness.all();
     if let Some(cause) = state.drain.cause() {
         let message = format!("this process is ending: {cause}");
-        conditions.push((
-            "drain",
-            Some(Failing {
+        conditions.push(Said {
+            name: "drain",
+            ok: false,
+            why: Some(Failing {
                 name: "drain",
                 code: "ARX-DRAINING",
                 message,
             }),
-        ));
+        });
     }
     let lines: Vec<Line> = conditions
         .into_iter()
-        .map(|(name, failing)| match failing {
-            None => Line {
+        .map(|Said { name, ok, why }| {
+            let (code, message) = why.map(|why| (why.code, why.message)).unzip();
+            Line {
                 name,
-                ok: true,
-                code: None,
-                message: None,
-            },
-            Some(Failing { code, message, .. }) => Line {
-                name,
-                ok: false,
-                code: Some(code),
-                message: Some(message),
-            },
+                ok,
+                code,
+                message,
+            }
         })
         .collect();
     let ready = lines.iter().all(|line| line.ok);
@@ -221,13 +217,14 @@ fn readyz(state: &State, json: bool) -> Response<Full<Bytes>> {
     let mut body = String::from(if ready { "ready\n" } else { "not ready\n" });
     for Line {
         name,
+        ok,
         code,
         message,
-        ..
     } in lines
     {
+        let sign = if ok { '!' } else { '-' };
         let written = match (code, message) {
-            (Some(code), Some(message)) => writeln!(body, "[-] {name}: {code}: {message}"),
+            (Some(code), Some(message)) => writeln!(body, "[{sign}] {name}: {code}: {message}"),
             _ => writeln!(body, "[+] {name}: ok"),
         };
         written.expect("a string takes every write");

@@ -69,7 +69,7 @@ fn files(dir: &TempDir, certificates: &str, key: &str) -> Options {
     mode(&key_file, 0o600);
     let operator = Some(OperatorFiles {
         certificate: certificate_file,
-        key: key_file,
+        key: Some(key_file),
     });
     Options {
         operator,
@@ -495,7 +495,7 @@ async fn files_that_cannot_be_used_are_named_with_what_they_should_be() {
 
     options.operator = Some(OperatorFiles {
         certificate: dir.path().join("absent.pem"),
-        key: dir.path().join("absent.key"),
+        key: Some(dir.path().join("absent.key")),
     });
     let told = problems(options).await;
     assert_eq!(told.len(), 2, "both at once: {told:?}");

@@ -30,6 +30,7 @@ impl Elsewhere {
         Found {
             material: Some(Material {
                 key: self.key.clone(),
+                place: KeyPlace::Files,
                 above: Vec::new(),
                 root: self.root.clone(),
             }),
@@ -142,7 +143,7 @@ async fn what_was_kept_under_a_root_that_is_no_longer_active_is_erased() {
     elsewhere.start(now()).await;
     let state = state(&elsewhere.store).await;
     let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("it is made");
-    let (root, _) = super::root::make(&state, &options(), now())
+    let (root, _) = super::root::make(&state, &options(), &Sources::default(), now())
         .await
         .expect("it is made");
     let write = |found: Option<Loaded<Authorities>>| {

@@ -76,7 +76,7 @@ fn a_leaf_that_outlives_its_issuer_is_refused_by_name() {
                 o.root_ttl = HOUR;
                 o.operator = Some(OperatorFiles {
                     certificate: "c".into(),
-                    key: "k".into(),
+                    key: Some("k".into()),
                 });
             }),
             vec![],

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::state::wire;
 
 /// Where the private key is that signs intermediates, with what is needed to find it again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum KeyPlace {
     /// Here, sealed with the rest of the document.
     Stored(Pkcs8),
@@ -28,6 +28,7 @@ pub enum KeyPlace {
 }
 
 /// A private key as it is stored. Zeroized when dropped, never printed.
+#[derive(Clone)]
 pub struct Pkcs8(Zeroizing<Vec<u8>>);
 
 /// A place that only a newer version knows, as it stands in the document. Never printed: there
@@ -55,6 +56,24 @@ pub struct SocketKey {
     /// What a newer version has added.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+impl TokenKey {
+    /// The key with this label in this token.
+    #[must_use]
+    pub fn new(token: &str, label: &str) -> Self {
+        Self {
+            token: token.to_owned(),
+            label: label.to_owned(),
+            extra: Map::new(),
+        }
+    }
+}
+
+impl fmt::Display for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PKCS#11 token {}, key {}", self.token, self.label)
+    }
 }
 
 impl KeyPlace {
@@ -85,11 +104,10 @@ impl KeyPlace {
 /// What `arx status` calls it.
 impl fmt::Display for KeyPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())?;
         match self {
-            Self::Pkcs11(key) => write!(f, " {}, key {}", key.token, key.label),
-            Self::Socket(key) => write!(f, ", key {}", key.key),
-            _ => Ok(()),
+            Self::Pkcs11(key) => key.fmt(f),
+            Self::Socket(key) => write!(f, "{}, key {}", self.as_str(), key.key),
+            _ => f.write_str(self.as_str()),
         }
     }
 }

@@ -1,0 +1,267 @@
+//! The root's key in a PKCS #11 token: a real one, SoftHSM2, that is asked by real processes.
+
+use anyhow::{Context as _, ensure};
+use arx_identity::Certificate;
+use arx_proto::admin::v1::Authority;
+use arx_tests::http;
+use arx_tests::mesh::{Mesh, Options};
+use arx_tests::process::until;
+use arx_tests::sds::{Connection, chain, secrets};
+use arx_tests::token::{PIN, Token};
+
+/// A mesh whose root has its key in a token, before anything runs.
+fn mesh(
+    roots: &str,
+    table: impl Fn(&Token) -> anyhow::Result<String>,
+) -> anyhow::Result<(Mesh, Token)> {
+    let mut mesh = Mesh::prepare(Options {
+        roots: roots.to_owned(),
+        ..Options::default()
+    })?;
+    let token = Token::new(&mesh.directory.join("hsm"))?;
+    let table = table(&token)?;
+    mesh.reconfigure(|options| {
+        options.authority = table;
+        options.environment = token.environment();
+    })?;
+    Ok((mesh, token))
+}
+
+/// The root as the authority describes it.
+async fn root(mesh: &Mesh) -> anyhow::Result<Authority> {
+    let status = mesh.status().await?;
+    let root = status
+        .authorities
+        .into_iter()
+        .find(|one| one.role == "root");
+    root.context("there is a root")
+}
+
+/// A new workload certificate, verified from the leaf up to the root.
+async fn issues(mesh: &Mesh, node: &str) -> anyhow::Result<()> {
+    let agent = mesh.agent(node).await?;
+    let token = mesh.token("shop", "web", node);
+    let pod = Connection::open(&agent.socket, Some(&token)).await?;
+    let response = pod.stream(&["default"]).await?.next().await?;
+    let chain = chain(&secrets(&response)?[0])?;
+    let root = Certificate::from_der(&root(mesh).await?.certificate)?;
+    let last = chain.certificates().last().context("not empty")?;
+    ensure!(last.is_signed_by(&root), "it stands under the token's root");
+    Ok(())
+}
+
+/// Waits until the authority is not ready for the reason with this code; answers what it says.
+async fn refuses(mesh: &Mesh, code: &str) -> anyhow::Result<String> {
+    let port = mesh.ops_port;
+    let said = std::cell::RefCell::new(String::new());
+    until(code, || async {
+        let (_, text) = http::get(port, "/readyz").await?;
+        let found = text.contains(code);
+        said.replace(text);
+        Ok(found)
+    })
+    .await?;
+    Ok(said.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn each_kind_of_key_is_made_in_the_token_never_leaves_it_and_is_found_again()
+-> anyhow::Result<()> {
+    for kind in ["ecdsa-p256", "ecdsa-p384", "rsa-3072"] {
+        let roots = format!("root_key = \"{kind}\"");
+        let (mut mesh, token) = mesh(&roots, |token| Ok(token.table("arx-root", true)))?;
+        mesh.start_authority().await?;
+        let made = root(&mesh).await?;
+        ensure!(made.key_algorithm == kind, "{made:?}");
+        ensure!(
+            made.custody == "PKCS#11 token arx, key arx-root",
+            "{made:?}"
+        );
+        issues(&mesh, "n1").await?;
+        let keys = token.private_keys()?;
+        ensure!(keys.len() == 1, "{keys:?}");
+        for word in ["arx-root", "never extractable", "always sensitive"] {
+            ensure!(keys[0].contains(word), "{word}: {keys:?}");
+        }
+
+        mesh.stop_authority().await?;
+        mesh.start_authority().await?;
+        ensure!(root(&mesh).await?.certificate == made.certificate);
+        ensure!(token.private_keys()?.len() == 1, "no other was made");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_key_that_the_operator_has_made_is_found_by_its_label_and_none_is_made_beside_it()
+-> anyhow::Result<()> {
+    for (kind, made) in [
+        ("EC:prime256v1", "ecdsa-p256"),
+        ("EC:secp384r1", "ecdsa-p384"),
+        ("rsa:3072", "rsa-3072"),
+    ] {
+        let (mut mesh, token) = mesh("", |token| Ok(token.table("ceremony", false)))?;
+        token.make_key("EC:prime256v1", "of-somebody-else")?;
+        mesh.spawn_authority()?;
+        let said = refuses(&mesh, "ARX-SIGNER-KEY-MISSING").await?;
+        ensure!(
+            said.contains("ceremony") && said.contains("make = true"),
+            "{said}"
+        );
+
+        token.make_key(kind, "ceremony")?;
+        // By itself, once it is there.
+        mesh.authority_is_ready().await?;
+        mesh.stop_authority().await?;
+        mesh.start_authority().await?;
+        ensure!(root(&mesh).await?.key_algorithm == made);
+        issues(&mesh, "n1").await?;
+        ensure!(token.private_keys()?.len() == 2, "none was made");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_root_of_the_operators_is_taken_whose_key_is_in_the_token() -> anyhow::Result<()> {
+    // The certificate comes from a first authority; the second knows nothing of that one.
+    let (mut mesh, _token) = mesh("", |token| Ok(token.table("arx-root", true)))?;
+    mesh.start_authority().await?;
+    let certificate = root(&mesh).await?.certificate;
+    mesh.stop_authority().await?;
+    std::fs::remove_dir_all(mesh.directory.join("authority"))?;
+    let file = mesh.directory.join("root.pem");
+    std::fs::write(&file, arx_tests::mesh::pem("CERTIFICATE", &certificate))?;
+    mesh.reconfigure(|options| options.roots = format!("certificate_file = {file:?}"))?;
+
+    mesh.start_authority().await?;
+    let taken = root(&mesh).await?;
+    ensure!(taken.certificate == certificate);
+    ensure!(
+        taken.custody == "PKCS#11 token arx, key arx-root",
+        "{taken:?}"
+    );
+    issues(&mesh, "n1").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_wrong_pin_is_tried_once_and_again_only_when_its_file_has_changed() -> anyhow::Result<()>
+{
+    let (mut mesh, token) = mesh("", |token| token.spied("arx-root", true))?;
+    token.write_pin("pin-99999999")?;
+    mesh.spawn_authority()?;
+    let said = refuses(&mesh, "ARX-SIGNER-PIN").await?;
+    ensure!(said.contains("not tried again"), "{said}");
+    // It goes on asking for the key, and does not log in.
+    let asked = token.calls_of("C_GetTokenInfo")?;
+    until("more attempts", || async {
+        Ok(token.calls_of("C_GetTokenInfo")? > asked + 2)
+    })
+    .await?;
+    ensure!(
+        token.calls_of("C_Login")? == 1,
+        "tokens lock after some tries"
+    );
+
+    token.write_pin(PIN)?;
+    mesh.authority_is_ready().await?;
+    ensure!(token.calls_of("C_Login")? == 2);
+    let log = mesh.authority.as_ref().context("it runs")?.log();
+    for pin in ["pin-99999999", PIN] {
+        ensure!(log.count(pin) == 0, "a PIN is in the log");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn while_the_token_is_out_issuance_goes_on_and_everybody_is_told_until_when()
+-> anyhow::Result<()> {
+    let (mut mesh, token) = mesh("", |token| Ok(token.table("arx-root", true)))?;
+    mesh.start_authority().await?;
+    let port = mesh.ops_port;
+    let reachable = |wanted: f64| async move {
+        until("the metric", || async {
+            let found = http::metric(port, "arx_ca_root_key_reachable").await?;
+            Ok(found == Some(wanted))
+        })
+        .await
+    };
+    reachable(1.0).await?;
+    let before = root(&mesh).await?;
+
+    token.unplug()?;
+    reachable(0.0).await?;
+    told(&mesh).await?;
+    // Also by a process that has never seen the token.
+    mesh.kill_authority().await?;
+    mesh.start_authority().await?;
+    issues(&mesh, "n1").await?;
+    reachable(0.0).await?;
+    told(&mesh).await?;
+
+    token.plug()?;
+    reachable(1.0).await?;
+    let (_, ready) = http::get(port, "/readyz").await?;
+    ensure!(!ready.contains("ARX-SIGNER"), "{ready}");
+    ensure!(root(&mesh).await?.certificate == before.certificate);
+    Ok(())
+}
+
+/// What an operator sees while the token is out.
+async fn told(mesh: &Mesh) -> anyhow::Result<()> {
+    let (code, ready) = http::get(mesh.ops_port, "/readyz").await?;
+    ensure!(code == ::http::StatusCode::OK, "{ready}");
+    ensure!(
+        ready.contains("ARX-SIGNER-UNREACHABLE") && ready.contains("until"),
+        "{ready}"
+    );
+    let health = mesh.status().await?.health;
+    let key = health.iter().find(|one| one.component == "root key");
+    let key = key.context("the status tells of it")?;
+    ensure!(key.warning && key.ok, "{key:?}");
+    ensure!(key.message.contains("until"), "{key:?}");
+    let until = http::metric(
+        mesh.ops_port,
+        "arx_ca_authority_expiry_timestamp_seconds{role=\"intermediate\"}",
+    )
+    .await?;
+    ensure!(until.is_some_and(|until| until > 0.0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_intermediate_that_falls_due_while_the_token_is_out_is_renewed_when_it_is_back()
+-> anyhow::Result<()> {
+    let (mut mesh, token) = mesh(
+        "intermediate_ttl = \"40s\"\nserving_ttl = \"10s\"",
+        |token| Ok(token.table("arx-root", true)),
+    )?;
+    mesh.reconfigure(|options| {
+        options.ttl = "10s".to_owned();
+        options.node_ttl = "10s".to_owned();
+        options.policy = "max_ttl = \"10s\"".to_owned();
+    })?;
+    mesh.start_authority().await?;
+    let now = || async {
+        let status = mesh.status().await?;
+        let found = status
+            .authorities
+            .into_iter()
+            .find(|one| one.role == "intermediate");
+        anyhow::Ok(found.context("there is one")?.certificate)
+    };
+    let before = now().await?;
+    token.unplug()?;
+    let mut log = mesh.authority.as_ref().context("it runs")?.log();
+    log.until("could not be renewed", 0).await?;
+    ensure!(
+        now().await? == before,
+        "it goes on under the one that is there"
+    );
+    issues(&mesh, "n1").await?;
+    token.plug()?;
+    until("a new intermediate", || async {
+        Ok(now().await? != before)
+    })
+    .await?;
+    issues(&mesh, "n2").await
+}
