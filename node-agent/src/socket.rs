@@ -241,3 +241,6 @@ impl Connections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
