@@ -25,7 +25,7 @@ use arx_identity::{KeyId, Svid, TrustBundle};
 use arx_proto::node::v1::{RenewalHint, Welcome};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Calls to the authority at a time.
@@ -34,6 +34,9 @@ const CALLS: usize = 6;
 const GATHER: Duration = Duration::from_millis(2);
 /// Events that are taken in before anything is done about them.
 const EVENTS: usize = 1024;
+/// Answers at once after which so much that was needed for them is free that it is worth
+/// looking for.
+const MANY: usize = 16;
 /// How often things are looked at that nothing announces.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -46,6 +49,8 @@ pub(crate) struct Parts {
     pub(crate) cache: Cache,
     pub(crate) loaded: Loaded,
     pub(crate) conditions: Conditions,
+    /// Told when something has left free memory behind.
+    pub(crate) loosened: Arc<Notify>,
 }
 
 /// What the owner says about how it goes.
@@ -72,6 +77,7 @@ pub(crate) struct Agent {
     clock: Clock,
     metrics: Metrics,
     conditions: Conditions,
+    loosened: Arc<Notify>,
     roots: Roots,
     workloads: Workloads,
     subscribers: Subscribers,
@@ -113,6 +119,7 @@ impl Agent {
             clock: parts.clock,
             metrics: parts.metrics,
             conditions: parts.conditions,
+            loosened: parts.loosened,
             roots,
             workloads,
             subscribers,
@@ -305,6 +312,9 @@ impl Agent {
     }
 
     fn on_answers(&mut self, answers: Vec<Answer>, now: Now) {
+        if answers.len() >= MANY {
+            self.loosened.notify_one();
+        }
         for answer in answers {
             let id = answer.workload;
             let generation = self.sealing.generation();

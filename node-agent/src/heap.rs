@@ -131,10 +131,11 @@ pub(crate) fn trim() {
     }
 }
 
-/// Lets go of the program's own pages, code and constants, of which the start has touched
-/// many that nothing touches again. What is needed comes back by itself, out of the page
-/// cache. Does nothing where the C library is not glibc.
-pub(crate) fn forget_the_start() {
+/// Lets go of the program's own pages, code and constants, of which the start, a connection
+/// that begins and the making of certificates touch many that idle streams don't. What is
+/// needed comes back by itself, out of the page cache. Does nothing where the C library is
+/// not glibc.
+pub(crate) fn forget_the_code() {
     #[cfg(target_env = "gnu")]
     {
         // Of the linker: the first byte of the program, and the first after its code.

@@ -119,6 +119,7 @@ pub async fn start(
     };
     conditions.cache.set_ok();
     let metrics = Metrics::default();
+    let loosened = Arc::new(Notify::new());
     let process = Process {
         name: "arx-node-agent",
         version: env!("CARGO_PKG_VERSION"),
@@ -134,6 +135,7 @@ pub async fn start(
         cache,
         loaded,
         conditions,
+        loosened: Arc::clone(&loosened),
     });
     let (svid, trust) = agent.for_the_authority();
     let (opens, opens_ear) = mpsc::channel(OPENS);
@@ -143,7 +145,6 @@ pub async fn start(
     // First the socket: proxies come before the authority does.
     let listener = arx_daemon::files::bind_socket(&config.socket.path, config.socket.mode.0)?;
     let listener = UnixListener::from_std(listener)?;
-    let loosened = Arc::new(Notify::new());
     let doorway = Doorway {
         config: configs,
         digests: Arc::new(Digests::default()),

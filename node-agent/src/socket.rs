@@ -11,6 +11,8 @@ use crate::heap;
 use crate::metrics::Metrics;
 use arx_daemon::calls::{Calls, Running};
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
+use futures_util::TryFutureExt as _;
+use futures_util::future::{Either, ready};
 use http_body::Body;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -48,7 +50,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause after a failed accept: most likely file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Memory goes back to the kernel this long after a connection began or ended.
+/// Memory goes back to the kernel this long after a connection began or ended, or many
+/// certificates were made.
 const TRIM_AFTER: Duration = Duration::from_millis(500);
 /// How long a connection may take to end when the process does.
 const LINGER: Duration = Duration::from_secs(2);
@@ -179,11 +182,13 @@ impl Connections {
             if answer.is_none() {
                 metrics.rejected("crowd");
             }
-            async {
-                let Some((answer, weight)) = answer else {
-                    return Ok(Weighed::refused());
-                };
-                Ok::<_, Infallible>(answer.await?.map(|body| Weighed::new(body, weight)))
+            // Not an async block, which would hold the answer twice, for as long as it lasts.
+            match answer {
+                Some((answer, weight)) => {
+                    let weigh = |body| Weighed::new(body, weight);
+                    Either::Left(answer.map_ok(|answer| answer.map(weigh)))
+                }
+                None => Either::Right(ready(Ok(Weighed::refused()))),
             }
         });
         let pieces = Pieces::new(stream);
@@ -222,7 +227,6 @@ impl Connections {
     }
 
     async fn trim(self) {
-        let mut started = false;
         loop {
             tokio::select! {
                 () = self.loosened.notified() => {}
@@ -230,11 +234,8 @@ impl Connections {
             }
             tokio::time::sleep(TRIM_AFTER).await;
             // Whatever happened meanwhile is covered.
-            let forget = !std::mem::replace(&mut started, true);
-            let _ = tokio::task::spawn_blocking(move || {
-                if forget {
-                    heap::forget_the_start();
-                }
+            let _ = tokio::task::spawn_blocking(|| {
+                heap::forget_the_code();
                 heap::trim();
             })
             .await;

@@ -92,8 +92,9 @@ pub(crate) struct Decoder {
     /// HTTP2", Length-Prefixed-Message).
     prefix: [u8; 5],
     have: usize,
-    /// The message under way, and how many of its bytes are to come.
-    message: Option<(Skim, u32)>,
+    /// The message under way, and how many of its bytes are to come. Most of the time there
+    /// is none.
+    message: Option<Box<(Skim, u32)>>,
     first: bool,
 }
 
@@ -112,7 +113,7 @@ impl Decoder {
     /// left. After an error the stream can't be read on.
     pub(crate) fn next(&mut self, chunk: &mut Bytes) -> Result<Option<Request>, RequestError> {
         loop {
-            let Some((skim, left)) = &mut self.message else {
+            let Some((skim, left)) = self.message.as_deref_mut() else {
                 if !self.read_prefix(chunk)? {
                     return Ok(None);
                 }
@@ -125,8 +126,8 @@ impl Decoder {
             if *left > 0 {
                 return Ok(None);
             }
-            if let Some((skim, _)) = self.message.take() {
-                return skim.finish().map(Some);
+            if let Some(message) = self.message.take() {
+                return message.0.finish().map(Some);
             }
         }
     }
@@ -159,7 +160,8 @@ impl Decoder {
             return Err(RequestError::TooLong(length));
         }
         self.have = 0;
-        self.message = Some((Skim::new(self.shape, length, self.first), length));
+        let skim = Skim::new(self.shape, length, self.first);
+        self.message = Some(Box::new((skim, length)));
         self.first = false;
         Ok(true)
     }

@@ -49,6 +49,7 @@ impl World {
                 trust: readiness.condition("trust"),
                 cache: readiness.condition("cache"),
             },
+            loosened: Arc::default(),
         });
         let mut world = Self {
             agent,
