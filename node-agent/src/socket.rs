@@ -50,9 +50,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause after a failed accept: most likely file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Memory goes back to the kernel this long after a connection began or ended, or many
-/// certificates were made.
-const TRIM_AFTER: Duration = Duration::from_millis(500);
+/// Memory goes back to the kernel when for this long no connection began or ended, and not
+/// many certificates were made;
+const TRIM_AFTER: Duration = Duration::from_millis(100);
+/// and while that goes on, this long after it began.
+const TRIM_AT_LATEST: Duration = Duration::from_millis(500);
 /// How long a connection may take to end when the process does.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -232,8 +234,12 @@ impl Connections {
                 () = self.loosened.notified() => {}
                 () = self.drain.requested() => return,
             }
-            tokio::time::sleep(TRIM_AFTER).await;
-            // Whatever happened meanwhile is covered.
+            // Whatever happens meanwhile is covered.
+            let _ = tokio::time::timeout(TRIM_AT_LATEST, async {
+                let again = || tokio::time::timeout(TRIM_AFTER, self.loosened.notified());
+                while again().await.is_ok() {}
+            })
+            .await;
             let _ = tokio::task::spawn_blocking(|| {
                 heap::forget_the_code();
                 heap::trim();
