@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::authority;
 use crate::policy;
 use crate::rotation;
-use crate::signer::options::{Custody, Outside, Pkcs11};
+use crate::signer::options::{Custody, Outside, Pkcs11, Socket};
 use crate::state;
 use crate::token;
 
@@ -138,6 +138,8 @@ pub struct Authority {
     pub root_custody: Option<Custody>,
     /// A token that holds keys.
     pub pkcs11: Option<Pkcs11>,
+    /// A service that signs by keys of its own.
+    pub signer: Option<Socket>,
 }
 
 /// Who begins the rotation to another root.
@@ -193,6 +195,7 @@ impl Default for Authority {
             key_file: None,
             root_custody: None,
             pkcs11: None,
+            signer: None,
         }
     }
 }
@@ -232,15 +235,23 @@ fn ten_seconds() -> Span {
     Span::from_secs(10)
 }
 
+fn check_deadline(setting: &'static str, deadline: Duration, problems: &mut Problems<'_>) {
+    if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&deadline) {
+        problems.add(setting, "not between 1s and 5m", "leave it out for 10s");
+    }
+}
+
 impl Authority {
     /// Where keys are that are neither in the state nor in a file.
     fn outside(&self) -> Outside {
-        let described = match self.pkcs11 {
-            Some(_) => Custody::Pkcs11,
-            None => Custody::State,
+        let described = match (&self.pkcs11, &self.signer) {
+            (Some(_), _) => Custody::Pkcs11,
+            (None, Some(_)) => Custody::Signer,
+            (None, None) => Custody::State,
         };
         Outside {
             pkcs11: self.pkcs11.clone(),
+            socket: self.signer.clone(),
             next: self.root_custody.unwrap_or(described),
         }
     }
@@ -341,6 +352,20 @@ impl Config {
             paths.push(("authority.pkcs11.module", &pkcs11.module));
             paths.push(("authority.pkcs11.pin_file", &pkcs11.pin_file));
         }
+        if let Some(signer) = &self.authority.signer {
+            let files = [
+                ("authority.signer.socket", &signer.socket),
+                ("authority.signer.ca_file", &signer.ca_file),
+                (
+                    "authority.signer.certificate_file",
+                    &signer.certificate_file,
+                ),
+                ("authority.signer.key_file", &signer.key_file),
+            ];
+            for (key, path) in files {
+                paths.extend(path.as_ref().map(|path| (key, path)));
+            }
+        }
         for (key, path) in paths {
             if !path.is_absolute() {
                 problems.add(
@@ -373,7 +398,7 @@ impl Config {
             ),
             _ => {}
         }
-        let elsewhere = self.authority.pkcs11.is_some();
+        let elsewhere = self.authority.pkcs11.is_some() || self.authority.signer.is_some();
         match (&self.authority.certificate_file, &self.authority.key_file) {
             (Some(_), None) if !elsewhere => problems.add(
                 "authority.certificate_file",
@@ -442,6 +467,27 @@ impl Config {
                 "describe the token there",
             );
         }
+        if self.authority.root_custody == Some(Custody::Signer) && self.authority.signer.is_none() {
+            problems.add(
+                "authority.root_custody",
+                "there is no [authority.signer]",
+                "describe the service there",
+            );
+        }
+        let both = self.authority.pkcs11.is_some() && self.authority.signer.is_some();
+        if both && self.authority.root_custody.is_none() {
+            problems.add(
+                "authority.root_custody",
+                "a token and a signer socket are described, and nothing says which of them has the next root's key",
+                "set it to pkcs11, signer or state",
+            );
+        }
+        if let Some(signer) = &self.authority.signer {
+            if let Err(reason) = signer.way() {
+                problems.add("authority.signer", reason, "see docs/custody.md");
+            }
+            check_deadline("authority.signer.deadline", signer.deadline(), problems);
+        }
         let Some(pkcs11) = &self.authority.pkcs11 else {
             return;
         };
@@ -459,13 +505,7 @@ impl Config {
                 "set token_label, or slot",
             );
         }
-        if !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&pkcs11.deadline()) {
-            problems.add(
-                "authority.pkcs11.deadline",
-                "not between 1s and 5m",
-                "leave it out for 10s",
-            );
-        }
+        check_deadline("authority.pkcs11.deadline", pkcs11.deadline(), problems);
     }
 
     fn check_ledger(&self, problems: &mut Problems<'_>) {

@@ -10,6 +10,7 @@ mod memory;
 pub mod options;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+mod socket;
 mod sources;
 
 use std::fmt;

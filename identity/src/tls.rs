@@ -8,6 +8,7 @@
 //! the accepted set.
 
 mod client;
+mod mutual;
 mod server;
 mod verifier;
 
@@ -19,6 +20,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 pub use client::{Client, ClientStream};
+pub use mutual::{Mutual, MutualStream};
 pub use server::{Server, ServerStream};
 
 use crate::crypto;

@@ -26,6 +26,14 @@ pub mod node {
     }
 }
 
+/// What an authority asks of whatever holds its root's key.
+pub mod signer {
+    /// Version 1 of `arx.signer`.
+    pub mod v1 {
+        tonic::include_proto!("arx.signer.v1");
+    }
+}
+
 /// Wire-compatible subsets of Envoy's own packages, under the same names.
 pub mod envoy {
     /// `envoy.config`

@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("arx-daemon", &["arx-identity"]),
     ("arx-sds", &["arx-identity", "arx-proto"]),
     ("arx-ca", &["arx-identity", "arx-proto", "arx-daemon"]),
+    ("arx-signer", &["arx-identity", "arx-proto", "arx-daemon"]),
     (
         "arx-node-agent",
         &["arx-identity", "arx-proto", "arx-daemon", "arx-sds"],

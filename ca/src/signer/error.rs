@@ -82,6 +82,14 @@ pub enum SignerError {
         /// What to write.
         remedy: &'static str,
     },
+    /// What the configuration says about reaching it cannot be used.
+    #[error("the key ({custody}) cannot be asked for: {reason}")]
+    Setup {
+        /// Where the key is.
+        custody: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Only a newer version knows where it is.
     #[error("the key is in {place}, which only a newer version knows: update this replica")]
     Newer {
@@ -124,6 +132,7 @@ impl SignerError {
             Self::NotBuilt => "ARX-SIGNER-NOT-BUILT",
             Self::WrongSignature { .. } => "ARX-SIGNER-WRONG-SIGNATURE",
             Self::NotConfigured { .. } => "ARX-SIGNER-NOT-CONFIGURED",
+            Self::Setup { .. } => "ARX-SIGNER-SETUP",
             Self::Newer { .. } => "ARX-SIGNER-NEWER",
             Self::Erased => "ARX-SIGNER-ERASED",
             Self::OtherKey { .. } => "ARX-SIGNER-OTHER-KEY",
@@ -138,6 +147,7 @@ impl SignerError {
         matches!(
             self,
             Self::NotConfigured { .. }
+                | Self::Setup { .. }
                 | Self::NotBuilt
                 | Self::KeyUsed { .. }
                 | Self::KeyUnsuitable { .. }

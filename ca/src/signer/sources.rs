@@ -5,15 +5,17 @@ use std::sync::Arc;
 use arx_identity::{Certificate, KeyAlgorithm, PrivateKey, PublicKey};
 use tokio::task::spawn_blocking;
 
-use super::options::{Custody, Outside, Pkcs11};
+use super::options::{Custody, Outside, Pkcs11, Socket};
+use super::socket::Remote;
 use super::{InMemory, Signer, SignerError};
-use crate::state::{KeyPlace, Pkcs8, TokenKey};
+use crate::state::{KeyPlace, Pkcs8, SocketKey, TokenKey};
 
 /// How the keys are reached that are not in the state.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     files: Option<Arc<dyn Signer>>,
     pkcs11: Option<Arc<Pkcs11>>,
+    socket: Option<Arc<Socket>>,
     next: Custody,
 }
 
@@ -33,6 +35,7 @@ impl Sources {
         Self {
             files: None,
             pkcs11: outside.pkcs11.clone().map(Arc::new),
+            socket: outside.socket.clone().map(Arc::new),
             next: outside.next,
         }
     }
@@ -67,7 +70,12 @@ impl Sources {
                 let options = options.ok_or_else(|| not_configured("add [authority.pkcs11]"))?;
                 token(options, key, certificate.public_key())?
             }
-            KeyPlace::Socket(_) => return Err(not_configured("add [authority.signer]")),
+            KeyPlace::Socket(key) => {
+                let options = self.socket.as_ref();
+                let options = options.ok_or_else(|| not_configured("add [authority.signer]"))?;
+                let (key, public_key) = (key.clone(), certificate.public_key().clone());
+                Arc::new(Remote::new(options, key, public_key)?)
+            }
             KeyPlace::Erased => return Err(SignerError::Erased),
             KeyPlace::Unknown(_) => {
                 return Err(SignerError::Newer {
@@ -95,16 +103,26 @@ impl Sources {
         algorithm: KeyAlgorithm,
         used: Vec<PublicKey>,
     ) -> Result<Key, SignerError> {
-        match (self.next, &self.pkcs11) {
-            (Custody::State, _) => {
+        match (self.next, &self.pkcs11, &self.socket) {
+            (Custody::State, ..) => {
                 let made = spawn_blocking(move || PrivateKey::generate(algorithm)).await;
                 let key = Arc::new(made.map_err(|gone| SignerError::CutOff(gone.to_string()))??);
                 let place = KeyPlace::Stored(Pkcs8::of(&key));
                 let signer = Arc::new(InMemory::new(key, place.as_str()));
                 Ok(Key { place, signer })
             }
-            (Custody::Pkcs11, Some(options)) => next_token(options, algorithm, used).await,
-            (Custody::Pkcs11, None) => Err(SignerError::NotConfigured {
+            (Custody::Pkcs11, Some(options), _) => next_token(options, algorithm, used).await,
+            (Custody::Signer, _, Some(options)) => {
+                let key = Remote::next(options, &used).await?;
+                let place = KeyPlace::Socket(key.place().clone());
+                let signer = Arc::new(key);
+                Ok(Key { place, signer })
+            }
+            (Custody::Signer, _, None) => Err(SignerError::NotConfigured {
+                place: "signer socket".to_owned(),
+                remedy: "add [authority.signer]",
+            }),
+            (Custody::Pkcs11, None, _) => Err(SignerError::NotConfigured {
                 place: "PKCS#11 token".to_owned(),
                 remedy: "add [authority.pkcs11]",
             }),
@@ -116,8 +134,13 @@ impl Sources {
     /// # Errors
     /// [`SignerError`] if there would be none.
     pub async fn look(&self, algorithm: KeyAlgorithm) -> Result<Option<String>, SignerError> {
-        let (Custody::Pkcs11, Some(options)) = (self.next, &self.pkcs11) else {
-            return Ok(None);
+        let options = match (self.next, &self.pkcs11) {
+            (Custody::State, _) => return Ok(None),
+            (Custody::Pkcs11, Some(options)) => options,
+            _ => {
+                let key = self.next(algorithm, Vec::new()).await?;
+                return Ok(Some(key.signer.custody().to_owned()));
+            }
         };
         let asked = Arc::new(Pkcs11 {
             make: false,
@@ -136,9 +159,17 @@ impl Sources {
     /// # Errors
     /// [`SignerError`] if nothing says how to reach it.
     pub fn of_operator(&self, certificate: &Certificate) -> Result<Key, SignerError> {
+        if let (Some(options), Custody::Signer | Custody::State) = (&self.socket, self.next) {
+            let (key, public_key) = (SocketKey::new(&options.key), certificate.public_key());
+            let signer = Remote::new(options, key.clone(), public_key.clone())?;
+            return Ok(Key {
+                place: KeyPlace::Socket(key),
+                signer: Arc::new(signer),
+            });
+        }
         let options = self.pkcs11.as_ref().ok_or(SignerError::NotConfigured {
             place: "no file".to_owned(),
-            remedy: "name authority.key_file, or add [authority.pkcs11]",
+            remedy: "name authority.key_file, or add [authority.pkcs11] or [authority.signer]",
         })?;
         let key = TokenKey::new(&options.token(), &options.key_label);
         let signer = token(options, &key, certificate.public_key())?;

@@ -70,6 +70,17 @@ impl TokenKey {
     }
 }
 
+impl SocketKey {
+    /// The key of this name.
+    #[must_use]
+    pub fn new(key: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            extra: Map::new(),
+        }
+    }
+}
+
 impl fmt::Display for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PKCS#11 token {}, key {}", self.token, self.label)
