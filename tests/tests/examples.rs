@@ -21,7 +21,7 @@ struct Program {
     heading: &'static str,
     /// Loads a file; what was understood, or what is wrong.
     load: fn(&Path) -> Result<String, String>,
-    /// Keys that are shown as alternatives, or that have no default.
+    /// Keys that are shown as alternatives, or that have no default, and tables of such.
     alternatives: &'static [&'static str],
 }
 
@@ -38,6 +38,9 @@ const AUTHORITY: Program = Program {
         "authority.root_renewal_lead",
         "authority.certificate_file",
         "authority.key_file",
+        "authority.root_custody",
+        "authority.pkcs11",
+        "authority.signer",
         "rotation.window",
         "policy.local.executable_sha256",
         "cluster.jwks_file",
@@ -61,7 +64,7 @@ const AGENT: Program = Program {
 /// A line of an example.
 #[derive(Clone)]
 enum Line {
-    /// `[table]` or `[[table]]`, with the table's dotted name.
+    /// `[table]` or `[[table]]`, with the table's dotted name; or a table in a comment.
     Table(String),
     /// `key = value`, commented out or not, with the dotted key.
     Key {
@@ -84,8 +87,8 @@ fn lines(text: &str) -> Vec<(Line, &str)> {
                         .bytes()
                         .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
             };
-            let kind = if line.starts_with('[') {
-                table = line.trim_matches(['[', ']']).to_owned();
+            let kind = if bare.starts_with('[') && bare.ends_with(']') {
+                table = bare.trim_matches(['[', ']']).to_owned();
                 Line::Table(table.clone())
             } else if let Some(word) = word.filter(is_key) {
                 Line::Key {
@@ -148,9 +151,12 @@ impl Program {
     /// All keys of the table whose header is the line before `at`, by the program's own
     /// word.
     fn known(&self, folder: &Path, lines: &[&str], at: usize) -> anyhow::Result<Vec<String>> {
+        let header = lines[..at].last().and_then(|line| line.strip_prefix("# "));
+        let header = header.map(|header| format!("{header}\n"));
         let text: String = lines[..at]
             .iter()
             .map(|line| format!("{line}\n"))
+            .chain(header)
             .chain([NONSENSE.to_owned()])
             .chain(lines[at..].iter().map(|line| format!("{line}\n")))
             .collect();
@@ -251,7 +257,9 @@ fn what_an_example_shows_as_a_default_is_the_default() -> anyhow::Result<()> {
             else {
                 continue;
             };
-            if program.alternatives.contains(&key.as_str()) {
+            let table = key.rsplit_once('.').map_or("", |(table, _)| table);
+            let alternative = |name| program.alternatives.contains(&name);
+            if alternative(key) || alternative(table) {
                 continue;
             }
             let said: String = lines

@@ -172,3 +172,36 @@ fn what_cannot_change_while_the_process_runs_is_named() {
     let policy = read(&GOOD.replace("ttl = \"1h\"", "ttl = \"30m\"")).expect("in order");
     assert!(running.fixed_differences(&policy).is_empty());
 }
+
+#[test]
+fn a_token_or_a_signer_that_is_half_described_is_refused_by_name() {
+    let broken = |table: &str| {
+        let text = format!("{GOOD}\n{table}\n");
+        read(&text).expect_err("it is half described").to_string()
+    };
+    let token = "[authority.pkcs11]\nmodule = \"/m.so\"\nkey_label = \"k\"\npin_file = \"/pin\"";
+    let message = broken(token);
+    assert!(message.contains("token_label"), "{message}");
+    let message = broken(&format!("{token}\nslot = 1\ndeadline = \"0s\""));
+    assert!(message.contains("1s and 5m"), "{message}");
+    let signer = "[authority.signer]\nkey = \"k\"";
+    let message = broken(signer);
+    assert!(message.contains("either socket or address"), "{message}");
+    let message = broken(&format!("{signer}\naddress = \"signer:8600\""));
+    assert!(message.contains("ca_file"), "{message}");
+    let message = broken(&format!("{signer}\nsocket = \"signer.sock\""));
+    assert!(message.contains("relative"), "{message}");
+    let both = format!("{token}\nslot = 1\n{signer}\nsocket = \"/signer.sock\"");
+    assert!(broken(&both).contains("root_custody"));
+}
+
+#[test]
+fn a_root_s_key_is_made_where_a_place_for_it_is_described() {
+    let next = |tables: &str| {
+        let config = read(&format!("{GOOD}\n{tables}\n")).expect("in order");
+        config.authority_options().outside.next
+    };
+    let signer = "[authority.signer]\nkey = \"k\"\nsocket = \"/signer.sock\"";
+    assert_eq!(next(""), Custody::State);
+    assert_eq!(next(signer), Custody::Signer);
+}
