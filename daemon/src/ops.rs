@@ -3,7 +3,8 @@
 mod metrics;
 mod readiness;
 mod server;
+pub mod web;
 
 pub use metrics::{Process, registry};
 pub use readiness::{Condition, Failing, Readiness, STARTING};
-pub use server::{Server, Serving};
+pub use server::{Server, Serving, Site};

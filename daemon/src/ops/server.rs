@@ -1,39 +1,27 @@
-//! HTTP/1.1 for the operator: GET and HEAD of /livez, /readyz, /metrics. One request per connection, so that a slow or
-//! silent client can hold one of a few places for a few seconds, and nothing else.
+//! The operator's port: GET and HEAD of /livez, /readyz, /metrics, and what else a process has to show there.
 
-use std::convert::Infallible;
 use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::Readiness;
 use super::readiness::{Failing, Said};
+use super::web::{self, Answer, Body};
 use crate::drain::Drain;
 
-/// A few probes and scrapers at a time; the others wait in the kernel's queue.
-const CONNECTIONS: usize = 64;
-/// A request has no body and few headers.
-const HEADERS: usize = 64;
-const HEADER_BYTES: usize = 16 << 10;
-/// To send the request's header, and to have received the whole answer.
-const HEADER_TIME: Duration = Duration::from_secs(5);
-const TIME: Duration = Duration::from_secs(10);
-/// Pause after a failed accept: most likely file descriptors ran out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The paths that are the port's own.
+const OWN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -47,6 +35,9 @@ pub struct Server {
     address: SocketAddr,
 }
 
+/// Answers every request for another path than the port's own, whatever its method.
+pub type Site = Arc<dyn Fn(Request<Incoming>) -> Answer + Send + Sync>;
+
 /// The operator's port at work. It answers until this is dropped, also while the process drains.
 #[derive(Debug)]
 pub struct Serving {
@@ -58,6 +49,7 @@ struct State {
     readiness: Readiness,
     registry: Registry,
     drain: Drain,
+    site: Option<Site>,
 }
 
 impl Server {
@@ -82,14 +74,29 @@ impl Server {
 
     /// Begins to answer. Once the end is asked for, /readyz says 503 so that no new work is sent here.
     pub fn start(self, readiness: Readiness, registry: Registry, drain: Drain) -> Serving {
+        self.start_with(readiness, registry, drain, None)
+    }
+
+    /// The same; `site` has what else is shown.
+    pub fn start_with(
+        self,
+        readiness: Readiness,
+        registry: Registry,
+        drain: Drain,
+        site: Option<Site>,
+    ) -> Serving {
         let state = Arc::new(State {
             readiness,
             registry,
             drain,
+            site,
         });
         let mut task = JoinSet::new();
         let address = self.address;
-        task.spawn(accept(self.listener, state));
+        task.spawn(web::accept(self.listener, move |stream| {
+            let state = Arc::clone(&state);
+            web::serve(stream, move |request| answer(Arc::clone(&state), request))
+        }));
         Serving {
             address,
             _task: task,
@@ -104,48 +111,16 @@ impl Serving {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(serve(stream, state.clone()))),
-                Err(error) => {
-                    tracing::warn!(code = "ARX-OPS-ACCEPT", %error, "operator port: a connection was not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(code = "ARX-TASK-PANIC", task = "ops", %error, "operator port: an answer panicked");
-                }
-            }
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, state: Arc<State>) {
-    let answer = service_fn(move |request| {
-        let response = answer(&state, &request);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
-        .max_headers(HEADERS)
-        .max_buf_size(HEADER_BYTES)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), answer);
-    // Whatever went wrong is the client's business.
-    if let Err(error) = tokio::time::timeout(TIME, connection)
-        .await
-        .unwrap_or(Ok(()))
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
+    if let Some(site) = &state.site
+        && !OWN.contains(&request.uri().path())
     {
-        tracing::debug!(%error, "operator port: connection ended early");
+        return site(request).await;
     }
+    own(&state, &request).map(Full::boxed_unsync)
 }
 
-fn answer<B>(state: &State, request: &Request<B>) -> Response<Full<Bytes>> {
+fn own<B>(state: &State, request: &Request<B>) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = respond(
             StatusCode::METHOD_NOT_ALLOWED,

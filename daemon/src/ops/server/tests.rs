@@ -1,8 +1,12 @@
 use std::error::Error;
 use std::time::SystemTime;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::web::{CONNECTIONS, HEADER_BYTES, HEADER_TIME, HEADERS, TIME};
 use super::*;
 use crate::Clock;
 use crate::drain::{Cause, OnPanic, Tasks};
@@ -310,4 +314,60 @@ async fn an_address_in_use_is_named() -> Outcome {
         "{error}"
     );
     Ok(())
+}
+
+#[tokio::test]
+async fn a_site_answers_all_paths_but_the_ports_own() -> Outcome {
+    let drain = Drain::new(Duration::from_secs(20));
+    let site: Site = Arc::new(|request: Request<Incoming>| {
+        let shown = format!("{} {}", request.method(), request.uri().path());
+        Box::pin(async move { Response::new(Full::new(Bytes::from(shown)).boxed_unsync()) })
+    });
+    let server = Server::bind(([127, 0, 0, 1], 0).into()).await?;
+    let serving = server.start_with(Readiness::new(), Registry::default(), drain, Some(site));
+    let ask = |line: &str| {
+        let (text, address) = (
+            format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n"),
+            serving.address(),
+        );
+        async move {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(text.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            io::Result::Ok(body(&answer).to_owned())
+        }
+    };
+    assert_eq!(ask("GET /livez").await?, "ok\n");
+    assert_eq!(ask("GET /").await?, "GET /");
+    assert_eq!(ask("DELETE /agents").await?, "DELETE /agents");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_an_answer_that_says_so_goes_on_for_longer_than_any_other() {
+    for (lasting, expected) in [(None, 10), (Some(60), 70)] {
+        let (near, far) = tokio::io::duplex(1024);
+        let began = tokio::time::Instant::now();
+        let serving = web::serve(far, |_| async move {
+            let never = futures_util::stream::pending();
+            let mut answer = Response::new(http_body_util::StreamBody::new(never).boxed_unsync());
+            if let Some(seconds) = lasting {
+                answer
+                    .extensions_mut()
+                    .insert(web::Lasting(Duration::from_secs(seconds)));
+            }
+            answer
+        });
+        let asking = async {
+            let mut near = near;
+            near.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                .await
+                .expect("it reads");
+            let mut all = Vec::new();
+            let _cut = near.read_to_end(&mut all).await;
+        };
+        tokio::join!(serving, asking);
+        assert_eq!(began.elapsed().as_secs(), expected);
+    }
 }
