@@ -5,6 +5,7 @@
 //! An agent's word counts for its own node only, and silence counts for nothing.
 
 mod agent;
+mod detail;
 mod gate;
 mod holdings;
 mod lineage;
@@ -25,6 +26,7 @@ use crate::refusal::{Fault, Refusal};
 
 pub(crate) use agent::LONGEST_TEXT;
 pub use agent::{Agent, Counts};
+pub use detail::{Consumer, Detail, HeldLeaf, Standing};
 pub use gate::{Gate, Reason, Unconfirmed};
 pub use lineage::{Join, Superseded};
 pub use session::{Down, Released, Session};

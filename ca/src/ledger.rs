@@ -21,6 +21,7 @@ mod prune;
 mod record;
 mod search;
 mod segment;
+mod tail;
 mod verify;
 mod walk;
 
@@ -37,7 +38,7 @@ pub use commit::{Announced, Prepared, Receipt};
 pub use error::{AppendError, Cause, Error, Pause, Problem};
 pub use export::Export;
 pub use json::Entry;
-pub use live::{Holder, Live, LiveFilter, LiveLeaf, LivePage, NodeLine};
+pub use live::{Ending, Holder, Live, LiveFilter, LiveLeaf, LivePage, NodeLine};
 pub use open::{Recovery, Torn};
 pub use prune::Removed;
 pub use record::{

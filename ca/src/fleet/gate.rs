@@ -4,7 +4,7 @@
 //! not come, a consumer that says nothing all count as open.
 
 mod confirm;
-mod names;
+pub(super) mod names;
 mod users;
 
 use std::collections::BTreeMap;

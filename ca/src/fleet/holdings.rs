@@ -196,9 +196,14 @@ impl Holdings {
 
     /// Every leaf that is held or may still be used.
     pub(super) fn all(&self) -> impl Iterator<Item = &Leaf> {
+        self.named().map(|(_, leaf)| leaf)
+    }
+
+    /// The same with their serial numbers.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&Serial, &Leaf)> {
         let lost = self.orphans.iter();
         let lost = lost.filter(|(serial, _)| !self.leaves.contains_key(*serial));
-        self.leaves.values().chain(lost.map(|(_, leaf)| leaf))
+        self.leaves.iter().chain(lost)
     }
 
     /// Those of [`Self::all`] that have not ended.

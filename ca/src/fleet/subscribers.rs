@@ -152,6 +152,13 @@ impl Subscribers {
         self.known.values().map(|known| &known.state)
     }
 
+    /// All, with their holders.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&HolderId, &Known)> {
+        self.known
+            .iter()
+            .map(|((holder, _), known)| (holder, known))
+    }
+
     /// Those that count, by holder.
     pub(super) fn by_holder(&self, now: SystemTime) -> BTreeMap<&HolderId, Vec<&Known>> {
         let mut holders: BTreeMap<_, Vec<_>> = BTreeMap::new();

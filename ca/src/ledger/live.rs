@@ -178,6 +178,23 @@ pub struct LiveLeaf {
     pub replaces: Vec<u8>,
 }
 
+/// A certificate that is about to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Whom it names.
+    pub identity: Arc<str>,
+    /// Cluster of the node that holds it.
+    pub cluster: Arc<str>,
+    /// Node that holds it.
+    pub node: Arc<str>,
+    /// Its serial number.
+    pub serial: Vec<u8>,
+    /// When it was issued.
+    pub issued: SystemTime,
+    /// Last moment of its validity.
+    pub ends: SystemTime,
+}
+
 impl Live {
     pub(super) fn new(directory: PathBuf) -> Self {
         let shared = Shared {
@@ -275,14 +292,30 @@ impl Live {
     /// it.
     #[must_use]
     pub fn soonest(&self, now: SystemTime) -> Option<(SystemTime, Arc<str>)> {
+        let first = self.ending(now, 1).into_iter().next()?;
+        Some((first.ends, first.identity))
+    }
+
+    /// At most `most` of the valid ones that workloads and nodes hold, those that end first.
+    #[must_use]
+    pub fn ending(&self, now: SystemTime, most: usize) -> Vec<Ending> {
         let state = self.lock();
         let valid = state.ends.range((
             Bound::Included((to_millis(now), SerialKey::default())),
             Bound::Unbounded,
         ));
-        let mut leaves = valid.filter_map(|((_, serial), _)| state.leaves.get(serial));
-        let leaf = leaves.find(|leaf| !leaf.node.1.is_empty())?;
-        Some((from_millis(leaf.not_after_ms), Arc::clone(&leaf.identity)))
+        let ending = valid.filter_map(|((_, key), _)| {
+            let leaf = state.leaves.get(key)?;
+            (!leaf.node.1.is_empty()).then(|| Ending {
+                identity: Arc::clone(&leaf.identity),
+                cluster: Arc::clone(&leaf.node.0),
+                node: Arc::clone(&leaf.node.1),
+                serial: key.as_bytes().to_vec(),
+                issued: from_millis(leaf.issued_ms),
+                ends: from_millis(leaf.not_after_ms),
+            })
+        });
+        ending.take(most).collect()
     }
 
     /// End of a certificate, if it is known here.

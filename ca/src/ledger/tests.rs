@@ -530,3 +530,27 @@ async fn a_closed_ledger_has_committed_what_was_queued_and_takes_no_more() -> Ou
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn the_newest_records_are_read_from_the_end_over_the_border_of_a_segment() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (ledger, _) = open(directory.path())?;
+    assert!(ledger.tail(10)?.is_empty());
+    // A segment takes some 5,000 of them, and 256 KiB a thousand.
+    let records = |numbers: std::ops::Range<u64>| numbers.map(|number| issued(number, 1000, 5000));
+    for begin in (0..6000).step_by(100) {
+        ledger.append(records(begin..begin + 100).collect()).await?;
+        if (200..4000).contains(&begin) {
+            continue;
+        }
+        let indexes: Vec<_> = ledger.tail(150)?.iter().map(|entry| entry.index).collect();
+        let last = begin + 99;
+        let expected: Vec<_> = (0..150).map_while(|back| last.checked_sub(back)).collect();
+        assert_eq!(indexes, expected);
+    }
+    assert!(
+        files(directory.path(), "seg").len() > 1,
+        "a border was crossed"
+    );
+    Ok(())
+}

@@ -14,9 +14,9 @@ use crate::ledger::Holder;
 /// Identities that are named.
 const NAMED: usize = 20;
 /// Characters that are shown of a name.
-const LONGEST_NAME: usize = 512;
+pub(in crate::fleet) const LONGEST_NAME: usize = 512;
 /// Characters that are shown of a consumer's own words.
-pub(super) const LONGEST_DETAIL: usize = 1024;
+pub(in crate::fleet) const LONGEST_DETAIL: usize = 1024;
 
 /// Identities and the end of the last certificate.
 #[derive(Debug, Default)]
@@ -85,16 +85,10 @@ impl Names {
 impl Unconfirmed {
     /// About one consumer instead of the whole node.
     pub(super) fn consumer(self, known: &Known) -> Self {
-        use wire::subscriber::Holder;
         let subscriber = known.state.subscriber.as_ref();
-        let holder = subscriber.and_then(|subscriber| subscriber.holder.as_ref());
-        let process = holder.map(|holder| match holder {
-            Holder::Process(process) => format!("pid {}", process.pid),
-            Holder::PodUid(uid) => shown(uid, LONGEST_NAME),
-        });
         let resource = subscriber.map(|subscriber| shown(&subscriber.resource_name, LONGEST_NAME));
         Self {
-            process,
+            process: subscriber.and_then(process),
             resource,
             since: Some(known.first_seen),
             ..self
@@ -102,9 +96,19 @@ impl Unconfirmed {
     }
 }
 
+/// `pid 1234`, or the UID of a pod.
+pub(in crate::fleet) fn process(subscriber: &wire::Subscriber) -> Option<String> {
+    use wire::subscriber::Holder;
+    let process = match subscriber.holder.as_ref()? {
+        Holder::Process(process) => format!("pid {}", process.pid),
+        Holder::PodUid(uid) => shown(uid, LONGEST_NAME),
+    };
+    Some(process)
+}
+
 /// At most `longest` characters of what somebody else has said, none of which moves a
 /// terminal's cursor or turns the order of what is read.
-pub(super) fn shown(text: &str, longest: usize) -> String {
+pub(in crate::fleet) fn shown(text: &str, longest: usize) -> String {
     let mut shown = String::with_capacity(text.len().min(longest));
     let mut left = longest;
     for character in text.chars() {
