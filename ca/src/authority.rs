@@ -385,7 +385,7 @@ impl Authority {
         let leaf = Leaf {
             public_key: key.public_key(),
             id: &id,
-            dns_names: &[],
+            dns_names: &self.options.serving_names,
             validity: Validity::leaf(issuing.issuer(), now, self.options.serving_ttl),
             revocable: false,
         };

@@ -19,6 +19,7 @@ use arx_identity::{KeyAlgorithm, SpiffeId, TrustDomain};
 use crate::token::{Cluster, Purpose, Verified, is_segment};
 use template::{Names, Template, is_reserved};
 
+pub(crate) use check::is_dns_name;
 pub use config::{Config, Exception, LONGEST_TTL, Local, SHORTEST_TTL};
 pub use denied::Denied;
 

@@ -123,6 +123,7 @@ async fn begin_to_issue(path: &Path, mut done: impl FnMut(&str)) -> anyhow::Resu
         root_renewal: RootRenewal::Auto(None),
         intermediate_ttl: 7 * day,
         serving_ttl: day,
+        serving_names: Vec::new(),
         operator: None,
         outside: Outside::default(),
         longest_leaf: day,

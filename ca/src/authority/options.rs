@@ -23,6 +23,8 @@ pub struct Options {
     pub intermediate_ttl: Duration,
     /// Lifetime of the certificate that the node API shows.
     pub serving_ttl: Duration,
+    /// DNS names in it beside its SPIFFE id.
+    pub serving_names: Vec<String>,
     /// The operator's own authority instead of one that is made here.
     pub operator: Option<OperatorFiles>,
     /// Where keys are that are neither in the state nor in a file.

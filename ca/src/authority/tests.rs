@@ -35,6 +35,7 @@ fn options() -> Options {
         root_renewal: RootRenewal::Auto(None),
         intermediate_ttl: 7 * DAY,
         serving_ttl: DAY,
+        serving_names: Vec::new(),
         operator: None,
         outside: crate::signer::options::Outside::default(),
         longest_leaf: DAY,

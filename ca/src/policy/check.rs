@@ -361,7 +361,7 @@ pub(super) fn digest(hex: &str) -> Option<[u8; 32]> {
 }
 
 /// RFC 1123, 2.1, in lower case.
-fn is_dns_name(name: &str) -> bool {
+pub(crate) fn is_dns_name(name: &str) -> bool {
     name.len() <= 253
         && name.split('.').all(|label| {
             (1..=63).contains(&label.len())

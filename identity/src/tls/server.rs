@@ -13,16 +13,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 
 use super::verifier::PeerVerifier;
-use super::{ALPN_H2, HANDSHAKE_DEADLINE, TlsError, certified, delegate_io, setup};
+use super::{ALPN_H2, ALPN_HTTP1, HANDSHAKE_DEADLINE, TlsError, certified, delegate_io, setup};
 use crate::bundle::TrustBundle;
 use crate::crypto;
 use crate::svid::Svid;
 use crate::verify::VerifiedPeer;
 
 /// Accepts connections under one SVID; asks peers for a certificate without requiring
-/// one. TLS 1.3 and 1.2, ALPN `h2`.
+/// one. TLS 1.3 and 1.2, ALPN `h2` unless it is [for browsers](Server::for_browsers).
 pub struct Server {
     current: RwLock<Arc<Current>>,
+    protocol: &'static [u8],
 }
 
 struct Current {
@@ -36,8 +37,25 @@ impl Server {
     /// # Errors
     /// [`TlsError::Setup`] if the SVID's key cannot be used for TLS.
     pub fn new(svid: &Svid, bundle: &TrustBundle) -> Result<Self, TlsError> {
+        Self::speaking(ALPN_H2, svid, bundle)
+    }
+
+    /// The same with ALPN `http/1.1`.
+    ///
+    /// # Errors
+    /// As [`Server::new`].
+    pub fn for_browsers(svid: &Svid, bundle: &TrustBundle) -> Result<Self, TlsError> {
+        Self::speaking(ALPN_HTTP1, svid, bundle)
+    }
+
+    fn speaking(
+        protocol: &'static [u8],
+        svid: &Svid,
+        bundle: &TrustBundle,
+    ) -> Result<Self, TlsError> {
         Ok(Self {
             current: RwLock::new(Arc::new(Current::new(svid, bundle)?)),
+            protocol,
         })
     }
 
@@ -62,7 +80,7 @@ impl Server {
     {
         let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
         let verifier = PeerVerifier::new(Arc::clone(&current.bundles));
-        let config = current.config(verifier.clone())?;
+        let config = current.config(verifier.clone(), self.protocol)?;
         drop(current);
         let handshake = TlsAcceptor::from(Arc::new(config)).accept(io);
         let outcome = tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await;
@@ -87,13 +105,17 @@ impl Current {
     }
 
     /// The configuration of one connection.
-    fn config(&self, verifier: PeerVerifier) -> Result<ServerConfig, TlsError> {
+    fn config(
+        &self,
+        verifier: PeerVerifier,
+        protocol: &'static [u8],
+    ) -> Result<ServerConfig, TlsError> {
         let mut config = ServerConfig::builder_with_provider(crypto::tls_provider())
             .with_safe_default_protocol_versions()
             .map_err(setup)?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(self.presented.clone());
-        config.alpn_protocols = vec![ALPN_H2.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(config)

@@ -14,6 +14,7 @@ fn short() -> Options {
         root_ttl: DAY,
         intermediate_ttl: 10 * HOUR,
         serving_ttl: HOUR,
+        serving_names: Vec::new(),
         longest_leaf: HOUR,
         ..options()
     }
