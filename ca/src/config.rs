@@ -15,6 +15,7 @@ use arx_identity::{KeyAlgorithm, TrustDomain};
 use serde::Deserialize;
 
 use crate::authority;
+use crate::page;
 use crate::policy;
 use crate::rotation;
 use crate::signer::options::{Custody, Outside, Pkcs11, Socket};
@@ -36,6 +37,9 @@ pub struct Config {
     /// The operator's port.
     #[serde(default)]
     pub ops: Ops,
+    /// The status page.
+    #[serde(default)]
+    pub page: page::Options,
     /// Where agents connect.
     pub node_api: NodeApi,
     /// Where `arx` connects.
@@ -63,7 +67,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ops {
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    /// Where `/livez`, `/readyz` and `/metrics` are served, and the status page unless it is
+    /// elsewhere.
     pub address: SocketAddr,
 }
 
@@ -316,6 +321,9 @@ impl Config {
                 "give each a port of its own",
             );
         }
+        let (ops, node_api) = (self.ops.address, self.node_api.address);
+        self.page
+            .problems(ops, node_api, &self.trust_domain, problems);
         self.check_secrets(problems);
         self.check_rotation(problems);
         self.check_keys(problems);
@@ -547,6 +555,7 @@ impl Config {
             },
             intermediate_ttl: self.authority.intermediate_ttl.get(),
             serving_ttl: self.authority.serving_ttl.get(),
+            serving_names: self.page.names(),
             operator: self.authority.certificate_file.clone().map(|certificate| {
                 authority::OperatorFiles {
                     certificate,
@@ -576,6 +585,7 @@ impl Config {
             ("replica", self.replica == new.replica),
             ("log.format", self.log.format == new.log.format),
             ("ops", self.ops == new.ops),
+            ("page", self.page == new.page),
             ("node_api", self.node_api == new.node_api),
             ("admin", self.admin == new.admin),
             ("state", self.state == new.state),

@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod node_api;
 pub mod overview;
+pub mod page;
 pub mod policy;
 pub mod queue;
 pub mod refusal;

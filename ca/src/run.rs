@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::metrics::{Gauges, Metrics, Readings, RootLabel, Rotating};
 use crate::overview::Overview;
+use crate::page::{Page, Place};
 use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::refusal::Told;
@@ -123,12 +124,30 @@ impl Process {
                 config.node_api.address
             )))?;
 
+        let place = config.page.place(config.ops.address);
+        let listener_of_page = match place {
+            Place::Own { address, .. } => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(StartError::io(format!("can't bind page.address {address}")))?,
+            ),
+            Place::Ops | Place::Nowhere => None,
+        };
+
         let running = Arc::new(OnceLock::<Arc<Ca>>::new());
+        let page = Page::new(
+            &config.page,
+            Arc::clone(&running),
+            readiness.clone(),
+            clock.clone(),
+            drain.clone(),
+        );
         let gauges = Arc::clone(&running);
         registry.register_collector(Box::new(Gauges(move || {
             gauges.get().map(|ca| readings(ca))
         })));
-        let ops = ops.start(readiness.clone(), registry, drain.clone());
+        let site = (place == Place::Ops).then(|| page.site());
+        let ops = ops.start_with(readiness.clone(), registry, drain.clone(), site);
 
         let Some(parts) =
             Parts::open(&config, &clock, accept_loss, &conditions.store, &drain).await?
@@ -188,6 +207,7 @@ impl Process {
         };
         this.keep(conditions);
         this.serve(server, serving, listener, admin);
+        this.show(page, place, listener_of_page);
         tracing::info!(
             trust_domain = %this.ca.trust_domain,
             replica = %this.ca.replica,
@@ -222,6 +242,16 @@ impl Process {
             serve_admin(admin, api, self.tasks.clone(), self.drain.clone()),
         );
         self.keep_authority(server, serving);
+    }
+
+    /// Serves the status page where it has a listener of its own.
+    fn show(&self, page: Arc<Page>, place: Place, listener: Option<TcpListener>) {
+        let counting = Arc::clone(&page);
+        self.until_drained("issuance rate", async move { counting.keep().await });
+        if let (Place::Own { tls, address }, Some(listener)) = (place, listener) {
+            tracing::info!(%address, tls, "the status page is up");
+            self.until_drained("page listener", page.serve(listener, tls));
+        }
     }
 
     /// Everything that goes on beside answering calls.

@@ -131,7 +131,7 @@ pub(crate) fn rotation(ca: &Ca, view: &View, limit: u32) -> wire::Rotation {
 }
 
 /// How the rotation stands that is under way, without who has not confirmed.
-pub(super) fn running(ca: &Ca) -> Option<wire::Rotation> {
+pub(crate) fn running(ca: &Ca) -> Option<wire::Rotation> {
     let view = ca.rotator.watch().borrow().clone()?;
     if view.rotation.phase.is_over() {
         return None;

@@ -205,3 +205,67 @@ fn a_root_s_key_is_made_where_a_place_for_it_is_described() {
     assert_eq!(next(""), Custody::State);
     assert_eq!(next(signer), Custody::Signer);
 }
+
+/// The good configuration with this `[page]`.
+fn with_page(lines: &str) -> String {
+    GOOD.replace("[admin]", &format!("[page]\n{lines}\n[admin]"))
+}
+
+#[test]
+fn the_status_page_is_on_the_operators_port_as_long_as_that_is_on_loopback() {
+    use crate::page::Place;
+    let place = |text: &str| {
+        let config = read(text).expect("in order");
+        config.page.place(config.ops.address)
+    };
+    assert_eq!(place(GOOD), Place::Ops);
+    let open = "[ops]\naddress = \"0.0.0.0:9901\"\n[admin]";
+    assert_eq!(place(&GOOD.replace("[admin]", open)), Place::Nowhere);
+    assert_eq!(place(&with_page("enabled = false")), Place::Nowhere);
+    let own = |lines: &str| match place(&with_page(lines)) {
+        Place::Own { tls, .. } => tls,
+        other => panic!("{other:?}"),
+    };
+    assert!(!own("address = \"127.0.0.1:9903\""));
+    let client = "clients = [\"spiffe://example.org/ops\"]";
+    assert!(own(&format!("address = \"127.0.0.1:9903\"\n{client}")));
+    assert!(own(&format!("address = \"192.0.2.1:9903\"\n{client}")));
+}
+
+#[test]
+fn a_status_page_that_others_can_reach_needs_to_know_who_may_see_it() {
+    for (lines, reason) in [
+        (
+            "address = \"0.0.0.0:9903\"",
+            "nothing says who may see the page",
+        ),
+        (
+            "address = \"[::]:9903\"",
+            "nothing says who may see the page",
+        ),
+        ("address = \"127.0.0.1:9901\"", "the same address"),
+        (
+            "clients = [\"spiffe://example.org/ops\"]",
+            "give page.address",
+        ),
+        (
+            "address = \"127.0.0.1:9903\"\nclients = [\"spiffe://other.org/ops\"]",
+            "another trust domain",
+        ),
+        ("hosts = [\"https://ca.example.org\"]", "neither a DNS name"),
+        ("token_file = \"token\"", "relative"),
+        ("token_file = \"/nowhere/token\"", "no such file"),
+    ] {
+        let error = read(&with_page(lines)).expect_err(lines).to_string();
+        assert!(error.contains(reason), "{lines}: {error}");
+        assert!(error.contains("page."), "{error}");
+    }
+}
+
+#[test]
+fn a_token_does_not_go_over_the_network_in_the_clear() {
+    let text = with_page("token_file = \"/nowhere/token\"")
+        .replace("[admin]", "[ops]\naddress = \"192.0.2.1:9901\"\n[admin]");
+    let error = read(&text).expect_err("refused").to_string();
+    assert!(error.contains("in the clear"), "{error}");
+}
