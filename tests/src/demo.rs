@@ -267,6 +267,7 @@ It is left running. From another terminal:
   curl -s http://127.0.0.1:{}/          # a request from web to api, by mTLS
   curl -s http://127.0.0.1:{}/certs     # what the Envoy of web serves; that of api: port {}
   curl -s http://127.0.0.1:{}/metrics   # the authority; the agents: ports {} and {}
+  http://127.0.0.1:{}/                  # the authority's status page, for a browser
   ls {}                 # configurations, state, sockets
 Ctrl-C (or kill {}) ends it.",
             self.mesh.admin_socket().display(),
@@ -276,6 +277,7 @@ Ctrl-C (or kill {}) ends it.",
             self.mesh.ops_port,
             self.agents[0].ops_port,
             self.agents[1].ops_port,
+            self.mesh.ops_port,
             directory.display(),
             std::process::id(),
         );

@@ -10,6 +10,7 @@
 pub mod admin;
 pub mod app;
 pub mod bench;
+pub mod browser;
 pub mod demo;
 pub mod dice;
 pub mod envoy;

@@ -182,6 +182,7 @@ ARX_BUNDLE_FILE='{folder}/bundle.pem'
 
 Look at it:
   {arx} --socket '{folder}/admin.sock' status
+  http://{}/   in a browser
 
 For your Envoy (kept in {folder}/envoy-snippet.yaml):
 
@@ -191,7 +192,7 @@ Or a whole configuration, for an application on port 8080:
 
 Stop it:
   make down DIR='{folder}'",
-            settings.ttl
+            settings.ttl, settings.authority_ops
         );
         Ok(())
     }

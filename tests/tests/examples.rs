@@ -34,6 +34,8 @@ const AUTHORITY: Program = Program {
     },
     alternatives: &[
         "replica",
+        "page.address",
+        "page.token_file",
         "state.seal",
         "authority.root_renewal_lead",
         "authority.certificate_file",
