@@ -1,8 +1,8 @@
 //! The status page: what an operator looks at while something goes wrong. It shows, and it
 //! does nothing; it needs no script, no network and no build.
 //!
-//! Who may see it is decided in [`access`] before anything is looked up. What is shown is
-//! computed where the admin API gets it from, and written by [`html`], which escapes whatever
+//! Who may see it is decided in `access` before anything is looked up. What is shown is
+//! computed where the admin API gets it from, and written by `html`, which escapes whatever
 //! is not this program's own.
 
 mod access;
