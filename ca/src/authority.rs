@@ -8,6 +8,7 @@
 
 mod check;
 mod error;
+mod files;
 mod issuing;
 mod keep;
 mod operator;
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 
 pub use self::check::{Checked, check};
 pub use self::error::AuthorityError;
+use self::files::Files;
 pub use self::issuing::{
     Issuing, SignError, Term, renewal_at, renewal_due, serving_at, serving_due, sign_leaf,
 };
@@ -69,7 +71,9 @@ pub struct Authority {
     options: Options,
     longest_leaf: Mutex<Duration>,
     /// How keys are reached that are not in the state.
-    sources: Sources,
+    sources: Mutex<Sources>,
+    /// What lies in the operator's files, as far as it is known.
+    files: Mutex<Files>,
     /// Of the root that is active, as far as this replica knows.
     parent: watch::Sender<Arc<Parent>>,
     /// What the process before has kept, until this one begins to issue.
@@ -121,28 +125,29 @@ impl Authority {
         found: Found,
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
-        let first = state.authorities().await?.is_none();
-        let mut problems = found.problems;
-        let mut notes = found.notes;
-        match found.short {
-            Some(short) if first => problems.push(short),
-            Some(short) => notes.push(short.message),
-            None => {}
-        }
+        let mut found = found;
+        let mut notes = std::mem::take(&mut found.notes);
+        let stored = state.authorities().await?.map(|stored| stored.value);
+        check::at_start(&mut found, stored.as_ref(), &mut notes);
         let kept = Kept::find(&state, replica, now).await?;
-        let files = found.material.as_ref().map(|found| found.key.clone());
-        let sources = Sources::new(&options.outside).with_files(files);
-        if let (true, Some(away)) = (first, found.away) {
+        let keys = found.material.iter().map(|material| material.key.clone());
+        let keys = keys.chain(found.previous.clone()).collect();
+        let sources = Sources::new(&options.outside).with_files(keys);
+        if let (None, Some(away)) = (&stored, found.away.take()) {
             return Err(away.into());
         }
-        let parent = match (problems.is_empty(), &kept) {
-            (true, _) => {
-                let operator = found.material.as_ref();
-                root::establish(&state, &options, operator, &sources, now).await?
-            }
-            (false, None) => return Err(AuthorityError::Problems(problems)),
-            // Nothing else is taken, or made, in the place of what cannot be read.
-            (false, Some(kept)) => {
+        let parent = if found.problems.is_empty() {
+            let operator = found.material.as_ref();
+            root::establish(&state, &options, operator, &sources, now).await
+        } else {
+            Err(AuthorityError::Problems(found.problems.clone()))
+        };
+        let parent = match (parent, &kept) {
+            (Ok(parent), _) => parent,
+            // Nothing else is taken, or made, in the place of what cannot be read, or is to come.
+            (Err(AuthorityError::Problems(problems)), Some(kept))
+                if !found.problems.is_empty() || problems[0].code == root::GONE =>
+            {
                 let error = AuthorityError::Problems(problems);
                 notes.push(format!(
                     "going on under the intermediate of before until {}, although: {error}",
@@ -150,6 +155,7 @@ impl Authority {
                 ));
                 root::absent(&state, &error).await?
             }
+            (Err(error), _) => return Err(error),
         };
         let stored = state.authorities().await?.map(|stored| stored.value);
         if let Some(active) = stored.as_ref().and_then(Authorities::active) {
@@ -165,7 +171,8 @@ impl Authority {
             replica: replica.clone(),
             longest_leaf: Mutex::new(options.longest()),
             options,
-            sources,
+            sources: Mutex::new(sources),
+            files: Mutex::new(Files::found(&found)),
             parent: watch::Sender::new(Arc::new(parent)),
             kept: Mutex::new(kept),
             following: tokio::sync::Mutex::default(),

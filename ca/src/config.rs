@@ -145,6 +145,12 @@ pub struct Authority {
     pub pkcs11: Option<Pkcs11>,
     /// A service that signs by keys of its own.
     pub signer: Option<Socket>,
+    /// The set that was in use before, to start by while another follows it.
+    pub previous_certificate_file: Option<PathBuf>,
+    /// The key that belongs to that.
+    pub previous_key_file: Option<PathBuf>,
+    /// How often these files are looked at.
+    pub files_interval: Span,
 }
 
 /// Who begins the rotation to another root.
@@ -201,6 +207,9 @@ impl Default for Authority {
             root_custody: None,
             pkcs11: None,
             signer: None,
+            previous_certificate_file: None,
+            previous_key_file: None,
+            files_interval: Span::from_secs(60),
         }
     }
 }
@@ -344,17 +353,20 @@ impl Config {
                 .as_ref()
                 .map(|path| ("state.seal_key_file", path)),
         );
+        let files = &self.authority;
+        let named = [
+            ("authority.certificate_file", &files.certificate_file),
+            ("authority.key_file", &files.key_file),
+            (
+                "authority.previous_certificate_file",
+                &files.previous_certificate_file,
+            ),
+            ("authority.previous_key_file", &files.previous_key_file),
+        ];
         paths.extend(
-            self.authority
-                .certificate_file
-                .as_ref()
-                .map(|path| ("authority.certificate_file", path)),
-        );
-        paths.extend(
-            self.authority
-                .key_file
-                .as_ref()
-                .map(|path| ("authority.key_file", path)),
+            named
+                .into_iter()
+                .filter_map(|(key, path)| Some((key, path.as_ref()?))),
         );
         if let Some(pkcs11) = &self.authority.pkcs11 {
             paths.push(("authority.pkcs11.module", &pkcs11.module));
@@ -421,6 +433,27 @@ impl Config {
                 );
             }
             _ => {}
+        }
+        match (&files.previous_certificate_file, &files.previous_key_file) {
+            (Some(_), None) | (None, Some(_)) => problems.add(
+                "authority.previous_certificate_file",
+                "it and previous_key_file are one set, and only one of the two is named",
+                "name both, or none",
+            ),
+            (Some(_), Some(_)) if files.certificate_file.is_none() => problems.add(
+                "authority.previous_certificate_file",
+                "there is no certificate_file beside it",
+                "name the set that follows it as certificate_file and key_file",
+            ),
+            _ => {}
+        }
+        let every = files.files_interval.get();
+        if every < Duration::from_millis(100) || every > Duration::from_secs(86_400) {
+            problems.add(
+                "authority.files_interval",
+                format!("{} is not between 100ms and 1d", files.files_interval),
+                "leave it out for 60s",
+            );
         }
     }
 
@@ -544,6 +577,25 @@ impl Config {
     /// What the authority is to be.
     #[must_use]
     pub fn authority_options(&self) -> authority::Options {
+        let files = &self.authority;
+        let set = |certificate: &Option<PathBuf>, key: &Option<PathBuf>, previous| {
+            Some(authority::OperatorFiles {
+                certificate: certificate.clone()?,
+                key: key.clone(),
+                previous,
+                every: files.files_interval.get(),
+            })
+        };
+        let previous = set(
+            &files.previous_certificate_file,
+            &files.previous_key_file,
+            None,
+        );
+        let operator = set(
+            &files.certificate_file,
+            &files.key_file,
+            previous.map(Box::new),
+        );
         authority::Options {
             root_key: self.authority.root_key,
             root_ttl: self.authority.root_ttl.get(),
@@ -556,12 +608,7 @@ impl Config {
             intermediate_ttl: self.authority.intermediate_ttl.get(),
             serving_ttl: self.authority.serving_ttl.get(),
             serving_names: self.page.names(),
-            operator: self.authority.certificate_file.clone().map(|certificate| {
-                authority::OperatorFiles {
-                    certificate,
-                    key: self.authority.key_file.clone(),
-                }
-            }),
+            operator,
             outside: self.authority.outside(),
             longest_leaf: self.policy.longest_ttl(),
         }

@@ -252,6 +252,8 @@ pub struct Readings {
     pub roots: Vec<(RootLabel, SystemTime)>,
     /// The rotation that is under way.
     pub rotating: Rotating,
+    /// Whether what lies in the operator's files is in use, if there are any.
+    pub files_in_use: Option<bool>,
     /// Number of the bundle's sequence.
     pub bundle_number: u64,
     /// Generation of the configuration.
@@ -307,6 +309,13 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
                 "arx_ca_live_certificates",
                 "Certificates that are valid",
                 live,
+            )?;
+        }
+        if let Some(in_use) = readings.files_in_use {
+            one(
+                "arx_ca_files_in_use",
+                "Whether what lies in the operator's certificate and key file is in use",
+                u64::from(in_use),
             )?;
         }
         one(

@@ -30,19 +30,32 @@ pub struct RootSeen {
 
 /// What was last read.
 #[derive(Debug, Default)]
-pub struct Overview(watch::Sender<Arc<[RootSeen]>>);
+pub struct Overview {
+    roots: watch::Sender<Arc<[RootSeen]>>,
+    files: watch::Sender<Option<(&'static str, String)>>,
+}
 
 impl Overview {
     /// All roots, also those that sign nothing; none before they were first read.
     #[must_use]
     pub fn roots(&self) -> Arc<[RootSeen]> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.roots.borrow())
+    }
+
+    /// What somebody should know of the operator's files, by code and message.
+    #[must_use]
+    pub fn files(&self) -> watch::Receiver<Option<(&'static str, String)>> {
+        self.files.subscribe()
+    }
+
+    pub(crate) fn tell_of_files(&self, told: Option<(&'static str, String)>) {
+        self.files.send_replace(told);
     }
 
     /// When the rotation of the active root begins by itself.
     #[must_use]
     pub fn renewal(&self) -> Option<SystemTime> {
-        let roots = self.0.borrow();
+        let roots = self.roots.borrow();
         let active = roots.iter().find(|root| &*root.state == "active");
         active.and_then(|root| root.renews)
     }
@@ -74,21 +87,33 @@ impl Remaining {
         }
     }
 
-    /// What to do about it; nothing, if it is long enough.
+    /// What to do about it; nothing, if it is long enough. Where the root is the operator's, it
+    /// is rotated by other `files`.
     #[must_use]
-    pub fn advice(self) -> Option<&'static str> {
-        match self {
-            Self::Week => {
-                Some("it ends within 7 days, and everything with it: `arx rotate root` now")
+    pub fn advice(self, files: bool) -> Option<&'static str> {
+        Some(match (self, files) {
+            (Self::Enough, _) => return None,
+            (Self::Week, false) => {
+                "it ends within 7 days, and everything with it: `arx rotate root` now"
             }
-            Self::Month => {
-                Some("it ends within 30 days: begin its rotation now, with `arx rotate root`")
+            (Self::Month, false) => {
+                "it ends within 30 days: begin its rotation now, with `arx rotate root`"
             }
-            Self::TwoMonths => {
-                Some("it ends within 60 days: plan its rotation, with `arx rotate root --dry-run`")
+            (Self::TwoMonths, false) => {
+                "it ends within 60 days: plan its rotation, with `arx rotate root --dry-run`"
             }
-            Self::Enough => None,
-        }
+            (Self::Week, true) => {
+                "it ends within 7 days, and everything with it: put the next root and its key into \
+                 authority.certificate_file and key_file now"
+            }
+            (Self::Month, true) => {
+                "it ends within 30 days: put the next root and its key into \
+                 authority.certificate_file and key_file"
+            }
+            (Self::TwoMonths, true) => {
+                "it ends within 60 days: have the next root made, for authority.certificate_file"
+            }
+        })
     }
 }
 
@@ -146,7 +171,7 @@ impl Ca {
             let roots = roots
                 .filter_map(|root| seen(root, self.due(root)))
                 .collect();
-            self.overview.0.send_replace(roots);
+            self.overview.roots.send_replace(roots);
         }
         let after = self.state.rotations().await?;
         // What was before this process is another one's to count.
@@ -250,7 +275,9 @@ mod tests {
         assert_eq!(of(129), Remaining::Month);
         assert_eq!(of(106), Remaining::Week);
         assert_eq!(of(99), Remaining::Week, "it is over");
-        assert!(Remaining::Enough.advice().is_none());
+        assert!(Remaining::Enough.advice(false).is_none());
+        let files = Remaining::Week.advice(true);
+        assert!(files.is_some_and(|advice| advice.contains("certificate_file")));
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@
 
 mod driver;
 mod facts;
+mod files;
 mod look;
 mod renewal;
 mod step;

@@ -258,6 +258,7 @@ impl Process {
     fn keep(&self, conditions: Conditions) {
         let Conditions {
             authority,
+            files,
             key,
             ledger,
             store,
@@ -286,6 +287,16 @@ impl Process {
         });
         let rotating = Arc::clone(ca);
         self.until_drained("rotation", async move { rotating.keep_rotating().await });
+        if ca.authority.looks_every().is_some() {
+            let looking = Arc::clone(ca);
+            self.until_drained(
+                "operator's files",
+                async move { looking.keep_files().await },
+            );
+            self.until_drained("files health", keep::watch_files(Arc::clone(ca), files));
+        } else {
+            files.set_ok();
+        }
         let renewing = Arc::clone(ca);
         self.until_drained("root renewal", async move {
             renewing.keep_root_renewed().await;
@@ -453,6 +464,10 @@ fn readings(ca: &Ca) -> Readings {
         authority_renewals,
         roots: roots.collect(),
         rotating: Rotating::of(view.as_deref(), now),
+        files_in_use: ca
+            .authority
+            .looks_every()
+            .map(|_| ca.overview.files().borrow().is_none()),
         bundle_number: ca.trust.current().sequence().number,
         generation: ca.rules.get().generation,
     }

@@ -161,6 +161,7 @@ async fn begin() {
 fn an_authority_that_is_killed_while_it_starts_has_one_root_for_ever() {
     let _alone = alone();
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .expect("a runtime");
     for fatal in ["store", "state", "replica", "authority", "trust", "issuing"] {
@@ -218,6 +219,7 @@ fn a_second_process_is_told_which_one_holds_the_file_and_since_when() {
 fn a_killed_process_loses_nothing_that_was_acknowledged() {
     let _alone = alone();
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .expect("a runtime");
     let dir = TempDir::new().expect("a temporary directory");

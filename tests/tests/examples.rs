@@ -40,6 +40,8 @@ const AUTHORITY: Program = Program {
         "authority.root_renewal_lead",
         "authority.certificate_file",
         "authority.key_file",
+        "authority.previous_certificate_file",
+        "authority.previous_key_file",
         "authority.root_custody",
         "authority.pkcs11",
         "authority.signer",

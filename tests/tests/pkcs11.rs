@@ -2,7 +2,9 @@
 
 use anyhow::{Context as _, ensure};
 use arx_identity::Certificate;
-use arx_proto::admin::v1::Authority;
+use arx_proto::admin::v1::{
+    Authority, ContinueRotationRequest, RotateRootRequest, RotationStatusRequest,
+};
 use arx_tests::http;
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::process::until;
@@ -141,6 +143,49 @@ async fn a_root_of_the_operators_is_taken_whose_key_is_in_the_token() -> anyhow:
         "{taken:?}"
     );
     issues(&mesh, "n1").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_root_in_the_token_is_rotated_to_one_with_a_key_that_is_made_beside_it()
+-> anyhow::Result<()> {
+    let (mut mesh, token) = mesh("", |token| Ok(token.table("arx-root", true)))?;
+    mesh.start_authority().await?;
+    let before = root(&mesh).await?;
+    issues(&mesh, "n1").await?;
+    let request = RotateRootRequest {
+        window_ms: Some(0),
+        dwell_ms: Some(100),
+        ..RotateRootRequest::default()
+    };
+    // With an agent, so that there is somebody who has to confirm.
+    let _agent = mesh.agent("n2").await?;
+    mesh.admin().await?.rotate_root(request).await?;
+    until("it is done", || async {
+        let request = RotationStatusRequest::default();
+        let answer = mesh.admin().await?.rotation_status(request).await?;
+        let rotation = answer.into_inner().rotation.context("it is under way")?;
+        if rotation.unconfirmed.iter().any(|one| one.node == "c1/n1") {
+            // Its agent is gone.
+            let request = ContinueRotationRequest {
+                id: rotation.id,
+                force: true,
+                reason: "it is gone".to_owned(),
+                digest: rotation.unconfirmed_digest,
+            };
+            let _grown = mesh.admin().await?.continue_rotation(request).await;
+        }
+        Ok(rotation.phase == "done")
+    })
+    .await?;
+    let after = root(&mesh).await?;
+    ensure!(after.certificate != before.certificate);
+    ensure!(after.custody.starts_with("PKCS#11 token arx, key arx-root"));
+    ensure!(after.custody != before.custody, "{after:?}");
+    ensure!(token.private_keys()?.len() == 2);
+    mesh.stop_authority().await?;
+    mesh.start_authority().await?;
+    ensure!(root(&mesh).await?.certificate == after.certificate);
+    issues(&mesh, "n3").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -1,9 +1,7 @@
 //! Roots that are so short-lived that they renew by themselves while somebody looks.
 
-use anyhow::{Context as _, ensure};
-use arx_proto::admin::v1::{
-    GetBundleRequest, ListRotationsRequest, Rotation, RotationStatusRequest,
-};
+use anyhow::ensure;
+use arx_proto::admin::v1::{ListRotationsRequest, Rotation};
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::pair::Pair;
 use arx_tests::process::until;
@@ -22,10 +20,10 @@ fn short_lived() -> Options {
     }
 }
 
-async fn last(mesh: &Mesh) -> anyhow::Result<Option<Rotation>> {
-    let request = RotationStatusRequest::default();
-    let answer = mesh.admin().await?.rotation_status(request).await?;
-    Ok(answer.into_inner().rotation)
+async fn all(mesh: &Mesh) -> anyhow::Result<Vec<Rotation>> {
+    let request = ListRotationsRequest::default();
+    let answer = mesh.admin().await?.list_rotations(request).await?;
+    Ok(answer.into_inner().rotations)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -34,30 +32,21 @@ async fn roots_renew_by_themselves_again_and_again_under_load_without_a_failed_r
     let pair = Pair::start(short_lived()).await?;
     let load = pair.load();
     for number in 1..=3 {
-        let (id, phases) = (format!("r{number}"), ["begun", "reissue", "done"]);
-        for wanted in phases {
-            until(&format!("{id} is {wanted}"), || async {
-                let Some(last) = last(&pair.mesh).await?.filter(|last| last.id == id) else {
-                    return Ok(false);
-                };
-                Ok(match wanted {
-                    "begun" => true,
-                    "reissue" => ["reissue", "retire", "done"].contains(&&*last.phase),
-                    wanted => last.phase == wanted,
-                })
+        for phase in ["reissue", "done"] {
+            until(&format!("{phase} for the {number}. time"), || async {
+                let all = all(&pair.mesh).await?;
+                let entered = all.iter().filter(|rotation| {
+                    let mut phases = rotation.phases.iter();
+                    phases.any(|entered| entered.phase == phase)
+                });
+                Ok(entered.count() >= number)
             })
-            .await
-            .with_context(|| format!("{id} of renewals"))?;
+            .await?;
         }
     }
     load.stop().await.without_failure()?;
 
-    let mut admin = pair.mesh.admin().await?;
-    let all = admin
-        .list_rotations(ListRotationsRequest::default())
-        .await?;
-    let all = all.into_inner().rotations;
-    ensure!(all.len() == 3, "{all:?}");
+    let all = all(&pair.mesh).await?;
     for rotation in &all {
         ensure!(rotation.started_by == "the authority", "{rotation:?}");
         ensure!(
@@ -72,8 +61,6 @@ async fn roots_renew_by_themselves_again_and_again_under_load_without_a_failed_r
             "each begins where the one before ended"
         );
     }
-    let bundle = admin.get_bundle(GetBundleRequest {}).await?.into_inner();
-    ensure!(bundle.roots.len() == 1);
     for proxy in [&pair.web, &pair.api] {
         for name in ["default", "ROOTCA"] {
             let refused = format!("sds.{name}.update_rejected");

@@ -182,6 +182,17 @@ fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
     });
     health.push(root_health(ca, now));
     health.extend(key_health(ca));
+    if ca.authority.looks_every().is_some() {
+        let told = ca.overview.files().borrow().clone();
+        let (code, message) = told.clone().unwrap_or_default();
+        health.push(wire::Health {
+            component: "files".to_owned(),
+            ok: true,
+            code: code.to_owned(),
+            message,
+            warning: told.is_some(),
+        });
+    }
     health.extend(
         ca.rules
             .get()
@@ -223,7 +234,7 @@ fn root_health(ca: &Ca, now: SystemTime) -> wire::Health {
     let advice = match renews {
         // Nobody has to do anything.
         Some(at) if now <= at + OVERDUE => None,
-        _ => Remaining::of(root.not_after(), now).advice(),
+        _ => Remaining::of(root.not_after(), now).advice(ca.authority.looks_every().is_some()),
     };
     let view = ca.rotator.watch().borrow().clone();
     let leaving = view.filter(|view| !view.rotation.phase.is_over());

@@ -6,13 +6,14 @@ use arx_daemon::clock::rfc3339;
 use arx_identity::TrustDomain;
 
 use super::AuthorityError;
+use super::files::succeeds;
 use super::operator::{self, Found};
 use super::options::Options;
 use super::parent::blocking;
 use super::problem::{Problem, human};
-use super::root::{Choice, choose};
+use super::root::{Choice, choose, describe, gone};
 use crate::signer::{SignerError, Sources};
-use crate::state::{KeyPlace, Root, State};
+use crate::state::{Authorities, KeyPlace, Root, State};
 
 const SETTING: &str = "authority";
 
@@ -58,20 +59,18 @@ async fn look(
     checked: &mut Checked,
 ) -> Result<(), AuthorityError> {
     let sources = Sources::new(&options.outside);
-    let found = operator(options, &sources, trust_domain, now).await?;
-    let sources = sources.with_files(found.material.as_ref().map(|found| found.key.clone()));
-    let usable = options.operator.is_none() || found.material.is_some();
-    checked.problems.extend(found.problems);
-    checked.notes.extend(found.notes);
+    let mut found = operator(options, &sources, trust_domain, now).await?;
+    let keys = found.material.iter().map(|material| material.key.clone());
+    let keys = keys.chain(found.previous.clone()).collect();
+    let sources = sources.with_files(keys);
+    checked.notes.append(&mut found.notes);
     let stored = match state {
         Some(state) => state.authorities().await?.map(|stored| stored.value),
         None => None,
     };
-    match found.short {
-        Some(short) if stored.is_none() => checked.problems.push(short),
-        Some(short) => checked.notes.push(short.message),
-        None => {}
-    }
+    at_start(&mut found, stored.as_ref(), &mut checked.notes);
+    let usable = options.operator.is_none() || found.problems.is_empty();
+    checked.problems.append(&mut found.problems);
     // Files that cannot be used say nothing about whether they would fit.
     if !usable {
         return Ok(());
@@ -98,6 +97,9 @@ async fn look(
             },
         },
         Ok(Choice::Keep | Choice::Above) => {}
+        Ok(Choice::Replaced) => {
+            return replaced(&found, &sources, state, stored.as_ref(), now, checked).await;
+        }
         Err(problem) => {
             checked.problems.push(problem);
             return Ok(());
@@ -131,6 +133,50 @@ async fn look(
         Ends::InTime => {}
         Ends::Soon(note) => checked.notes.push(note),
         Ends::Over(problem) => checked.problems.push(problem),
+    }
+    Ok(())
+}
+
+/// What counts at a start only: a set that is not in use yet has to be good for a while, and to
+/// be told from the roots that are known.
+pub(super) fn at_start(found: &mut Found, stored: Option<&Authorities>, notes: &mut Vec<String>) {
+    let root = found.material.as_ref().map(|material| &material.root);
+    let in_use = stored
+        .and_then(Authorities::active)
+        .map(|active| &active.certificate);
+    match found.short.take() {
+        Some(short) if in_use.is_some() && in_use == root => notes.push(short.message),
+        Some(short) => found.problems.push(short),
+        None => {}
+    }
+    if let (Some(material), Some(stored)) = (&found.material, stored) {
+        found.problems.extend(succeeds(material, stored));
+    }
+}
+
+/// Whether a start goes on although the files hold another root than the active one.
+async fn replaced(
+    found: &Found,
+    sources: &Sources,
+    state: Option<&State>,
+    stored: Option<&Authorities>,
+    now: SystemTime,
+    checked: &mut Checked,
+) -> Result<(), AuthorityError> {
+    let (Some(material), Some(active), Some(state)) =
+        (&found.material, stored.and_then(Authorities::active), state)
+    else {
+        return Ok(());
+    };
+    let at_hand = sources.open(&active.key, active.signer()).is_ok()
+        || state.is_sealed_under(active.key_id(), now).await?;
+    if at_hand {
+        checked.notes.push(format!(
+            "the files hold another root than the active one: a rotation to {} begins at the start",
+            describe(&material.root)
+        ));
+    } else {
+        checked.problems.push(gone(active, material));
     }
     Ok(())
 }

@@ -95,8 +95,11 @@ impl Authority {
         let now = clock.now();
         let longest = self.longest_leaf();
         let root = self.root_key_id();
-        let due =
-            |issuing: &Issuing| issuing.root() != root || renewal_due(issuing.term(), now, longest);
+        let above = self.parent().above.clone();
+        let due = |issuing: &Issuing| {
+            let other = issuing.root() != root || issuing.chain()[1..] != above;
+            other || renewal_due(issuing.term(), now, longest)
+        };
         if self.issuing().is_none_or(|issuing| due(&issuing)) {
             let prepared = match self.prepare(now).await {
                 // The roots were exchanged, and nobody has told this replica yet.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use arx_daemon::clock::rfc3339;
 use arx_daemon::config::secret_file;
+use arx_identity::crypto::Sha256;
 use arx_identity::profile::{
     self, Issuer, Kind, Leaf, ProfileError, Severity, Unsigned, Validity, violations,
 };
@@ -14,6 +15,8 @@ use arx_identity::{
     CertChain, Certificate, KeyAlgorithm, PrivateKey, Sequence, SpiffeId, TrustBundle, TrustDomain,
     verify,
 };
+
+use zeroize::Zeroizing;
 
 use super::options::{OperatorFiles, Options};
 use super::problem::{Problem, human};
@@ -49,10 +52,59 @@ pub(super) struct Found {
     pub(super) away: Option<SignerError>,
     /// What the operator should know.
     pub(super) notes: Vec<String>,
+    /// SHA-256 of what lies there.
+    pub(super) content: Option<[u8; 32]>,
+    /// The key of the set that was in use before, if that is named too.
+    pub(super) previous: Option<Arc<dyn Signer>>,
 }
 
-/// Reads and checks the operator's files. Blocks on the file system. What is found is still to
-/// be [tried](Found::tried).
+/// What lies in the files, or why it can't be read; not judged yet.
+pub(super) struct Content {
+    certificates: Result<Vec<u8>, String>,
+    /// Only if a file is named.
+    key: Option<Result<Zeroizing<Vec<u8>>, String>>,
+}
+
+impl Content {
+    /// Blocks on the file system.
+    pub(super) fn read(files: &OperatorFiles) -> Self {
+        let read = std::fs::metadata(&files.certificate).and_then(|metadata| {
+            if metadata.len() > LIMIT {
+                return Err(std::io::Error::other("it is longer than 256 KiB"));
+            }
+            std::fs::read(&files.certificate)
+        });
+        Self {
+            certificates: read.map_err(|error| error.to_string()),
+            key: files
+                .key
+                .as_ref()
+                .map(|path| secret_file(path).map_err(|error| error.to_string())),
+        }
+    }
+
+    /// Tells whether it is the same as another time.
+    pub(super) fn sha256(&self) -> [u8; 32] {
+        let part = |read: Result<&[u8], &String>, hash: &mut Sha256| {
+            let (mark, bytes) = match read {
+                Ok(bytes) => (0, bytes),
+                Err(error) => (1, error.as_bytes()),
+            };
+            hash.update(&[mark]);
+            hash.update(&(bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        let mut hash = Sha256::new();
+        part(self.certificates.as_deref(), &mut hash);
+        if let Some(key) = &self.key {
+            part(key.as_ref().map(|key| key.as_slice()), &mut hash);
+        }
+        hash.finish()
+    }
+}
+
+/// Reads and checks the operator's files, and those that were in use before if they are named.
+/// Blocks on the file system. What is found is still to be [tried](Found::tried).
 pub(super) fn load(
     files: &OperatorFiles,
     options: &Options,
@@ -60,12 +112,52 @@ pub(super) fn load(
     trust_domain: &TrustDomain,
     now: SystemTime,
 ) -> Found {
-    let mut found = Found::default();
-    let certificates = read_certificates(&files.certificate, &mut found);
-    let key = files
-        .key
-        .as_ref()
-        .map(|path| (path, read_key(path, &mut found)));
+    let mut found = judge(
+        Content::read(files),
+        files,
+        options,
+        sources,
+        trust_domain,
+        now,
+    );
+    if let Some(previous) = &files.previous {
+        let before = judge(
+            Content::read(previous),
+            previous,
+            options,
+            sources,
+            trust_domain,
+            now,
+        );
+        found.previous = before.material.map(|material| material.key);
+        found
+            .notes
+            .extend(before.problems.into_iter().map(|problem| {
+                format!(
+                    "the set of authority.previous_certificate_file is of no use: {}",
+                    problem.message
+                )
+            }));
+    }
+    found
+}
+
+/// Checks what lies in `files`.
+pub(super) fn judge(
+    content: Content,
+    files: &OperatorFiles,
+    options: &Options,
+    sources: &Sources,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Found {
+    let mut found = Found {
+        content: Some(content.sha256()),
+        ..Found::default()
+    };
+    let certificates = parse_certificates(content.certificates, &files.certificate, &mut found);
+    let key = files.key.as_ref().zip(content.key);
+    let key = key.map(|(path, read)| (path, parse_key(read, path, &mut found)));
     let Some(certificates) = certificates else {
         return found;
     };
@@ -132,7 +224,11 @@ fn name(at: usize, certificates: &[Certificate]) -> String {
     format!("certificate {} ({})", at + 1, certificates[at].subject())
 }
 
-fn read_certificates(path: &Path, found: &mut Found) -> Option<Vec<Certificate>> {
+fn parse_certificates(
+    read: Result<Vec<u8>, String>,
+    path: &Path,
+    found: &mut Found,
+) -> Option<Vec<Certificate>> {
     let unusable = |what: String| {
         Problem::new(
             CERTIFICATE,
@@ -144,12 +240,6 @@ fn read_certificates(path: &Path, found: &mut Found) -> Option<Vec<Certificate>>
             ),
         )
     };
-    let read = std::fs::metadata(path).and_then(|metadata| {
-        if metadata.len() > LIMIT {
-            return Err(std::io::Error::other("it is longer than 256 KiB"));
-        }
-        std::fs::read(path)
-    });
     let parsed = read
         .map_err(|error| format!("cannot be read ({error})"))
         .and_then(|bytes| {
@@ -161,16 +251,20 @@ fn read_certificates(path: &Path, found: &mut Found) -> Option<Vec<Certificate>>
         .ok()
 }
 
-fn read_key(path: &Path, found: &mut Found) -> Option<PrivateKey> {
+fn parse_key(
+    read: Result<Zeroizing<Vec<u8>>, String>,
+    path: &Path,
+    found: &mut Found,
+) -> Option<PrivateKey> {
     let mut refuse = |message: String| {
         found
             .problems
             .push(Problem::new(KEY, "ARX-AUTHORITY-KEY-FILE", message));
         None
     };
-    let content = match secret_file(path) {
+    let content = match read {
         Ok(content) => content,
-        Err(error) => return refuse(error.to_string()),
+        Err(error) => return refuse(error),
     };
     let Ok(text) = std::str::from_utf8(&content) else {
         return refuse(format!(

@@ -41,6 +41,11 @@ pub struct OperatorFiles {
     /// PEM, PKCS #8: the key of the first certificate, mode 0600; or none, where that is in
     /// another place of [`Options::outside`].
     pub key: Option<PathBuf>,
+    /// The set that was in use before, where the process has to be started while another follows
+    /// it.
+    pub previous: Option<Box<OperatorFiles>>,
+    /// How often they are looked at.
+    pub every: Duration,
 }
 
 /// Lifetimes beyond this overflow somewhere, and nobody means them.

@@ -24,6 +24,9 @@ use crate::state::{
 
 const SETTING: &str = "authority.certificate_file";
 
+/// The code of [`gone`].
+pub(super) const GONE: &str = "ARX-AUTHORITY-ROOT-CHANGED";
+
 /// What to do about the root at this start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
@@ -34,6 +37,8 @@ pub(super) enum Choice {
     /// The active one is, and what the operator has put between it and us is new, or its key is
     /// in another place.
     Above,
+    /// The active one is not the one in the operator's files: that is to follow it.
+    Replaced,
 }
 
 /// Holds the configured authority against the stored one.
@@ -63,16 +68,7 @@ pub(super) fn choose(
                  other root is made in its place, because nobody would trust it"
             ),
         )),
-        (Some(material), _) if material.root != active.certificate => Err(Problem::new(
-            SETTING,
-            "ARX-AUTHORITY-ROOT-CHANGED",
-            format!(
-                "the root is {}, but this trust domain's root is {stored_root}: to put another \
-                 in its place at once would cut off everybody who trusts the old one; configure \
-                 the old one again, and change roots by a rotation",
-                describe(&material.root)
-            ),
-        )),
+        (Some(material), _) if material.root != active.certificate => Ok(Choice::Replaced),
         (Some(_), place @ KeyPlace::Stored(_)) => Err(Problem::new(
             SETTING,
             "ARX-AUTHORITY-KEY-ELSEWHERE",
@@ -128,7 +124,7 @@ pub(super) async fn establish(
     let choice = choose(stored.as_ref().map(|stored| &stored.value), operator)
         .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
     match (choice, operator) {
-        (Choice::Keep, _) => {}
+        (Choice::Keep | Choice::Replaced, _) => {}
         (Choice::First, None) => {
             let (certificate, place) = make(state, options, sources, now).await?;
             commit(state, None, || {
@@ -147,9 +143,32 @@ pub(super) async fn establish(
     }
     // What counts is what the next start will find.
     let stored = state.authorities().await?;
-    choose(stored.as_ref().map(|stored| &stored.value), operator)
+    let choice = choose(stored.as_ref().map(|stored| &stored.value), operator)
         .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
+    let stored = stored.as_ref().and_then(|stored| stored.value.active());
+    if let (Choice::Replaced, Some(active), Some(material)) = (choice, stored, operator)
+        && key_of(active, sources).is_err()
+    {
+        return Err(AuthorityError::Problems(vec![gone(active, material)]));
+    }
     load(state, sources).await
+}
+
+/// Another root is to follow the active one, which can't sign until it has.
+pub(super) fn gone(active: &Root, material: &Material) -> Problem {
+    Problem::new(
+        SETTING,
+        GONE,
+        format!(
+            "the root is {}, but this trust domain's root is {}, which everybody trusts until a \
+             rotation has led to the other: its key is not at hand, and nothing is left that was \
+             signed by it. Put its files back as authority.certificate_file and key_file and \
+             replace them while the process runs, or name them as previous_certificate_file and \
+             previous_key_file",
+            describe(&material.root),
+            describe(&active.certificate)
+        ),
+    )
 }
 
 /// The root that is active, with a key that is out of reach because of `reason`.
@@ -251,7 +270,7 @@ async fn commit(
                 // Another process has made a root meanwhile: whether it suits is told next.
                 .unwrap_or(Choice::Keep);
             match choice {
-                Choice::Keep => return Ok(Decision::Keep(())),
+                Choice::Keep | Choice::Replaced => return Ok(Decision::Keep(())),
                 Choice::First => authorities.roots.push(root()),
                 Choice::Above => {
                     let active = authorities

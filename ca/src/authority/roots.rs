@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use arx_identity::{Certificate, KeyId};
 use serde_json::Map;
 
+use super::files::succeeds;
 use super::operator::{Material, TrialError, try_out};
 use super::root::{self, describe};
 use super::{Authority, AuthorityError, Problem};
@@ -20,30 +21,23 @@ use crate::state::{
 const SETTING: &str = "authority";
 
 impl Authority {
-    /// The root that comes next. It is made, of the configured kind of key and lifetime, unless
-    /// one is prepared already; and has signed for trial, with its stored key, when this
-    /// answers. It signs nothing else before [`Authority::activate`].
+    /// The root that comes next, unless one is prepared already: the one that lies in the
+    /// operator's files, if that is another than the active one; otherwise it is made, of the
+    /// configured kind of key and lifetime. It has signed for trial when this answers, and signs
+    /// nothing else before [`Authority::activate`].
     ///
     /// # Errors
-    /// [`AuthorityError::Problems`] if the active root's key is not in the state, or what the
-    /// new one signs does not verify; [`AuthorityError::RootState`] while an earlier root is
+    /// [`AuthorityError::Problems`] if there is no other in the files, none can be made where the
+    /// active root's key is, or what the new one signs does not verify; [`AuthorityError::RootState`] while an earlier root is
     /// still retiring; another if state or keys cannot be had.
     pub async fn prepare_root(&self, now: SystemTime) -> Result<Certificate, AuthorityError> {
         if prepared(&self.stored().await?)?.is_none() {
-            let made = root::make(&self.state, &self.options, &self.sources, now).await?;
-            let (certificate, place) = made;
+            let next = self.next_root(now).await?;
             self.change(|authorities| {
                 if prepared(authorities)?.is_some() {
                     return Ok(false);
                 }
-                authorities.roots.push(Root {
-                    certificate: certificate.clone(),
-                    state: RootState::Prepared,
-                    key: place.clone(),
-                    above: Vec::new(),
-                    added: now,
-                    extra: Map::new(),
-                });
+                authorities.roots.push(next.root(now));
                 Ok(true)
             })
             .await?;
@@ -59,6 +53,29 @@ impl Authority {
         };
         self.try_root(root, now).await?;
         Ok(root.certificate.clone())
+    }
+
+    async fn next_root(&self, now: SystemTime) -> Result<Next, AuthorityError> {
+        let stored = self.stored().await?;
+        let active = active(&stored)?;
+        let taken = self.taken();
+        if let Some(other) = taken.filter(|taken| taken.root != active.certificate) {
+            let problems = succeeds(&other, &stored);
+            return if problems.is_empty() {
+                Ok(Next::Given(other))
+            } else {
+                Err(AuthorityError::Problems(problems))
+            };
+        }
+        let own = active.above.is_empty() && self.options.operator.is_none();
+        match active.key {
+            KeyPlace::Stored(_) | KeyPlace::Pkcs11(_) | KeyPlace::Socket(_) if own => {
+                let sources = self.sources();
+                let made = root::make(&self.state, &self.options, &sources, now).await?;
+                Ok(Next::Made(made.0, made.1))
+            }
+            _ => Err(outside(active)),
+        }
     }
 
     /// Forgets a root that was prepared, and its key. Nothing happens if it is not there.
@@ -78,8 +95,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError::RootState`] if `from` is not active, or `to` is neither prepared nor
-    /// retiring with its key in the state; another if the state cannot be changed.
+    /// retiring with its key; [`AuthorityError::Signer`] if that is not at hand; another if the
+    /// state cannot be changed.
     pub async fn activate(&self, from: KeyId, to: KeyId) -> Result<(), AuthorityError> {
+        // Whoever cannot sign by it must not make everybody wait for it.
+        self.can_sign(to).await?;
         self.change(|authorities| exchange(authorities, from, to))
             .await
     }
@@ -107,8 +127,13 @@ impl Authority {
                 None => Ok(()),
             };
         }
+        let stored = self.stored().await?;
         self.change(|authorities| remove(authorities, root, &RootState::Retiring, WANTED))
-            .await
+            .await?;
+        if let Some(gone) = stored.root(root) {
+            self.forget(gone.signer());
+        }
+        Ok(())
     }
 
     /// Takes over whichever root is active in the state, and answers whether that is another
@@ -124,13 +149,13 @@ impl Authority {
         if stored.active().and_then(Root::key_id) == Some(self.root_key_id()) {
             return Ok(false);
         }
-        let parent = root::load(&self.state, &self.sources).await?;
+        let parent = root::load(&self.state, &self.sources()).await?;
         tracing::info!(root = %parent.root_id, subject = parent.root.subject(), "another root is active");
         self.parent.send_replace(parent.into());
         Ok(true)
     }
 
-    async fn stored(&self) -> Result<Authorities, AuthorityError> {
+    pub(super) async fn stored(&self) -> Result<Authorities, AuthorityError> {
         match self.state.authorities().await? {
             Some(stored) => Ok(stored.value),
             None => Err(self.gone()),
@@ -143,7 +168,7 @@ impl Authority {
     }
 
     /// Changes the roots if `decide` says that it has. It may be asked more than once.
-    async fn change(
+    pub(super) async fn change(
         &self,
         decide: impl Fn(&mut Authorities) -> Result<bool, AuthorityError> + Send,
     ) -> Result<(), AuthorityError> {
@@ -170,9 +195,9 @@ impl Authority {
     /// Issues under `root` by its stored key, and verifies that as a peer would.
     async fn try_root(&self, root: &Root, now: SystemTime) -> Result<(), AuthorityError> {
         let material = Material {
-            key: root::key_of(root, &self.sources)?,
+            key: root::key_of(root, &self.sources())?,
             place: root.key.clone(),
-            above: Vec::new(),
+            above: root.above.clone(),
             root: root.certificate.clone(),
         };
         match try_out(&material, self.trust_domain(), now).await {
@@ -191,27 +216,33 @@ impl Authority {
     }
 }
 
+/// A root that is to be prepared.
+enum Next {
+    Made(Certificate, KeyPlace),
+    Given(Material),
+}
+
+impl Next {
+    fn root(&self, now: SystemTime) -> Root {
+        let (certificate, key, above) = match self {
+            Self::Made(certificate, place) => (certificate.clone(), place.clone(), Vec::new()),
+            Self::Given(given) => (given.root.clone(), given.place.clone(), given.above.clone()),
+        };
+        Root {
+            certificate,
+            state: RootState::Prepared,
+            key,
+            above,
+            added: now,
+            extra: Map::new(),
+        }
+    }
+}
+
 /// The root that is prepared, or none where one may be made.
 fn prepared(authorities: &Authorities) -> Result<Option<&Root>, AuthorityError> {
     known(authorities)?;
-    let Some(active) = authorities.active() else {
-        return Err(problem(
-            "ARX-AUTHORITY-NO-ACTIVE-ROOT",
-            "no root in the state is active, so none can follow it: restore a backup".to_owned(),
-        ));
-    };
-    if !matches!(active.key, KeyPlace::Stored(_)) || !active.above.is_empty() {
-        return Err(problem(
-            "ARX-AUTHORITY-ROOT-OUTSIDE",
-            format!(
-                "the key of the active root {} is not in the state store ({}), and only a root \
-                 whose key is can be followed by one that is made here: keep it, and renew it \
-                 where it comes from",
-                describe(&active.certificate),
-                active.key.as_str()
-            ),
-        ));
-    }
+    active(authorities)?;
     let in_state = |state| authorities.roots.iter().find(|root| root.state == state);
     match (in_state(RootState::Prepared), in_state(RootState::Retiring)) {
         (Some(prepared), _) => Ok(Some(prepared)),
@@ -224,18 +255,43 @@ fn prepared(authorities: &Authorities) -> Result<Option<&Root>, AuthorityError> 
     }
 }
 
+fn active(authorities: &Authorities) -> Result<&Root, AuthorityError> {
+    authorities.active().ok_or_else(|| {
+        problem(
+            "ARX-AUTHORITY-NO-ACTIVE-ROOT",
+            "no root in the state is active, so none can follow it: restore a backup".to_owned(),
+        )
+    })
+}
+
+/// Nothing is made beside a root whose key is not here.
+fn outside(active: &Root) -> AuthorityError {
+    let name = describe(&active.certificate);
+    let message = match active.key {
+        KeyPlace::Files => format!(
+            "the active root {name} is the operator's, and so is the one that follows it: put that, \
+             with its chain and its key, in place of authority.certificate_file and key_file; a \
+             rotation to it then begins by itself"
+        ),
+        _ => format!(
+            "the active root {name} (key: {}) comes from outside, and so does the one that follows \
+             it: put that in place of authority.certificate_file",
+            active.key
+        ),
+    };
+    problem("ARX-AUTHORITY-ROOT-OUTSIDE", message)
+}
+
 /// Exchanges the active root; whether anything had to change.
 fn exchange(authorities: &mut Authorities, from: KeyId, to: KeyId) -> Result<bool, AuthorityError> {
     known(authorities)?;
     let found = |id| authorities.root(id).map(|root| (&root.state, &root.key));
     match (found(from), found(to)) {
         (Some((RootState::Retiring, _)), Some((RootState::Active, _))) => return Ok(false),
-        (
-            Some((RootState::Active, _)),
-            Some((RootState::Prepared | RootState::Retiring, KeyPlace::Stored(_))),
-        ) => {}
+        (Some((RootState::Active, _)), Some((RootState::Prepared | RootState::Retiring, key)))
+            if !matches!(key, KeyPlace::Erased) => {}
         (Some((RootState::Active, _)), Some((RootState::Prepared | RootState::Retiring, _))) => {
-            let state = "without a key in the state store";
+            let state = "without a key";
             return Err(refused(authorities, to, state, "made the active one"));
         }
         (Some((RootState::Active, _)), other) => {

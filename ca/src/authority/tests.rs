@@ -1,4 +1,5 @@
 mod crash;
+mod files;
 mod keep;
 mod operator;
 mod roots;
@@ -17,6 +18,7 @@ use crate::seal::Seal;
 use crate::state::KeyPlace;
 use crate::store::{Entry, Memory, Prefix, Shared, list_all};
 
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -20,8 +20,8 @@ use crate::ledger;
 use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
-    Decision, Document as _, Initiator, Loaded, Phase, RootName, RootState, Rotation, Rotations,
-    StateError, Terms,
+    Decision, Document as _, Initiator, KeyPlace, Loaded, Phase, Root, RootName, RootState,
+    Rotation, Rotations, StateError, Terms,
 };
 
 /// A rotation that is under way is looked at this often, whatever happens.
@@ -143,11 +143,15 @@ impl Ca {
         let stored = stored.map_err(|error| Wrong::from(error).refusal())?;
         let active = stored.as_ref().and_then(|stored| stored.value.active());
         let active = active.ok_or_else(|| Wrong::gone("the active root").refusal())?;
-        let (names, ends) = (
-            vec![name(&active.certificate)],
-            active.certificate.not_after(),
-        );
+        let ends = active.certificate.not_after();
+        let mut names = vec![name(&active.certificate)];
         let from = names[0].key_id;
+        let next = self.authority.successor().await;
+        match next.map_err(|error| Wrong::from(error).refusal())? {
+            Some(next) => names.push(name(&next)),
+            None if matches!(active.key, KeyPlace::Files) => return Err(no_successor()),
+            None => {}
+        }
         if self
             .state
             .rotations()
@@ -166,6 +170,7 @@ impl Ca {
                     .map_err(|error| Wrong::Refused(refused(&error)))?;
                 rotation.roots.clone_from(&names);
                 rotation.by = by;
+                self.replica.as_ref().clone_into(&mut rotation.replica);
                 if let Some(last) = rotations.all.last_mut() {
                     *last = rotation.clone();
                 }
@@ -192,7 +197,31 @@ impl Ca {
     /// # Errors
     /// [`Refusal`] if there is none, or it cannot be turned round.
     pub async fn abort_rotation(&self, id: &str, reason: String) -> Result<Arc<View>, Refusal> {
+        self.has_way_back().await?;
         self.wish(id, &Event::Abort(reason)).await
+    }
+
+    /// Where the roots are exchanged again, the one that it began with has to sign.
+    async fn has_way_back(&self) -> Result<(), Refusal> {
+        let rotations = self.state.rotations().await;
+        let rotations = rotations.map_err(|error| Wrong::from(error).refusal())?;
+        let exchanges = [Phase::Activate, Phase::Reissue, Phase::Held];
+        let stored = self.state.authorities().await;
+        let stored = stored.map_err(|error| Wrong::from(error).refusal())?;
+        let active = stored.as_ref().and_then(|stored| stored.value.active());
+        let active = active.and_then(Root::key_id);
+        match rotations.running() {
+            Some(running) if exchanges.contains(&running.phase) && active != Some(running.from) => {
+                let signs = self.authority.can_sign(running.from).await;
+                signs.map_err(|reason| {
+                    refused(&RotationError::NoWayBack {
+                        id: running.id.clone(),
+                        reason: reason.to_string(),
+                    })
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Lets a rotation go on that waits for the operator; or, forced, past a gate that is
@@ -524,7 +553,7 @@ impl Wrong {
         ))
     }
 
-    fn refusal(self) -> Refusal {
+    pub(super) fn refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
             Self::State(error) => Refusal::new(error.code(), Fault::Dependency, error.to_string()),
@@ -556,6 +585,14 @@ impl From<crate::trust::TrustError> for Wrong {
 
 fn refused(error: &RotationError) -> Refusal {
     Refusal::new(error.code(), Fault::Request, error.to_string())
+}
+
+fn no_successor() -> Refusal {
+    Refusal::new(
+        "ARX-ROTATION-FILES",
+        Fault::Request,
+        "the root is the operator's, and so is the one that follows it: put that, with its chain and its key, in place of authority.certificate_file and key_file; the rotation to it begins by itself",
+    )
 }
 
 fn name(root: &Certificate) -> RootName {

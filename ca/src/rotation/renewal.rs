@@ -134,15 +134,13 @@ impl Ca {
     /// When `root` is to be replaced by itself, if that is done here.
     #[must_use]
     pub(crate) fn due(&self, root: &Root) -> Option<SystemTime> {
+        // What follows an operator's root comes from them.
+        let own = root.above.is_empty() && self.authority.looks_every().is_none();
         match root.key {
-            KeyPlace::Stored(_) => self
+            KeyPlace::Stored(_) | KeyPlace::Pkcs11(_) | KeyPlace::Socket(_) if own => self
                 .authority
                 .root_due(root.added, root.certificate.not_after()),
-            KeyPlace::Files
-            | KeyPlace::Pkcs11(_)
-            | KeyPlace::Socket(_)
-            | KeyPlace::Erased
-            | KeyPlace::Unknown(_) => None,
+            _ => None,
         }
     }
 }

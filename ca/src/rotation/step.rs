@@ -77,6 +77,16 @@ pub enum RotationError {
         "rotation {0} cannot be turned round any more: the root that it began with is gone; rotate again"
     )]
     TooLate(String),
+    /// The key of the root that it began with is not at hand.
+    #[error(
+        "rotation {id} cannot be turned round: the root that it began with can't sign here ({reason}); put its certificate and key back as authority.certificate_file and key_file, which turns it round, or name them as previous_certificate_file and previous_key_file and restart"
+    )]
+    NoWayBack {
+        /// Which.
+        id: String,
+        /// Why it can't.
+        reason: String,
+    },
     /// Nothing waits for the operator.
     #[error(
         "rotation {id} does not wait for you: it is in {phase}; to pass its gate although it is shut, say --force with a --reason"
@@ -142,6 +152,7 @@ impl RotationError {
             Self::Newer(_) => "ARX-ROTATION-NEWER",
             Self::Withdrawing(_) => "ARX-ROTATION-WITHDRAWING",
             Self::TooLate(_) => "ARX-ROTATION-TOO-LATE",
+            Self::NoWayBack { .. } => "ARX-ROTATION-NO-WAY-BACK",
             Self::NotHeld { .. } => "ARX-ROTATION-NOT-HELD",
             Self::NoGate { .. } => "ARX-ROTATION-NO-GATE",
             Self::Window { .. } => "ARX-ROTATION-WINDOW",
@@ -181,6 +192,7 @@ pub fn begin(
         terms,
         reason,
         by: Initiator::Operator,
+        replica: String::new(),
         began: now,
         phase_began: now,
         sequence: None,

@@ -17,6 +17,7 @@ const PRUNE: Duration = Duration::from_secs(3600);
 /// What has to be well for the process to be ready.
 pub(super) struct Conditions {
     pub(super) authority: Condition,
+    pub(super) files: Condition,
     pub(super) key: Condition,
     pub(super) ledger: Condition,
     pub(super) store: Condition,
@@ -26,6 +27,7 @@ impl Conditions {
     pub(super) fn new(readiness: &Readiness) -> Self {
         Self {
             authority: readiness.condition("authority"),
+            files: readiness.condition("files"),
             key: readiness.condition("root key"),
             ledger: readiness.condition("ledger"),
             store: readiness.condition("store"),
@@ -61,6 +63,20 @@ pub(super) async fn tell_refusals(ca: Arc<Ca>) {
         tokio::time::sleep(refusal::COUNTED).await;
         for refusal::Repeated { code, peer, times } in ca.told.due(ca.clock.monotonic()) {
             tracing::info!(code, %peer, times, "refused again, so many times in the last minute");
+        }
+    }
+}
+
+/// Files that are not taken are no reason not to be ready: what was taken before is in use.
+pub(super) async fn watch_files(ca: Arc<Ca>, condition: Condition) {
+    let mut told = ca.overview.files();
+    loop {
+        match &*told.borrow_and_update() {
+            Some((code, message)) => condition.set_warning(code, message.clone()),
+            None => condition.set_ok(),
+        }
+        if told.changed().await.is_err() {
+            return;
         }
     }
 }

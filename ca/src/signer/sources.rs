@@ -13,7 +13,9 @@ use crate::state::{KeyPlace, Pkcs8, SocketKey, TokenKey};
 /// How the keys are reached that are not in the state.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    files: Option<Arc<dyn Signer>>,
+    /// The operator's keys, as they were read from files: the one in use first, then those of
+    /// sets before it.
+    pub(crate) files: Vec<Arc<dyn Signer>>,
     pkcs11: Option<Arc<Pkcs11>>,
     socket: Option<Arc<Socket>>,
     next: Custody,
@@ -33,16 +35,16 @@ impl Sources {
     #[must_use]
     pub fn new(outside: &Outside) -> Self {
         Self {
-            files: None,
+            files: Vec::new(),
             pkcs11: outside.pkcs11.clone().map(Arc::new),
             socket: outside.socket.clone().map(Arc::new),
             next: outside.next,
         }
     }
 
-    /// The same with the operator's key, as it was read from its file.
+    /// The same with the operator's keys, as they were read from files.
     #[must_use]
-    pub fn with_files(self, files: Option<Arc<dyn Signer>>) -> Self {
+    pub fn with_files(self, files: Vec<Arc<dyn Signer>>) -> Self {
         Self { files, ..self }
     }
 
@@ -62,9 +64,15 @@ impl Sources {
         };
         let signer: Arc<dyn Signer> = match place {
             KeyPlace::Stored(key) => Arc::new(InMemory::new(Arc::new(key.key()?), place.as_str())),
-            KeyPlace::Files => self.files.clone().ok_or_else(|| {
-                not_configured("name authority.certificate_file and key_file again")
-            })?,
+            KeyPlace::Files => {
+                let mut all = self.files.iter();
+                let wanted = certificate.public_key();
+                let found = all.find(|key| key.public_key() == wanted);
+                let found = found.or(self.files.first()).cloned();
+                found.ok_or_else(|| {
+                    not_configured("name authority.certificate_file and key_file again")
+                })?
+            }
             KeyPlace::Pkcs11(key) => {
                 let options = self.pkcs11.as_ref();
                 let options = options.ok_or_else(|| not_configured("add [authority.pkcs11]"))?;

@@ -51,6 +51,9 @@ pub struct Rotation {
     /// Who began it.
     #[serde(default)]
     pub by: Initiator,
+    /// The replica that it was begun at.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub replica: String,
     /// When it began.
     #[serde(with = "wire::millis", rename = "began_ms")]
     pub began: SystemTime,

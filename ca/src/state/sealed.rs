@@ -119,6 +119,21 @@ impl State {
         .await
     }
 
+    /// Whether any replica has kept something under `root` that has not ended.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read.
+    pub async fn is_sealed_under(
+        &self,
+        root: Option<KeyId>,
+        now: SystemTime,
+    ) -> Result<bool, StateError> {
+        let all: Vec<(Key, SealedIntermediate)> = self.entries(&SealedIntermediate::KIND).await?;
+        let mut all = all.iter();
+        Ok(all
+            .any(|(_, sealed)| Some(sealed.root) == root && sealed.certificate().not_after() > now))
+    }
+
     /// Erases what is kept for `replica`.
     pub(crate) async fn erase_sealed(&self, replica: &Replica) -> Result<(), StateError> {
         self.remove(&self.sealed_key(replica)).await

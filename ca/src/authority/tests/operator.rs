@@ -10,21 +10,21 @@ use super::*;
 
 /// A certificate and its key.
 #[derive(Clone)]
-struct Made {
-    certificate: Certificate,
-    key: Arc<PrivateKey>,
+pub(super) struct Made {
+    pub(super) certificate: Certificate,
+    pub(super) key: Arc<PrivateKey>,
 }
 
-fn key(algorithm: KeyAlgorithm) -> Arc<PrivateKey> {
+pub(super) fn key(algorithm: KeyAlgorithm) -> Arc<PrivateKey> {
     Arc::new(PrivateKey::generate(algorithm).expect("it is made"))
 }
 
-fn finish(unsigned: Unsigned, signer: &PrivateKey) -> Certificate {
+pub(super) fn finish(unsigned: Unsigned, signer: &PrivateKey) -> Certificate {
     let signature = signer.sign(unsigned.to_be_signed()).expect("it signs");
     unsigned.complete(&signature).expect("it keeps the profile")
 }
 
-fn root_of(trust_domain: &str, lifetime: Duration) -> Made {
+pub(super) fn root_of(trust_domain: &str, lifetime: Duration) -> Made {
     let key = key(KeyAlgorithm::EcdsaP384);
     let trust_domain = TrustDomain::parse(trust_domain).expect("a trust domain");
     let validity = Validity::authority(now(), lifetime);
@@ -36,11 +36,11 @@ fn root_of(trust_domain: &str, lifetime: Duration) -> Made {
     }
 }
 
-fn root() -> Made {
+pub(super) fn root() -> Made {
     root_of("example.org", 3650 * DAY)
 }
 
-fn below(issuer: &Made, path_len: u8, lifetime: Duration) -> Made {
+pub(super) fn below(issuer: &Made, path_len: u8, lifetime: Duration) -> Made {
     let key = key(KeyAlgorithm::EcdsaP256);
     let unsigned = profile::intermediate(
         &Issuer::new(&issuer.certificate).expect("it issues"),
@@ -57,12 +57,12 @@ fn below(issuer: &Made, path_len: u8, lifetime: Duration) -> Made {
     }
 }
 
-fn pem(chain: &[&Made]) -> String {
+pub(super) fn pem(chain: &[&Made]) -> String {
     chain.iter().map(|made| made.certificate.pem()).collect()
 }
 
 /// Writes both files, and names them.
-fn files(dir: &TempDir, certificates: &str, key: &str) -> Options {
+pub(super) fn files(dir: &TempDir, certificates: &str, key: &str) -> Options {
     let (certificate_file, key_file) = (dir.path().join("ca.pem"), dir.path().join("ca.key"));
     std::fs::write(&certificate_file, certificates).expect("it is written");
     std::fs::write(&key_file, key).expect("it is written");
@@ -70,6 +70,8 @@ fn files(dir: &TempDir, certificates: &str, key: &str) -> Options {
     let operator = Some(OperatorFiles {
         certificate: certificate_file,
         key: Some(key_file),
+        previous: None,
+        every: MINUTE,
     });
     Options {
         operator,
@@ -77,15 +79,15 @@ fn files(dir: &TempDir, certificates: &str, key: &str) -> Options {
     }
 }
 
-fn mode(path: &Path, mode: u32) {
+pub(super) fn mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
 }
 
-fn given(dir: &TempDir, chain: &[&Made]) -> Options {
+pub(super) fn given(dir: &TempDir, chain: &[&Made]) -> Options {
     files(dir, &pem(chain), &chain[0].key.pkcs8_pem())
 }
 
-fn dir() -> TempDir {
+pub(super) fn dir() -> TempDir {
     TempDir::new().expect("a temporary directory")
 }
 
@@ -496,6 +498,8 @@ async fn files_that_cannot_be_used_are_named_with_what_they_should_be() {
     options.operator = Some(OperatorFiles {
         certificate: dir.path().join("absent.pem"),
         key: Some(dir.path().join("absent.key")),
+        previous: None,
+        every: MINUTE,
     });
     let told = problems(options).await;
     assert_eq!(told.len(), 2, "both at once: {told:?}");
@@ -536,11 +540,16 @@ async fn files_that_are_no_longer_configured_are_missed_and_no_root_is_made_inst
 }
 
 #[tokio::test]
-async fn an_operators_root_in_the_place_of_one_made_here_is_refused() {
-    let (dir, a, store) = (dir(), root(), memory());
-    start(&store).await;
-    let told = problems_with(&store, given(&dir, &[&a])).await;
-    assert_eq!(told[0].code, "ARX-AUTHORITY-ROOT-CHANGED");
+async fn an_operators_root_beside_one_made_here_waits_for_its_rotation() {
+    let (dir, b, store) = (dir(), root(), memory());
+    let a = start(&store).await.root();
+    assert_eq!(problems_with(&store, given(&dir, &[&b])).await, []);
+    let authority = open(&store, given(&dir, &[&b])).await.expect("it starts");
+    assert_eq!(authority.root(), a, "nobody trusts the other one yet");
+    let next = authority.successor().await.expect("it reads");
+    assert_eq!(next.as_ref(), Some(&b.certificate));
+    let prepared = authority.prepare_root(now()).await.expect("it has signed");
+    assert_eq!(prepared, b.certificate);
 }
 
 #[tokio::test]

@@ -77,6 +77,8 @@ fn a_leaf_that_outlives_its_issuer_is_refused_by_name() {
                 o.operator = Some(OperatorFiles {
                     certificate: "c".into(),
                     key: Some("k".into()),
+                    previous: None,
+                    every: MINUTE,
                 });
             }),
             vec![],
