@@ -118,7 +118,7 @@ impl wire::admin_server::Admin for Api {
         let live = self.live().await?;
         let filter = LiveFilter {
             identity: (!request.identity.is_empty()).then_some(request.identity),
-            node: (!request.node.is_empty()).then_some(request.node),
+            node: one_node(&live, request.node)?,
             serial: serial(&request.serial)?,
         };
         let (size, now) = (page_size(request.page_size), self.0.clock.now());
@@ -424,7 +424,7 @@ impl Ca {
         }
         let filter = LiveFilter {
             identity: (!request.identity.is_empty()).then(|| request.identity.clone()),
-            node: (!request.node.is_empty()).then(|| request.node.clone()),
+            node: one_node(live, request.node.clone())?,
             serial: serial(&request.serial)?,
         };
         let hint = |serials| {
@@ -438,14 +438,21 @@ impl Ca {
                 })),
             })
         };
+        // Without what was replaced and is only not yet over, and what the authority has made for
+        // itself.
+        let of_nodes = live.serials_by_node(&filter, now);
+        let served = of_nodes.iter().map(|((cluster, node), serials)| {
+            let name = NodeName {
+                cluster: Arc::clone(cluster),
+                node: Arc::clone(node),
+            };
+            let served = serials.iter().filter(|it| self.fleet.serves(&name, it));
+            served.count() as u64
+        });
+        let certificates = served.sum();
         let (agents, certificates) = if request.all {
-            (
-                self.fleet.tell(&hint(Vec::new()), |_| true),
-                live.count(now),
-            )
+            (self.fleet.tell(&hint(Vec::new()), |_| true), certificates)
         } else {
-            let of_nodes = live.serials_by_node(&filter, now);
-            let certificates = of_nodes.values().map(|serials| serials.len() as u64).sum();
             let told = of_nodes.into_iter().map(|((cluster, node), serials)| {
                 let serials = serials
                     .iter()
@@ -507,10 +514,27 @@ fn serial(hex: &str) -> Result<Option<Serial>, Status> {
         Status::from(Refusal::new(
             "ARX-REQUEST-MALFORMED",
             Fault::Request,
-            "a serial number is given in hex",
+            "a serial number is written in hex, is not 0 and has at most 20 bytes: take it from `arx svid list`",
         ))
     })?;
     Ok(Some(serial))
+}
+
+/// The node that is meant, by its name or as `<cluster>/<node>`; nothing where none is named.
+pub(crate) fn one_node(live: &ledger::Live, called: String) -> Result<Option<String>, Status> {
+    if called.is_empty() {
+        return Ok(None);
+    }
+    let nodes = live.nodes_called(&called);
+    if nodes.len() > 1 {
+        let message = format!(
+            "{} nodes are called {called:?}: say which, {}",
+            nodes.len(),
+            nodes.join(" or ")
+        );
+        return Err(Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, message).into());
+    }
+    Ok(Some(called))
 }
 
 fn bad_page_token() -> Status {

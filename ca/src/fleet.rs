@@ -246,6 +246,17 @@ impl Fleet {
         told
     }
 
+    /// Whether the connected agent of a node says that it hands this certificate to whoever asks
+    /// for one: not one that it has replaced.
+    #[must_use]
+    pub fn serves(&self, name: &NodeName, serial: &Serial) -> bool {
+        let state = self.lock();
+        state
+            .agents
+            .get(name)
+            .is_some_and(|agent| agent.session.is_some() && agent.holdings.serves(serial))
+    }
+
     /// How many agents are connected, and how many are known.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::agents;
 use crate::client::{Client, Failure, connect};
-use crate::output::{Output, Style, relative, span};
+use crate::output::{Output, Style, count, relative, span};
 
 /// Clocks that are farther apart make certificates look expired or not yet valid.
 const CLOCK_MS: u64 = 60_000;
@@ -190,7 +190,7 @@ fn of_agents(agents: &[wire::Agent], status: &wire::StatusResponse, now_ms: i64)
                 .then(|| "none is: start one, or see why it can't join in its log".to_owned()),
         ),
         Finding::new(
-            "no agent is away whose certificate is valid",
+            "agents with valid certificates are connected",
             named(away, "see their logs and the network between"),
         ),
         Finding::new(
@@ -225,7 +225,7 @@ fn of_agents(agents: &[wire::Agent], status: &wire::StatusResponse, now_ms: i64)
             ),
         ),
         Finding::new(
-            "no proxy has refused what it was sent",
+            "proxies have taken what they were sent",
             named(
                 pick(&|agent| agent.nacks > 0),
                 "proxies there sent a NACK; the agent's log has its words",
@@ -237,12 +237,12 @@ fn of_agents(agents: &[wire::Agent], status: &wire::StatusResponse, now_ms: i64)
 fn of_ledger(report: &wire::VerifyLedgerResponse) -> Finding {
     let wrong = report.problems.first().map(|first| {
         format!(
-            "{} problems, the first: {first}; keep the files, and compare them with a copy",
-            report.problems.len()
+            "{}, the first: {first}; keep the files, and compare them with a copy",
+            count(report.problems.len() as u64, "problem")
         )
     });
     Finding::new(
-        format!("the ledger's {} records verify", report.records),
+        format!("the ledger verifies, {}", count(report.records, "record")),
         wrong,
     )
 }
@@ -331,7 +331,7 @@ mod tests {
         };
         assert_eq!(
             wrong(&|agent| agent.connected = false),
-            "no agent is away whose certificate is valid"
+            "agents with valid certificates are connected"
         );
         assert_eq!(
             wrong(&|agent| agent.trust_number = 0),
@@ -351,7 +351,7 @@ mod tests {
         );
         assert_eq!(
             wrong(&|agent| agent.nacks = 1),
-            "no proxy has refused what it was sent"
+            "proxies have taken what they were sent"
         );
         assert_eq!(
             failing(&of_agents(&[], &status(), 1000)),

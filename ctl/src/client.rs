@@ -68,7 +68,7 @@ impl From<tonic::Status> for Failure {
                 "the authority is not there for this now: {message}"
             )),
             (tonic::Code::Unimplemented, None) => Self::Failed(
-                "the authority does not know this command: it is of an older version".to_owned(),
+                "what answers there does not know this command: it is an authority of an older version, or something else, such as a node agent's socket; the authority's is `admin.socket` of its configuration".to_owned(),
             ),
             (_, None) => Self::Failed(message.to_owned()),
         }
@@ -78,9 +78,13 @@ impl From<tonic::Status> for Failure {
 /// Connects to the authority's socket.
 pub(crate) async fn connect(socket: &Path) -> Result<Client, Failure> {
     // Asked here, because what tonic would say of it is not for people.
-    UnixStream::connect(socket)
+    let stream = UnixStream::connect(socket)
         .await
         .map_err(|error| unreachable(socket, &error))?;
+    if let Ok(authority) = stream.peer_cred() {
+        may_ask(socket, rustix::process::geteuid().as_raw(), authority.uid())?;
+    }
+    drop(stream);
     let endpoint = Endpoint::from_static("http://localhost")
         .http2_keep_alive_interval(SIGN_OF_LIFE)
         .keep_alive_timeout(SIGN_OF_LIFE);
@@ -90,6 +94,17 @@ pub(crate) async fn connect(socket: &Path) -> Result<Client, Failure> {
     let channel =
         channel.map_err(|error| Failure::Unreachable(format!("{}: {error}", socket.display())))?;
     Ok(AdminClient::new(channel))
+}
+
+/// The authority would close the connection of anybody else without a word.
+fn may_ask(socket: &Path, own: u32, authority: u32) -> Result<(), Failure> {
+    if own == 0 || own == authority {
+        return Ok(());
+    }
+    Err(Failure::Unreachable(format!(
+        "you have uid {own}, and only root and uid {authority}, which runs the authority at {}, may ask it: run this as one of them",
+        socket.display()
+    )))
 }
 
 fn unreachable(socket: &Path, error: &io::Error) -> Failure {

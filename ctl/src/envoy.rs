@@ -26,14 +26,15 @@ pub(crate) struct Options {
     #[arg(
         long,
         value_name = "PATH",
-        default_value = "/run/arx-node-agent/sds.sock"
+        default_value = "/run/arx-node-agent/sds.sock",
+        value_parser = absolute
     )]
     sds_socket: PathBuf,
     /// Where peers connect, by mTLS.
-    #[arg(long, value_name = "PORT", default_value_t = 15443)]
+    #[arg(long, value_name = "PORT", default_value_t = 15443, value_parser = port)]
     listen: u16,
     /// Port of the application behind it, on loopback.
-    #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = port)]
     app: u16,
     /// Who may connect: a SPIFFE id, or the beginning of ids, ending in `/`. May be given
     /// several times.
@@ -44,7 +45,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PORT=HOST:PORT,SPIFFE-ID[,...]")]
     upstream: Vec<Upstream>,
     /// Port of Envoy's own admin interface, on loopback.
-    #[arg(long, value_name = "PORT", default_value_t = 15000)]
+    #[arg(long, value_name = "PORT", default_value_t = 15000, value_parser = port)]
     admin: u16,
     /// `node.id`, for logs.
     #[arg(long, default_value = "envoy")]
@@ -53,6 +54,24 @@ pub(crate) struct Options {
     /// It is written into the configuration, so keep that as secret as the token.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+}
+
+/// A port that somebody can be called at.
+fn port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err("a port is a number from 1 to 65535".to_owned()),
+    }
+}
+
+/// Envoy may run in another directory than this does.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("give the whole path, from /".to_owned())
+    }
 }
 
 /// Who a peer may be.
@@ -109,9 +128,9 @@ impl FromStr for Upstream {
             return Err(wrong());
         }
         Ok(Self {
-            local: local.parse().map_err(|_| wrong())?,
+            local: self::port(local).map_err(|_| wrong())?,
             host: host.to_owned(),
-            port: port.parse().map_err(|_| wrong())?,
+            port: self::port(port).map_err(|_| wrong())?,
             peers: peers
                 .split(',')
                 .map(Peer::from_str)

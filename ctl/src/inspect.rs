@@ -12,9 +12,10 @@ use arx_identity::{Certificate, KeyPolicy, VerifiedCsr};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use x509_parser::certification_request::X509CertificationRequest;
 
 use crate::client::Failure;
-use crate::output::{Output, Style, hex, instant, relative};
+use crate::output::{Output, Style, count, hex, instant, one_line, relative};
 
 /// Larger files hold something else.
 const LARGEST: u64 = 16 * 1024 * 1024;
@@ -61,9 +62,9 @@ impl Fact {
     fn to_text(&self, now_ms: i64) -> String {
         match self {
             Self::None => "-".to_owned(),
-            Self::Text(text) => text.replace('\n', "\u{fffd}"),
+            Self::Text(text) => one_line(text),
             Self::Number(number) => number.to_string(),
-            Self::List(items) => items.join(", ").replace('\n', "\u{fffd}"),
+            Self::List(items) => one_line(&items.join(", ")),
             Self::Time(time) => format!("{} ({})", instant(*time), relative(*time, now_ms)),
         }
     }
@@ -114,6 +115,9 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
 
 /// Finds out what `bytes` are, and explains them.
 fn explain(bytes: &[u8], now_ms: i64) -> Result<Vec<Finding>, String> {
+    if bytes.trim_ascii().is_empty() {
+        return Err("there is nothing in it".to_owned());
+    }
     if let Ok(text) = std::str::from_utf8(bytes) {
         let trimmed = text.trim();
         if trimmed.contains("-----BEGIN ") {
@@ -126,25 +130,43 @@ fn explain(bytes: &[u8], now_ms: i64) -> Result<Vec<Finding>, String> {
             return Ok(vec![finding]);
         }
     }
-    if let Some(certificates) = certificates_in_der(bytes) {
-        return Ok(certificate::explain_all(&certificates, now_ms));
-    }
-    if bytes.first() == Some(&0x30) {
-        return Ok(vec![request(bytes)]);
+    if let Some(findings) = der(bytes, now_ms) {
+        return Ok(findings);
     }
     Err("this is no certificate, request, bundle or token that arx knows: PEM, DER, SPIFFE JSON or a JWT".to_owned())
 }
 
-/// One certificate, or several with nothing between, as a bundle's DER form has them.
-fn certificates_in_der(mut bytes: &[u8]) -> Option<Vec<Certificate>> {
+/// Certificates with nothing between, as a bundle's DER form has them, or a request; and what
+/// follows them.
+fn der(bytes: &[u8], now_ms: i64) -> Option<Vec<Finding>> {
+    let mut findings = Vec::new();
     let mut certificates = Vec::new();
-    while !bytes.is_empty() {
-        let (rest, _) = x509_parser::parse_x509_certificate(bytes).ok()?;
-        let (der, left) = bytes.split_at(bytes.len() - rest.len());
-        certificates.push(Certificate::from_der(der).ok()?);
-        bytes = left;
+    let mut left = bytes;
+    while let Ok((rest, _)) = x509_parser::parse_x509_certificate(left) {
+        let (der, after) = left.split_at(left.len() - rest.len());
+        match Certificate::from_der(der) {
+            Ok(certificate) => certificates.push(certificate),
+            Err(error) => findings.push(certificate::unusable(der, &error.to_string())),
+        }
+        left = after;
     }
-    (!certificates.is_empty()).then_some(certificates)
+    if left.len() == bytes.len() {
+        use x509_parser::prelude::FromDer as _;
+        let parsed = X509CertificationRequest::from_der(bytes);
+        let (rest, _) = parsed.ok()?;
+        left = rest;
+        findings.push(request(&bytes[..bytes.len() - rest.len()]));
+    }
+    findings.splice(0..0, certificate::explain_all(&certificates, now_ms));
+    if let Some(last) = findings.last_mut().filter(|_| !left.is_empty()) {
+        last.wrong.push(format!(
+            "{} follow{} it that belong{} to nothing: cut the file off behind it, or get it again",
+            count(left.len() as u64, "byte"),
+            if left.len() == 1 { "s" } else { "" },
+            if left.len() == 1 { "s" } else { "" },
+        ));
+    }
+    Some(findings)
 }
 
 fn pem(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
@@ -154,7 +176,9 @@ fn pem(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
         let (label, rest) = block
             .split_once("-----")
             .ok_or("a PEM block has no label")?;
-        let body = rest.split("-----END ").next().unwrap_or_default();
+        let (body, _) = rest.split_once("-----END ").ok_or_else(|| {
+            format!("the PEM block {label:?} is cut off: it has no line -----END {label}-----")
+        })?;
         if label.ends_with("PRIVATE KEY") {
             findings.push(Finding {
                 kind: "private key",
@@ -168,19 +192,21 @@ fn pem(text: &str, now_ms: i64) -> Result<Vec<Finding>, String> {
             continue;
         }
         let base64: String = body.split_whitespace().collect();
-        let der = STANDARD
-            .decode(base64)
-            .map_err(|_| format!("the PEM block {label:?} is damaged"))?;
+        let der = STANDARD.decode(base64).map_err(|_| {
+            format!("the PEM block {label:?} is damaged: what is in it is no Base64")
+        })?;
         match label {
-            "CERTIFICATE" => certificates.push(
-                Certificate::from_der(&der)
-                    .map_err(|error| format!("a certificate can't be read: {error}"))?,
-            ),
+            "CERTIFICATE" => match Certificate::from_der(&der) {
+                Ok(certificate) => certificates.push(certificate),
+                Err(error) => findings.push(certificate::unusable(&der, &error.to_string())),
+            },
             "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => findings.push(request(&der)),
             other => findings.push(Finding {
                 kind: "unknown",
                 lines: vec![("what", Fact::Text(format!("a PEM block {other:?}")))],
-                wrong: Vec::new(),
+                wrong: vec![
+                    "arx does not know such a block: it explains CERTIFICATE and CERTIFICATE REQUEST, and takes no other into a chain".to_owned(),
+                ],
                 notes: Vec::new(),
             }),
         }

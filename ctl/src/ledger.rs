@@ -9,7 +9,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::client::{Failure, connect};
-use crate::output::{Output, Style, columns, hex, limit, parse_span};
+use crate::output::{Output, Style, columns, count, hex, limit, parse_span, serial};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -21,7 +21,7 @@ pub(crate) enum Command {
         #[arg(
             long,
             conflicts_with = "identity",
-            required_unless_present = "identity"
+            value_parser = serial
         )]
         serial: Option<String>,
         /// A SPIFFE id; also finds what was refused to a node's agent.
@@ -40,6 +40,16 @@ pub(crate) enum Command {
 }
 
 pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result<Output, Failure> {
+    if let Command::Search {
+        serial: None,
+        identity: None,
+        ..
+    } = &command
+    {
+        return Err(Failure::Usage(
+            "say what to look for: --serial HEX, as `arx svid list` shows it, or --identity SPIFFE-ID".to_owned(),
+        ));
+    }
     let mut client = connect(socket).await?;
     match command {
         Command::Verify => {
@@ -56,9 +66,9 @@ pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result
                 return Ok(Output::json(&report).well_if(well));
             }
             let mut text = format!(
-                "{} records in {} segments, head {}\n",
-                report.records,
-                report.segments,
+                "{} in {}, head {}\n",
+                count(report.records, "record"),
+                count(report.segments, "segment"),
                 hex(&report.head_sha256)
             );
             for problem in &report.problems {

@@ -143,7 +143,11 @@ fn print(body: &[u8]) -> Result<(), Failure> {
 
 fn fail(failure: &Failure) -> ExitCode {
     // Where standard error is closed, the exit code still tells.
-    let _unheard = writeln!(std::io::stderr(), "arx: {failure}");
+    let _unheard = writeln!(
+        std::io::stderr(),
+        "arx: {}",
+        output::escaped(&failure.to_string(), true)
+    );
     ExitCode::from(failure.exit_code())
 }
 

@@ -15,18 +15,9 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// For people. A node or a token may have called itself anything: what would move a
-    /// terminal's cursor is not passed on.
+    /// For people. A node or a token may have called itself anything: see [`escaped`].
     pub(crate) fn text(text: &str) -> Self {
-        let text: String = text
-            .chars()
-            .map(|c| match c {
-                '\n' => c,
-                c if c.is_control() => char::REPLACEMENT_CHARACTER,
-                c => c,
-            })
-            .collect();
-        Self::raw(text)
+        Self::raw(escaped(text, true))
     }
 
     /// For programs, as it is.
@@ -69,36 +60,63 @@ impl Style {
     }
 }
 
-/// One line of text, whatever others have put into it: what would move a cursor, begin
-/// another line or turn the direction of reading round is shown as an escape.
+/// One line of text, whatever others have put into it: see [`escaped`].
 pub(crate) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            c if c.is_control() => line.extend(c.escape_default()),
-            // Zero-width characters, marks of direction, and the byte order mark.
-            '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{2069}'
-            | '\u{feff}' => line.extend(c.escape_unicode()),
-            c => line.push(c),
-        }
-    }
-    line
+    escaped(text, false)
 }
 
-/// The same JSON without the control characters that JSON allows in a text (DEL and
-/// C1), since a terminal may obey them.
+/// Text from outside as it may be shown: what would move a cursor, begin another line or turn
+/// the direction of reading round stands there as an escape.
+pub(crate) fn escaped(text: &str, lines: bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' if lines => shown.push(c),
+            c if misleads(c) && c.is_ascii() => shown.extend(c.escape_default()),
+            c if misleads(c) => shown.extend(c.escape_unicode()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// The same JSON without such characters, of which it allows most in a text.
 pub(crate) fn safe_json(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
-        if c.is_control() && c != '\n' {
-            let _infallible = write!(safe, "\\u{:04x}", u32::from(c));
+        if misleads(c) && c != '\n' {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _infallible = write!(safe, "\\u{unit:04x}");
+            }
         } else {
             safe.push(c);
         }
     }
     safe
+}
+
+/// Whether a terminal obeys `c`, or shows with it something else than what is there: control
+/// characters, marks of direction (Unicode UAX #9), what has no width, and tags.
+fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+/// "1 agent", "2 agents".
+pub(crate) fn count(number: impl Into<u64>, what: &str) -> String {
+    match number.into() {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
+    }
 }
 
 /// The one clock of this program.
@@ -219,6 +237,28 @@ pub(crate) fn limit(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A serial number as it is given: hex, as certificates are shown with it.
+pub(crate) fn serial(text: &str) -> Result<String, String> {
+    let digits = text.replace(':', "");
+    let hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if !hex || digits.len() > 40 || digits.trim_start_matches('0').is_empty() {
+        return Err(
+            "a serial number is written in hex, is not 0 and has at most 20 bytes: take it from `arx svid list` or `arx inspect`"
+                .to_owned(),
+        );
+    }
+    Ok(digits)
+}
+
+/// A SPIFFE id, or, where several are asked for, the beginning of some, ending in `/`.
+pub(crate) fn identity(text: &str) -> Result<String, String> {
+    arx_identity::SpiffeId::parse(text.strip_suffix('/').unwrap_or(text))
+        .map(|_| text.to_owned())
+        .map_err(|error| {
+            format!("it is no SPIFFE id: {error}; write it as spiffe://example.org/ns/shop/sa/web, or end it with / to mean all that begin so")
+        })
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
@@ -230,6 +270,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// Lines with aligned columns, the first of them a heading.
 pub(crate) fn columns(heading: &[&str], rows: &[Vec<String>]) -> String {
+    // A cell must not look like a line of its own, and is as wide as it is shown.
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| one_line(cell)).collect())
+        .collect();
     let widths: Vec<usize> = (0..heading.len())
         .map(|column| {
             let cells = rows
@@ -240,14 +285,12 @@ pub(crate) fn columns(heading: &[&str], rows: &[Vec<String>]) -> String {
         })
         .collect();
     let mut text = String::new();
-    // A cell must not look like a line of its own.
-    let flat = |cell: &String| cell.replace('\n', "\u{fffd}");
     let heading: Vec<String> = heading.iter().map(|cell| (*cell).to_owned()).collect();
-    for row in std::iter::once(&heading).chain(rows) {
+    for row in std::iter::once(&heading).chain(&rows) {
         let cells: Vec<_> = row
             .iter()
             .zip(&widths)
-            .map(|(cell, width)| format!("{:<width$}", flat(cell)))
+            .map(|(cell, width)| format!("{cell:<width$}"))
             .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
@@ -306,7 +349,7 @@ mod tests {
         let output = Output::text(&columns(&["SOFTWARE"], &rows));
         assert_eq!(
             String::from_utf8_lossy(&output.body),
-            "SOFTWARE\nx\u{fffd}[2J\u{fffd}ok     all is well\n"
+            "SOFTWARE\nx\\u{1b}[2J\\nok     all is well\n"
         );
     }
 
@@ -316,19 +359,25 @@ mod tests {
             one_line("a\u{1b}[2J\nb\u{9b}c\u{202e}d é"),
             "a\\u{1b}[2J\\nb\\u{9b}c\\u{202e}d é"
         );
+        let output = Output::text("one\n\u{202e}owt\u{200b}\n");
+        assert_eq!(output.body, b"one\n\\u{202e}owt\\u{200b}\n");
     }
 
     #[test]
     fn json_says_the_same_without_what_a_terminal_obeys() {
-        let value = serde_json::json!({ "detail": "\u{1b}[2J\n\u{9b}2J\u{7f}é" });
+        let value = serde_json::json!({ "detail": "\u{1b}[2J\n\u{9b}2J\u{7f}é\u{202e}\u{e0041}" });
         let output = Output::json(&value);
         let text = String::from_utf8(output.body).expect("text");
-        assert!(
-            !text.chars().any(|c| c.is_control() && c != '\n'),
-            "{text:?}"
-        );
+        assert!(!text.chars().any(|c| misleads(c) && c != '\n'), "{text:?}");
         let read: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(read, value);
+    }
+
+    #[test]
+    fn one_of_a_kind_is_told_without_an_s() {
+        assert_eq!(count(1_u64, "agent"), "1 agent");
+        assert_eq!(count(0_u32, "segment"), "0 segments");
+        assert_eq!(count(12_u64, "certificate"), "12 certificates");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Failure, connect};
 use crate::output::{
-    Output, Style, columns, hex, instant, instant_json, limit, parse_span, relative, span,
+    Output, Style, columns, count, hex, identity, instant, instant_json, limit, parse_span,
+    relative, serial, span,
 };
 
 /// Entries that are asked for at a time.
@@ -29,7 +30,7 @@ pub(crate) enum Command {
     /// Show everything about one certificate.
     Show {
         /// Its serial number, in hex.
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        #[arg(value_parser = serial)]
         serial: String,
     },
     /// Ask connected agents to renew early.
@@ -52,13 +53,13 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Which {
     /// A SPIFFE id; for a list also the beginning of some, ending in `/`.
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = identity)]
     identity: Option<String>,
-    /// The name of a node.
+    /// A node, as `CLUSTER/NODE`, or by its name alone where no other cluster has one of it.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     node: Option<String>,
     /// A serial number, in hex.
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = serial)]
     serial: Option<String>,
 }
 
@@ -129,9 +130,10 @@ pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result
                 Output::json(&json!({"agents": answer.agents, "certificates": answer.certificates}))
             } else if well {
                 Output::text(&format!(
-                    "{} agents were asked to renew {} certificates within {}\n",
-                    answer.agents,
-                    answer.certificates,
+                    "{} {} asked to renew {} within {}\n",
+                    count(answer.agents, "agent"),
+                    if answer.agents == 1 { "was" } else { "were" },
+                    count(answer.certificates, "certificate"),
                     span(window_ms)
                 ))
             } else {

@@ -287,3 +287,41 @@ async fn the_manual_names_every_field_of_the_json() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_names_nothing_is_refused_with_how_to_write_it() {
+    let nowhere = Path::new("/nowhere/admin.sock");
+    for (line, says) in [
+        (
+            &["svid", "list", "--identity", "foo"][..],
+            "write it as spiffe://",
+        ),
+        (&["svid", "show", "00"], "is not 0"),
+        (&["svid", "show", "xyz"], "written in hex"),
+        (&["ledger", "search", "--serial", "0"], "is not 0"),
+    ] {
+        let line = [&["arx", "--socket", "/nowhere/admin.sock"], line].concat();
+        let error = Arguments::try_parse_from(&line).expect_err("refused");
+        assert!(error.to_string().contains(says), "{line:?}: {error}");
+    }
+    let failure = arx(nowhere, &["ledger", "search"])
+        .await
+        .expect_err("of what");
+    assert_eq!(failure.exit_code(), 2);
+    assert!(failure.to_string().contains("--serial HEX"), "{failure}");
+}
+
+#[tokio::test]
+async fn names_from_outside_reach_no_terminal_as_commands_and_read_in_one_direction() {
+    let mut answers = well();
+    answers.agents[0].software = "evil\u{202e}txt\u{1b}[2J\u{200b}".to_owned();
+    let authority = Authority::start(answers);
+    let told = text(authority.path(), &["agents"]).await;
+    assert!(
+        told.contains("evil\\u{202e}txt\\u{1b}[2J\\u{200b}"),
+        "{told}"
+    );
+    let output = arx(authority.path(), &["-o", "json", "agents"]).await;
+    let told = String::from_utf8(output.expect("an answer").body).expect("text");
+    assert!(told.contains("evil\\u202etxt\\u001b[2J\\u200b"), "{told}");
+}

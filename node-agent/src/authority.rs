@@ -96,6 +96,16 @@ pub(crate) enum SessionError {
     /// Another call was.
     #[error("{0}")]
     Call(#[from] CallFailure),
+    /// A certificate for another node.
+    #[error(
+        "the authority knows this agent as {got}, and by `cluster` and `node` of its configuration it is {own}: correct these, or give it the token of this node's agent (authority.token_file)"
+    )]
+    OtherNode {
+        /// Whom the token proves.
+        got: SpiffeId,
+        /// Who the configuration says this is.
+        own: SpiffeId,
+    },
     /// An answer that makes no sense.
     #[error("the authority's answer is not usable: {0}")]
     Answer(String),
@@ -116,6 +126,7 @@ impl SessionError {
             Self::Connect(_) => "ARX-AGENT-UNREACHABLE",
             Self::Join(_) => "ARX-AGENT-JOIN-REFUSED",
             Self::Call(_) => "ARX-AGENT-FOLLOW-REFUSED",
+            Self::OtherNode { .. } => "ARX-AGENT-OTHER-NODE",
             Self::Answer(_) => "ARX-AGENT-PROTOCOL",
             Self::Lost(_) => "ARX-AGENT-UNREACHABLE",
         }

@@ -235,6 +235,44 @@ async fn what_keeps_an_authority_from_starting_is_told_by_its_check() -> anyhow:
 }
 
 #[tokio::test]
+async fn a_state_directory_that_is_open_to_others_is_closed_and_that_is_said() -> anyhow::Result<()>
+{
+    let mut mesh = Mesh::prepare(Options::default())?;
+    let state = mesh.directory.join("authority");
+    std::fs::create_dir(&state)?;
+    std::fs::set_permissions(&state, Permissions::from_mode(0o755))?;
+    mesh.start_authority().await?;
+    ensure!(state.metadata()?.permissions().mode() & 0o777 == 0o700);
+    let log = mesh.authority.as_ref().context("it runs")?.log();
+    ensure!(log.count("ARX-STATE-DIRECTORY") == 1, "{}", log.tail());
+    ensure!(log.count("mode 0755") == 1, "{}", log.tail());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_with_the_token_of_another_node_is_told_so() -> anyhow::Result<()> {
+    let mesh = Mesh::start(Options::default()).await?;
+    let mut agent = mesh.prepare_agent("n1")?;
+    let other = mesh.prepare_agent("n2")?;
+    std::fs::copy(other.token(), agent.token())?;
+    let output = run("arx-node-agent", &agent.config, &["check"])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(2) && said.contains("authority.token_file"),
+        "{output:?}"
+    );
+    agent.spawn()?;
+    let mut log = agent.process.as_ref().context("it runs")?.log();
+    let next = log.until("ARX-AGENT-OTHER-NODE", 0).await?;
+    let line = &log.lines()[next - 1];
+    ensure!(
+        line.contains("/arx/node/c1/n2") && line.contains("/arx/node/c1/n1"),
+        "{line}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_key_that_others_can_read_is_refused() -> anyhow::Result<()> {
     let mut mesh = Mesh::start(Options::default()).await?;
     mesh.kill_authority().await?;

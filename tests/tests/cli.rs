@@ -82,6 +82,34 @@ async fn an_operator_sees_the_whole_fleet_and_a_well_one_passes_the_check() -> a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_node_is_named_with_its_cluster_or_without() -> anyhow::Result<()> {
+    let mesh = Mesh::start(Options::default()).await?;
+    let _agent = mesh.agent("n1").await?;
+    for (called, fit) in [("n1", true), ("c1/n1", true), ("c2/n1", false)] {
+        let listed = json(&mesh.admin_socket(), &["svid", "list", "--node", called])?;
+        let found = listed.as_array().is_some_and(|all| !all.is_empty());
+        ensure!(found == fit, "{called}: {listed}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn whoever_asks_an_agent_s_socket_is_told_that_it_is_not_the_authority_s()
+-> anyhow::Result<()> {
+    let mesh = Mesh::start(Options::default()).await?;
+    let agent = mesh.agent("n1").await?;
+    let told = arx(&agent.socket, &["status"])?;
+    let said = String::from_utf8_lossy(&told.stderr);
+    ensure!(
+        !told.status.success()
+            && said.contains("a node agent's socket")
+            && said.contains("admin.socket"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn asking_for_renewal_renews_what_was_asked_for() -> anyhow::Result<()> {
     let mesh = Mesh::start(Options::default()).await?;
     let _agent = mesh.agent("n1").await?;

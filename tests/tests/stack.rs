@@ -205,3 +205,18 @@ fn what_cannot_work_is_said_with_what_to_do() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn down_makes_no_folder_where_there_was_none() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let nowhere = folder.path().join("nowhere");
+    let output = Command::new(binary("arx-stack")?)
+        .args(["down", "--dir"])
+        .arg(&nowhere)
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(said.contains("Nothing is running"), "{said}");
+    ensure!(!nowhere.exists());
+    Ok(())
+}

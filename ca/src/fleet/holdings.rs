@@ -99,6 +99,11 @@ impl Holdings {
         self.complete = false;
     }
 
+    /// Whether this one is handed to whoever asks.
+    pub(super) fn serves(&self, serial: &Serial) -> bool {
+        self.leaves.get(serial).is_some_and(|leaf| leaf.current)
+    }
+
     /// Whether the cache that inventories were of is not this one.
     pub(super) fn is_lost(&self, cache_id: [u8; 16]) -> bool {
         self.cache_id != cache_id

@@ -327,3 +327,22 @@ fn how_far_clocks_are_apart_follows_our_own_when_that_is_set() {
     let _session = again.expect("admitted");
     assert_eq!(fleet.clock_offsets_ms(60_000), [-58_000]);
 }
+
+#[test]
+fn a_certificate_is_served_while_the_connected_agent_hands_it_out() {
+    let fleet = Fleet::default();
+    let name = node(1).name;
+    let follow = fleet
+        .follow(&node(1), &hello(1), at(100))
+        .expect("admitted");
+    let mut told = inventory(1, &[7, 8]);
+    told.leaves[1].current = false;
+    follow
+        .inventory(told, Vec::new, at(100))
+        .expect("an inventory");
+    assert!(fleet.serves(&name, &serial(7)));
+    assert!(!fleet.serves(&name, &serial(8)), "it was replaced");
+    assert!(!fleet.serves(&name, &serial(9)), "it holds none such");
+    drop(follow);
+    assert!(!fleet.serves(&name, &serial(7)), "the agent is away");
+}

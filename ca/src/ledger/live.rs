@@ -79,6 +79,14 @@ struct SerialKey {
 
 type NodeKey = (Arc<str>, Arc<str>);
 
+/// Whether `called` names the node, with its cluster or without. No name has a slash.
+fn is_called((cluster, node): &NodeKey, called: &str) -> bool {
+    match called.split_once('/') {
+        Some(whole) => whole == (&**cluster, &**node),
+        None => called == &**node,
+    }
+}
+
 impl SerialKey {
     fn new(serial: &[u8]) -> Option<Self> {
         let mut bytes = [0; MAX_SERIAL];
@@ -134,7 +142,7 @@ struct Leaf {
 pub struct LiveFilter {
     /// A SPIFFE id, or the beginning of one that ends in `/`.
     pub identity: Option<String>,
-    /// Name of a node.
+    /// A node, as `<cluster>/<node>` or by its name alone; empty for what belongs to none.
     pub node: Option<String>,
     /// Serial number.
     pub serial: Option<Serial>,
@@ -363,6 +371,16 @@ impl Live {
         nodes
     }
 
+    /// The nodes with certificates that are called so, as `<cluster>/<node>`.
+    #[must_use]
+    pub fn nodes_called(&self, called: &str) -> Vec<String> {
+        let state = self.lock();
+        let nodes = state.nodes.keys().filter(|node| is_called(node, called));
+        nodes
+            .map(|(cluster, node)| format!("{cluster}/{node}"))
+            .collect()
+    }
+
     /// A part of the list of valid certificates. Reads each from its segment: blocks.
     ///
     /// # Errors
@@ -559,7 +577,7 @@ impl State {
                     && filter
                         .node
                         .as_deref()
-                        .is_none_or(|node| node == &*leaf.node.1)
+                        .is_none_or(|called| is_called(&leaf.node, called))
                     && filter
                         .serial
                         .as_ref()

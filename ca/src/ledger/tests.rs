@@ -378,13 +378,13 @@ async fn the_list_of_valid_certificates_is_paged_and_filtered() -> Outcome {
     assert_eq!(count(identity("spiffe://example.org/ns/x/sa/3"))?, 3);
     assert_eq!(count(identity("spiffe://example.org/ns/x/"))?, 30);
     assert_eq!(count(identity("spiffe://example.org/ns/x/sa"))?, 0);
-    assert_eq!(
-        count(LiveFilter {
-            node: Some("n1".to_owned()),
+    for (called, fit) in [("n1", 10), ("c1/n1", 10), ("c2/n1", 0), ("c1/n", 0)] {
+        let node = LiveFilter {
+            node: Some(called.to_owned()),
             ..LiveFilter::default()
-        })?,
-        10
-    );
+        };
+        assert_eq!(count(node)?, fit, "{called}");
+    }
     assert_eq!(
         count(LiveFilter {
             serial: Some(serial(4)),
@@ -394,6 +394,39 @@ async fn the_list_of_valid_certificates_is_paged_and_filtered() -> Outcome {
     );
     assert_eq!(live.on_node("c1", "n1", at(1000)).len(), 10);
     assert!(live.nodes(at(1000)).is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_s_name_finds_the_nodes_of_all_clusters_and_with_its_cluster_one() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let (ledger, _) = open(directory.path())?;
+    let mut records = vec![issued(1, 1000, 5000)];
+    let Event::Issued(elsewhere) = issued(4, 1000, 5000).event else {
+        unreachable!("made above");
+    };
+    let elsewhere = Issued {
+        cluster: "c2".to_owned(),
+        ..*elsewhere
+    };
+    records.push(Record::new(at(1000), elsewhere));
+    ledger.append(records).await?;
+    let live = ledger.live();
+    assert_eq!(live.nodes_called("n1"), ["c1/n1", "c2/n1"]);
+    assert_eq!(live.nodes_called("c2/n1"), ["c2/n1"]);
+    assert_eq!(live.nodes_called("n"), [""; 0]);
+    let refused = crate::admin::one_node(&live, "n1".to_owned()).expect_err("two");
+    assert!(
+        refused.message().contains("say which, c1/n1 or c2/n1"),
+        "{refused:?}"
+    );
+    for one in ["c1/n1", "n7"] {
+        let found = crate::admin::one_node(&live, one.to_owned());
+        assert_eq!(
+            found.map_err(|status| status.to_string())?.as_deref(),
+            Some(one)
+        );
+    }
     Ok(())
 }
 

@@ -302,7 +302,15 @@ impl Check<'_> {
             self.add(
                 format!("policy.local[{n}]"),
                 "it has no selector, so every process would fit",
-                "give at least one of uid, gid, executable, executable_sha256",
+                "give uid or gid, and perhaps executable and executable_sha256 beside it",
+            );
+        } else if local.uid.is_none() && local.gid.is_none() {
+            // Whoever may run the program can make it do something else: by LD_PRELOAD, by
+            // ptrace, or, if it is an interpreter, by asking.
+            self.add(
+                format!("policy.local[{n}]"),
+                "it goes by the executable alone, which any user of the node may run, and make do as they like",
+                "give uid or gid beside it",
             );
         }
         if local

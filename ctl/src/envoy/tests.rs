@@ -201,3 +201,29 @@ fn envoy_takes_what_is_printed() {
         assert!(output.status.success(), "{name}: {said}\n{text}");
     }
 }
+
+#[test]
+fn ports_that_nobody_can_call_and_paths_that_mean_nothing_elsewhere_are_refused() {
+    let refused = |more: &[&str]| {
+        let start = [
+            "arx",
+            "envoy",
+            "bootstrap",
+            "--accept",
+            "spiffe://example.org/x",
+        ];
+        let line = [&start, more].concat();
+        let error = crate::Arguments::try_parse_from(line).expect_err("refused");
+        error.to_string()
+    };
+    for option in ["--listen", "--app", "--admin"] {
+        assert!(
+            refused(&[option, "0"]).contains("from 1 to 65535"),
+            "{option}"
+        );
+    }
+    let upstream = |text| refused(&["--upstream", text]);
+    assert!(upstream("0=h:1,spiffe://example.org/y").contains("no upstream"));
+    assert!(upstream("9001=h:0,spiffe://example.org/y").contains("no upstream"));
+    assert!(refused(&["--sds-socket", "run/sds.sock"]).contains("from /"));
+}

@@ -3,6 +3,7 @@
 
 use arx_identity::profile::{Kind, Severity, violations};
 use arx_identity::{Certificate, KeyId};
+use x509_parser::public_key::PublicKey;
 
 use super::{Fact, Finding};
 use crate::output::{hex, relative, unix_ms};
@@ -28,6 +29,36 @@ pub(super) fn explain_all(certificates: &[Certificate], now_ms: i64) -> Vec<Find
         }
     }
     findings
+}
+
+/// What can be said of a certificate that Arx does not take, and why it does not.
+pub(super) fn unusable(der: &[u8], reason: &str) -> Finding {
+    let mut lines = Vec::new();
+    let mut wrong = vec![format!("arx can't use it: {reason}")];
+    if let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) {
+        let key = certificate.public_key();
+        lines.push(("subject", Fact::text(certificate.subject().to_string())));
+        lines.push(("issuer", Fact::text(certificate.issuer().to_string())));
+        lines.push(("serial", Fact::text(hex(certificate.raw_serial()))));
+        if let Ok(PublicKey::RSA(rsa)) = key.parsed() {
+            let bits = rsa.key_size();
+            lines.push(("key", Fact::text(format!("RSA, {bits} bits"))));
+            if bits < 2048 {
+                wrong.push(format!(
+                    "an RSA key of {bits} bits can be broken, and no proxy should take it: make another of at least 2048 bits, or ecdsa-p256"
+                ));
+            }
+        } else {
+            lines.push(("key", Fact::text(key.algorithm.algorithm.to_string())));
+        }
+    }
+    lines.push(("bytes", Fact::Number(der.len() as u64)));
+    Finding {
+        kind: "certificate",
+        lines,
+        wrong,
+        notes: Vec::new(),
+    }
 }
 
 fn explain(certificate: &Certificate, now_ms: i64) -> Finding {

@@ -266,3 +266,56 @@ fn what_is_none_of_these_is_said() {
             .contains("no SPIFFE bundle")
     );
 }
+
+#[test]
+fn what_arx_does_not_know_in_a_pem_file_is_wrong() {
+    let findings = look(b"-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n");
+    assert_eq!(findings[0].kind, "unknown");
+    assert!(
+        findings[0].wrong[0].contains("does not know"),
+        "{findings:?}"
+    );
+}
+
+#[test]
+fn bytes_behind_a_certificate_or_a_request_are_told_and_it_is_still_explained() {
+    let leaf = authority().leaf(3600, now());
+    let findings = look(&[leaf.der(), &[0]].concat());
+    assert_eq!(findings[0].kind, "leaf certificate");
+    let told = "1 byte follows it that belongs to nothing";
+    assert!(findings[0].wrong[0].starts_with(told), "{findings:?}");
+    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
+    let csr = key.create_csr().expect("a request");
+    let findings = look(&[&csr[..], &[0, 0]].concat());
+    assert_eq!(findings[0].kind, "certificate request");
+    let told = "2 bytes follow it that belong to nothing";
+    assert!(findings[0].wrong[0].starts_with(told), "{findings:?}");
+    assert!(
+        explain(&[0x30, 3, 2, 1, 1], NOW_MS).is_err(),
+        "DER of something else"
+    );
+}
+
+#[test]
+fn a_certificate_with_a_key_that_can_be_broken_is_explained() {
+    // Made by OpenSSL: `req -x509 -newkey rsa:1024`.
+    let pem = include_str!("tests/rsa-1024.pem");
+    let findings = look(pem.as_bytes());
+    assert_eq!(field(&findings[0], "key"), "RSA, 1024 bits");
+    let wrong = findings[0].wrong.join("; ");
+    assert!(wrong.contains("can be broken"), "{wrong}");
+    assert!(!to_text(&findings, NOW_MS).contains("certificate request"));
+}
+
+#[test]
+fn what_is_empty_or_cut_off_is_told_so() {
+    let told = |bytes: &[u8]| explain(bytes, NOW_MS).expect_err("nothing to explain");
+    assert_eq!(told(b" \n"), "there is nothing in it");
+    let cut = told(b"-----BEGIN CERTIFICATE-----\nMAA=\n");
+    assert!(
+        cut.contains("has no line -----END CERTIFICATE-----"),
+        "{cut}"
+    );
+    let damaged = told(b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
+    assert!(damaged.contains("no Base64"), "{damaged}");
+}

@@ -169,8 +169,10 @@ pub(super) fn verified(
     let chain = issued.chain.iter().map(|der| der.as_ref());
     let chain = CertChain::from_der_list(chain).map_err(|error| refuse(&error))?;
     if chain.spiffe_id() != id {
-        let reason = format!("it is for {}, not for {id}", chain.spiffe_id());
-        return Err(refuse(&reason));
+        return Err(SessionError::OtherNode {
+            got: chain.spiffe_id().clone(),
+            own: id.clone(),
+        });
     }
     let mut reason = None;
     for bundle in anchors {

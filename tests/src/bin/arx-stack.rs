@@ -39,6 +39,10 @@ async fn main() -> ExitCode {
     let done = async {
         match command {
             Command::Up { dir, ttl } => Stack::new(&dir)?.up(&ttl).await,
+            Command::Down { dir } if !dir.exists() => {
+                println!("Nothing is running in {}: it is not there.", dir.display());
+                Ok(())
+            }
             Command::Down { dir } => Stack::new(&dir)?.down().await,
         }
     };

@@ -129,8 +129,30 @@ fn local_rules_that_fit_everything_nothing_or_never_are_named() {
     };
     let sound = rule("/local/web", "[\"c1/node-1\"]", "uid = 1");
     assert_eq!(found(&sound), [""; 0]);
+    let group = rule(
+        "/local/web",
+        "[\"c1/*\"]",
+        "gid = 1\nexecutable = \"/usr/bin/envoy\"",
+    );
+    assert_eq!(found(&group), [""; 0]);
     for (text, says) in [
         (rule("/local/web", "[\"c1/node-1\"]", ""), "every process"),
+        (
+            rule(
+                "/local/web",
+                "[\"c1/*\"]",
+                "executable = \"/usr/bin/envoy\"",
+            ),
+            "give uid or gid beside it",
+        ),
+        (
+            rule(
+                "/local/web",
+                "[\"c1/*\"]",
+                &format!("executable_sha256 = \"{}\"", "0".repeat(64)),
+            ),
+            "give uid or gid beside it",
+        ),
         (rule("/local/web", "[]", "uid = 1"), "no node"),
         (
             rule("/local/web", "[\"node-1\"]", "uid = 1"),
