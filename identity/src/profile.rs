@@ -10,7 +10,7 @@ mod build;
 mod check;
 
 pub use build::{
-    Issuer, Leaf, ProfileError, Unsigned, Validity, backdate, intermediate, leaf, root,
+    Issuer, Leaf, ProfileError, Unsigned, Validity, backdate, cross, intermediate, leaf, root,
 };
 pub use check::{Kind, Severity, Violation, violations};
 

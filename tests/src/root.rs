@@ -21,7 +21,20 @@ impl Root {
     /// # Errors
     /// If the trust domain is none.
     pub fn new(trust_domain: &str, now: SystemTime, lifetime: Duration) -> anyhow::Result<Self> {
-        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
+        Self::of_kind(KeyAlgorithm::EcdsaP256, trust_domain, now, lifetime)
+    }
+
+    /// The same with a key of this kind.
+    ///
+    /// # Errors
+    /// If the trust domain is none, or such a key can't be made.
+    pub fn of_kind(
+        kind: KeyAlgorithm,
+        trust_domain: &str,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> anyhow::Result<Self> {
+        let key = PrivateKey::generate(kind)?;
         let validity = Validity::authority(now, lifetime);
         let unsigned = profile::root(
             key.public_key(),

@@ -269,7 +269,7 @@ pub fn leaf(issuer: &Issuer, leaf: &Leaf<'_>) -> Result<Unsigned, ProfileError> 
     };
     let extensions = [
         usage,
-        &subject_key_id(leaf.public_key)[..],
+        &subject_key_id(&leaf.public_key.key_id())[..],
         &issuer.authority_key_id,
         &subject_alt_name(true, leaf.id, leaf.dns_names),
         no_rev_avail,
@@ -313,7 +313,7 @@ pub fn intermediate(
     let extensions = [
         &basic_constraints(Some(path_len))[..],
         &authority_key_usage(),
-        &subject_key_id(key),
+        &subject_key_id(&key.key_id()),
         &issuer.authority_key_id,
         &subject_alt_name(false, &expected.id, &[]),
     ];
@@ -345,7 +345,7 @@ pub fn root(
     let extensions = [
         &basic_constraints(None)[..],
         &authority_key_usage(),
-        &subject_key_id(key),
+        &subject_key_id(&key.key_id()),
         &authority_key_id(&key.key_id()),
         &subject_alt_name(false, &expected.id, &[]),
     ];
@@ -353,6 +353,57 @@ pub fn root(
         expected,
         &key.algorithm().signature_identifier(),
         &subject,
+        &extensions,
+    ))
+}
+
+/// A cross-certificate: subject and key of the authority `other`, signed by `issuer`. Whoever
+/// trusts only `issuer` then believes what `other` has issued (RFC 5280, 3.2), for as long as
+/// both live.
+///
+/// # Errors
+/// If the issuer allows no authority below it, or `other` has no key identifier.
+pub fn cross(issuer: &Issuer, other: &Issuer, now: SystemTime) -> Result<Unsigned, ProfileError> {
+    // Below `other` stands at least one more authority.
+    let path_len = match issuer.path_len {
+        None => None,
+        Some(0 | 1) => return Err(ProfileError::PathLength),
+        Some(allowed) => Some(u8::try_from(allowed - 1).unwrap_or(u8::MAX)),
+    };
+    let certificate = &other.certificate;
+    let bad = |reason: &str| ProfileError::BadIssuer {
+        subject: certificate.subject().to_owned(),
+        reason: reason.to_owned(),
+    };
+    let id = certificate
+        .spiffe_id()
+        .ok_or_else(|| bad("no SPIFFE id of a trust domain"))?;
+    let whole = Validity::authority(now, Duration::ZERO);
+    let validity = Validity {
+        not_before: whole
+            .not_before
+            .max(certificate.not_before())
+            .max(issuer.certificate.not_before()),
+        not_after: certificate.not_after().min(issuer.not_after),
+    };
+    let expected = authority(
+        Kind::Intermediate,
+        certificate.public_key(),
+        id.trust_domain(),
+        checked(validity, Some(issuer.not_after))?,
+        Some(issuer.certificate.clone()),
+    );
+    let extensions = [
+        &basic_constraints(path_len)[..],
+        &authority_key_usage(),
+        &subject_key_id(&other.key_id),
+        &issuer.authority_key_id,
+        &subject_alt_name(false, &expected.id, &[]),
+    ];
+    Ok(unsigned(
+        expected,
+        &issuer.signature_algorithm,
+        certificate.subject_der(),
         &extensions,
     ))
 }
@@ -530,11 +581,11 @@ fn authority_key_usage() -> Vec<u8> {
     )
 }
 
-fn subject_key_id(key: &PublicKey) -> Vec<u8> {
+fn subject_key_id(id: &KeyId) -> Vec<u8> {
     extension(
         OID_SUBJECT_KEY_ID,
         false,
-        &der::tlv(der::OCTET_STRING, &[key.key_id().as_bytes()]),
+        &der::tlv(der::OCTET_STRING, &[id.as_bytes()]),
     )
 }
 

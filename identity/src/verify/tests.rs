@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::profile::Validity;
+use crate::Sequence;
+use crate::bundle::TrustBundle;
+use crate::chain::CertChain;
+use crate::profile::{self, ProfileError, Validity};
 use crate::testing::{Authority, HOUR, example, now};
 
 const ID: &str = "spiffe://example.org/ns/default/sa/web";
@@ -21,6 +24,40 @@ fn a_peer_is_known_by_its_leaf_and_by_every_authority_up_to_the_root() {
         peer.issuers,
         [key_id(&lower), key_id(&upper), key_id(&root)]
     );
+}
+
+#[test]
+fn a_cross_certificate_lets_believers_in_the_old_root_believe_the_new_one_and_is_no_more() {
+    let [old, new, foreign] = [(); 3].map(|()| Authority::root(&example()));
+    let issuing = new.below(&example(), 0);
+    let unsigned = profile::cross(&old.issuer, &new.issuer, now()).expect("a cross-certificate");
+    let signature = old.key.sign(unsigned.to_be_signed()).expect("a signature");
+    let cross = unsigned.complete(&signature).expect("a cross-certificate");
+    let mut certificates = issuing.valid(ID).certificates().to_vec();
+    certificates.push(cross.clone());
+    let chain = CertChain::new(certificates).expect("a chain");
+
+    let key_id = |authority: &Authority| authority.issuer.key_id();
+    let believed = |bundle: &TrustBundle| verify(&chain, bundle, now()).map(|peer| peer.issuers);
+    assert_eq!(
+        believed(&old.bundle(&example())),
+        Ok(vec![key_id(&issuing), key_id(&new), key_id(&old)])
+    );
+    let short = vec![key_id(&issuing), key_id(&new)];
+    assert_eq!(believed(&new.bundle(&example())), Ok(short.clone()));
+    let both = vec![old.certificate().clone(), new.certificate().clone()];
+    let both = TrustBundle::new(example(), Sequence::default(), both).expect("a bundle");
+    assert_eq!(believed(&both), Ok(short));
+    assert!(believed(&foreign.bundle(&example())).is_err());
+
+    // It stands for the new root under the old one, and for nothing else.
+    assert_eq!(cross.subject(), new.certificate().subject());
+    assert_eq!(cross.subject_key_id(), Some(key_id(&new)));
+    assert_eq!(cross.authority_key_id(), Some(key_id(&old)));
+    assert!(cross.not_after() <= old.certificate().not_after());
+    let of_leaves = old.below(&example(), 0);
+    let refused = profile::cross(&of_leaves.issuer, &new.issuer, now());
+    assert!(matches!(refused, Err(ProfileError::PathLength)));
 }
 
 #[test]
