@@ -2,6 +2,7 @@
 //! lets them do.
 
 pub(crate) mod agents;
+mod custody;
 mod denial;
 pub(crate) mod rotation;
 pub(crate) mod status;
@@ -26,6 +27,8 @@ use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::rotation::View;
 use crate::state::Initiator;
+
+pub use self::custody::{Custody, Waiting};
 
 /// Entries of a page where the caller does not say, and at most.
 const PAGE: usize = 100;

@@ -13,6 +13,7 @@ mod issuing;
 mod keep;
 mod operator;
 mod options;
+mod outside;
 mod parent;
 mod problem;
 mod reach;
@@ -20,6 +21,8 @@ mod renewal;
 mod root;
 mod roots;
 mod sealed;
+mod upper;
+mod upstream;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -41,11 +44,17 @@ pub use self::issuing::{
 pub use self::keep::{Health, Made};
 use self::operator::Found;
 pub use self::options::{OperatorFiles, Options};
+pub use self::outside::{
+    Asked, Certifier, Installed, PATH_LENGTH, Urgency, awaits, by_hand, install, request,
+    upper_renewal_at,
+};
 use self::parent::{Parent, blocking};
 pub use self::problem::Problem;
 pub use self::reach::Reach;
 pub use self::renewal::RootRenewal;
 use self::sealed::Kept;
+pub use self::upper::{Upper, first_chain};
+pub use self::upstream::{Command, CommandError, Upstream};
 use crate::signer::Sources;
 use crate::state::{
     Authorities, Decision, Document as _, Intermediate, Loaded, Replica, RootState, State,
@@ -85,6 +94,8 @@ pub struct Authority {
     serving: watch::Sender<Option<Svid>>,
     health: watch::Sender<Health>,
     reach: watch::Sender<Reach>,
+    /// Why the upper intermediate was not renewed, if it was tried.
+    upper_trouble: watch::Sender<Option<(&'static str, String)>>,
 }
 
 /// An intermediate that is registered and does not sign yet.
@@ -112,6 +123,12 @@ impl Authority {
         if !problems.is_empty() {
             return Err(AuthorityError::Problems(problems));
         }
+        if let Some(reason) = awaits(&state, &options, now).await? {
+            return Err(AuthorityError::Awaiting(reason));
+        }
+        let stored = state.authorities().await?;
+        outside::fits(stored.as_ref().map(|stored| &stored.value), &options)
+            .map_err(|problem| AuthorityError::Problems(vec![problem]))?;
         let sources = Sources::new(&options.outside);
         let found = check::operator(&options, &sources, state.trust_domain(), now).await?;
         Self::with(state, replica, options, found, now).await
@@ -181,6 +198,7 @@ impl Authority {
             serving: watch::Sender::new(None),
             health: watch::Sender::default(),
             reach: watch::Sender::default(),
+            upper_trouble: watch::Sender::default(),
         })
     }
 
@@ -221,6 +239,12 @@ impl Authority {
     #[must_use]
     pub fn renews_at(&self) -> Option<SystemTime> {
         renewal_at(self.issuing()?.term(), self.longest_leaf())
+    }
+
+    /// How it is configured, but for the longest leaf, which may change.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// What the operator should know about how this authority was found at its start.

@@ -151,6 +151,81 @@ pub struct Authority {
     pub previous_key_file: Option<PathBuf>,
     /// How often these files are looked at.
     pub files_interval: Span,
+    /// `offline`: the root's key is with a CA outside, and an operator has certificates signed.
+    pub root: Option<Elsewhere>,
+    /// Another CA, which is asked for certificates.
+    pub upstream: Option<Upstream>,
+}
+
+/// Where the root's key is, if it is neither here nor in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Elsewhere {
+    /// With a CA that this process does not reach.
+    Offline,
+}
+
+/// `[authority.upstream]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// A program and its arguments: request on standard input, chain on standard output.
+    pub command: Vec<String>,
+    /// How long it may take.
+    #[serde(default = "a_minute")]
+    pub deadline: Span,
+    /// Names of the variables that it gets of this process's environment.
+    #[serde(default)]
+    pub environment: Vec<String>,
+}
+
+impl Upstream {
+    fn problems(&self, problems: &mut Problems<'_>) {
+        match self.command.first() {
+            None => problems.add(
+                "authority.upstream.command",
+                "it is empty",
+                "give a program and its arguments, such as [\"/usr/local/bin/sign-authority\"]",
+            ),
+            Some(program) if !Path::new(program).is_absolute() => problems.add(
+                "authority.upstream.command",
+                format!("{program:?} is not a path from /"),
+                "give the whole path of the program: it is not looked for",
+            ),
+            Some(program) if program.contains('\0') => problems.add(
+                "authority.upstream.command",
+                "there is a NUL character in it",
+                "leave it out",
+            ),
+            Some(_) => {}
+        }
+        let deadline = self.deadline.get();
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&deadline) {
+            problems.add(
+                "authority.upstream.deadline",
+                format!("{} is not between 1s and 1h", self.deadline),
+                "leave it out for 1m",
+            );
+        }
+        let bad = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
+        if let Some(name) = self.environment.iter().find(bad) {
+            problems.add(
+                "authority.upstream.environment",
+                format!("{name:?} is no name of a variable"),
+                "give names only, such as [\"PATH\", \"HOME\"]; values come from this process's own environment",
+            );
+        }
+    }
+
+    fn options(&self) -> authority::Upstream {
+        let (program, arguments) = self.command.split_first().unzip();
+        authority::Upstream::Command(authority::Command {
+            program: program.map(PathBuf::from).unwrap_or_default(),
+            arguments: arguments.map(<[String]>::to_vec).unwrap_or_default(),
+            deadline: self.deadline.get(),
+            environment: self.environment.clone(),
+        })
+    }
 }
 
 /// Who begins the rotation to another root.
@@ -210,6 +285,8 @@ impl Default for Authority {
             previous_certificate_file: None,
             previous_key_file: None,
             files_interval: Span::from_secs(60),
+            root: None,
+            upstream: None,
         }
     }
 }
@@ -243,6 +320,10 @@ fn many() -> usize {
 
 fn queue() -> usize {
     10_000
+}
+
+fn a_minute() -> Span {
+    Span::from_secs(60)
 }
 
 fn ten_seconds() -> Span {
@@ -333,6 +414,7 @@ impl Config {
         let (ops, node_api) = (self.ops.address, self.node_api.address);
         self.page
             .problems(ops, node_api, &self.trust_domain, problems);
+        self.check_root(problems);
         self.check_secrets(problems);
         self.check_rotation(problems);
         self.check_keys(problems);
@@ -454,6 +536,33 @@ impl Config {
                 format!("{} is not between 100ms and 1d", files.files_interval),
                 "leave it out for 60s",
             );
+        }
+    }
+
+    /// The root is one.
+    fn check_root(&self, problems: &mut Problems<'_>) {
+        let authority = &self.authority;
+        if let Some(upstream) = &authority.upstream {
+            upstream.problems(problems);
+        }
+        let files = authority.certificate_file.is_some() || authority.key_file.is_some();
+        match (authority.root, &authority.upstream) {
+            (Some(Elsewhere::Offline), Some(_)) => problems.add(
+                "authority.root",
+                "there is an upstream CA, so its root is not offline",
+                "remove root = \"offline\", or [authority.upstream]",
+            ),
+            (Some(Elsewhere::Offline), None) if files => problems.add(
+                "authority.root",
+                "certificate_file and key_file name a root that is here",
+                "remove root = \"offline\", or the two files",
+            ),
+            (None, Some(_)) if files => problems.add(
+                "authority.upstream",
+                "certificate_file and key_file name a root that is here",
+                "remove [authority.upstream], or the two files",
+            ),
+            _ => {}
         }
     }
 
@@ -610,6 +719,11 @@ impl Config {
             serving_names: self.page.names(),
             operator,
             outside: self.authority.outside(),
+            certifier: match (self.authority.root, &self.authority.upstream) {
+                (Some(Elsewhere::Offline), _) => Some(authority::Certifier::Offline),
+                (None, Some(upstream)) => Some(authority::Certifier::Upstream(upstream.options())),
+                (None, None) => None,
+            },
             longest_leaf: self.policy.longest_ttl(),
         }
     }

@@ -1,22 +1,25 @@
 //! The process: puts the parts together in the order in which they need each other, keeps
 //! them until it is asked to end, and takes other configurations meanwhile.
 
+mod door;
 mod keep;
 mod open;
 mod own;
+mod waiting;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arx_daemon::drain::{Drain, OnPanic, Reloads, Tasks};
 use arx_daemon::ops::{self, Readiness};
-use arx_daemon::{Clock, drain, exit, files, log};
+use arx_daemon::{Clock, drain, exit, log};
 use arx_identity::{Svid, tls};
 use arx_proto::admin::v1::admin_server::AdminServer;
+use arx_proto::admin::v1::custody_server::CustodyServer;
 use futures_util::future::BoxFuture;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 
 use crate::admin;
 use crate::answers::Answers;
@@ -31,13 +34,15 @@ use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::refusal::Told;
 use crate::rotation::Rotator;
-use crate::serve::{Nodes, serve_admin};
+use crate::serve::{Answers as Answered, Nodes};
 use crate::share::Shares;
 use crate::token::Tokens;
+use door::Door;
 use keep::Conditions;
-use open::{Parts, StartError};
+use open::{Parts, Start, StartError};
 
 pub(crate) use open::seal_source;
+pub(crate) use own::installed_record;
 
 /// What the processes call themselves in the state and to agents.
 pub const SOFTWARE: &str = concat!("arx-ca ", env!("CARGO_PKG_VERSION"));
@@ -149,9 +154,15 @@ impl Process {
         let site = (place == Place::Ops).then(|| page.site());
         let ops = ops.start_with(readiness.clone(), registry, drain.clone(), site);
 
-        let Some(parts) =
-            Parts::open(&config, &clock, accept_loss, &conditions.store, &drain).await?
-        else {
+        let mut door = Door::new(&config.admin.socket, &tasks, &drain);
+        let start = Start {
+            config: &config,
+            clock: &clock,
+            accept_loss,
+            conditions: &conditions,
+            drain: &drain,
+        };
+        let Some(parts) = Parts::open(start, &mut door).await? else {
             return Ok(None);
         };
         let tokens = Tokens::new(&config.clusters, &clock).await?;
@@ -193,7 +204,10 @@ impl Process {
         let server = tls::Server::new(&serving, &ca.trust.current())
             .map_err(|error| StartError::new("ARX-START", error))?;
         let server = Arc::new(server);
-        let admin = bind_admin(&config.admin.socket)?;
+        door.open()?;
+        let admin = AdminServer::new(admin::Api::new(Arc::clone(&ca)));
+        let custody = CustodyServer::new(admin::Custody::of(Arc::clone(&ca)));
+        door.answer(Answered::Everything(admin, custody));
 
         let this = Self {
             path,
@@ -206,7 +220,7 @@ impl Process {
             _ops: ops,
         };
         this.keep(conditions);
-        this.serve(server, serving, listener, admin);
+        this.serve(server, serving, listener);
         this.show(page, place, listener_of_page);
         tracing::info!(
             trust_domain = %this.ca.trust_domain,
@@ -219,13 +233,7 @@ impl Process {
         Ok(Some(this))
     }
 
-    fn serve(
-        &self,
-        server: Arc<tls::Server>,
-        serving: Svid,
-        listener: TcpListener,
-        admin: UnixListener,
-    ) {
+    fn serve(&self, server: Arc<tls::Server>, serving: Svid, listener: TcpListener) {
         let most = self.config.node_api.max_connections;
         let nodes = Nodes::new(
             Arc::clone(&self.ca),
@@ -235,12 +243,6 @@ impl Process {
         );
         self.tasks
             .spawn("node listener", OnPanic::End, nodes.serve(listener, most));
-        let api = AdminServer::new(admin::Api::new(Arc::clone(&self.ca)));
-        self.tasks.spawn(
-            "admin listener",
-            OnPanic::End,
-            serve_admin(admin, api, self.tasks.clone(), self.drain.clone()),
-        );
         self.keep_authority(server, serving);
     }
 
@@ -275,6 +277,10 @@ impl Process {
         self.until_drained("reaching the root key", async move {
             reaching.authority.keep_reaching(&reaching.clock).await;
         });
+        if ca.authority.options().certifier.is_some() {
+            let upper = ca.readiness.condition("upper");
+            self.until_drained("upper health", keep::watch_upper(Arc::clone(ca), upper));
+        }
         self.until_drained("ledger health", keep::watch_ledger(Arc::clone(ca), ledger));
         self.until_drained("store health", keep::watch_store(Arc::clone(ca), store));
         let trust = Arc::clone(&ca.trust);
@@ -326,6 +332,16 @@ impl Process {
         let keeper = Arc::clone(&ca);
         self.until_drained("authority", async move {
             keeper.authority.keep(&keeper.clock, made).await;
+        });
+        let keeper = Arc::clone(&ca);
+        self.until_drained("upper authority", async move {
+            let recorder = Arc::clone(&keeper);
+            let installed = move |installed| {
+                let ca = Arc::clone(&recorder);
+                Box::pin(async move { own::renewed(&ca, &installed).await })
+                    as BoxFuture<'static, _>
+            };
+            keeper.authority.keep_upper(&keeper.clock, installed).await;
         });
         {
             let (ca, presented) = (Arc::clone(&ca), Arc::clone(&presented));
@@ -427,6 +443,10 @@ fn readings(ca: &Ca) -> Readings {
     let now = ca.clock.now();
     let mut authority_ends = vec![("root", ca.authority.root().not_after())];
     let mut authority_renewals = Vec::new();
+    if let Some(upper) = ca.authority.upper() {
+        authority_ends.push(("upper", upper.ends));
+        authority_renewals.push(("upper", upper.renewal_at));
+    }
     if let Some(issuing) = ca.authority.issuing() {
         authority_ends.push(("intermediate", issuing.not_after()));
         let renewal = renewal_at(issuing.term(), ca.authority.longest_leaf());
@@ -471,15 +491,4 @@ fn readings(ca: &Ca) -> Readings {
         bundle_number: ca.trust.current().sequence().number,
         generation: ca.rules.get().generation,
     }
-}
-
-/// The socket is for root and the own user; the permissions say so too.
-fn bind_admin(path: &Path) -> Result<UnixListener, StartError> {
-    let what = format!("can't bind admin.socket {}", path.display());
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(StartError::io(&what))?;
-    }
-    files::bind_socket(path, 0o600)
-        .map_err(|error| StartError::new("ARX-START", format!("admin.socket: {error}")))
-        .and_then(|listener| UnixListener::from_std(listener).map_err(StartError::io(&what)))
 }

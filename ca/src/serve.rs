@@ -6,6 +6,7 @@
 //! than their share of connections, calls and memory.
 
 mod message;
+mod operator;
 mod places;
 
 use std::convert::Infallible;
@@ -20,7 +21,6 @@ use arx_daemon::Clock;
 use arx_daemon::calls::{Calls, Running};
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
 use arx_identity::{KeyId, TrustBundle, tls};
-use arx_proto::admin::v1::admin_server::AdminServer;
 use arx_proto::node::v1::node_server::NodeServer;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
@@ -32,7 +32,6 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tower_service::Service as _;
 
-use crate::admin::Api as AdminApi;
 use crate::ca::Ca;
 use crate::caller::{Caller, NodeName};
 use crate::metrics::OpenConnection;
@@ -40,6 +39,7 @@ use crate::node_api::Api as NodeApi;
 use crate::refusal::{Peer, Refusal};
 use crate::share::Shares;
 use message::{Metered, Taken};
+pub use operator::{Answers, Operator};
 use places::{Place, Places};
 
 /// How long somebody without a certificate may stay: long enough for one join.
@@ -267,12 +267,7 @@ async fn lost<'a>(place: Option<&'a Place<'_, NodeName>>) -> &'a NodeName {
 }
 
 /// Serves the admin API to the CA's own user and to root.
-pub async fn serve_admin(
-    listener: UnixListener,
-    api: AdminServer<AdminApi>,
-    tasks: Tasks,
-    drain: Drain,
-) {
+pub async fn serve_admin(listener: UnixListener, operator: Operator, tasks: Tasks, drain: Drain) {
     let connections = Arc::new(Semaphore::new(64));
     let own = rustix::process::geteuid().as_raw();
     loop {
@@ -299,10 +294,9 @@ pub async fn serve_admin(
                 continue;
             }
         }
-        let api = api.clone();
+        let service = operator.clone();
         let until = drain.clone();
         tasks.spawn("admin connection", OnPanic::Continue, async move {
-            let service = Admin { api };
             let calls = Calls::default();
             let connection = protocol(&calls, STREAMS_OF_OPERATOR)
                 .serve_connection(TokioIo::new(stream), service);
@@ -500,20 +494,6 @@ where
             .into_http()),
         }
     })
-}
-
-struct Admin {
-    api: AdminServer<AdminApi>,
-}
-
-impl hyper::service::Service<Request<Incoming>> for Admin {
-    type Response = Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = <AdminServer<AdminApi> as tower_service::Service<Request<Incoming>>>::Future;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.api.clone().call(request)
-    }
 }
 
 impl fmt::Debug for Nodes {

@@ -24,7 +24,8 @@ use arx_identity::{KeyId, TrustDomain};
 use bytes::Bytes;
 
 pub use self::authorities::{
-    Authorities, KeyPlace, Newer, Pkcs8, Registration, Root, RootState, SocketKey, TokenKey,
+    Authorities, KeyPlace, Newer, Pending, Pkcs8, Registration, Root, RootState, SocketKey,
+    TokenKey,
 };
 pub use self::denials::{Denial, Denials};
 pub use self::document::Document;

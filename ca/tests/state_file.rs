@@ -126,6 +126,7 @@ async fn begin_to_issue(path: &Path, mut done: impl FnMut(&str)) -> anyhow::Resu
         serving_names: Vec::new(),
         operator: None,
         outside: Outside::default(),
+        certifier: None,
         longest_leaf: day,
     };
     let trust_domain = TrustDomain::parse("example.org")?;

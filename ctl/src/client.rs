@@ -77,6 +77,11 @@ impl From<tonic::Status> for Failure {
 
 /// Connects to the authority's socket.
 pub(crate) async fn connect(socket: &Path) -> Result<Client, Failure> {
+    channel(socket).await.map(AdminClient::new)
+}
+
+/// A connection to the authority's socket, for any of its services.
+pub(crate) async fn channel(socket: &Path) -> Result<Channel, Failure> {
     // Asked here, because what tonic would say of it is not for people.
     let stream = UnixStream::connect(socket)
         .await
@@ -91,9 +96,7 @@ pub(crate) async fn connect(socket: &Path) -> Result<Client, Failure> {
     let channel = endpoint
         .connect_with_connector(Socket(socket.to_owned()))
         .await;
-    let channel =
-        channel.map_err(|error| Failure::Unreachable(format!("{}: {error}", socket.display())))?;
-    Ok(AdminClient::new(channel))
+    channel.map_err(|error| Failure::Unreachable(format!("{}: {error}", socket.display())))
 }
 
 /// The authority would close the connection of anybody else without a word.

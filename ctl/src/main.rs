@@ -2,6 +2,7 @@
 //! explains certificates, requests, bundles and tokens.
 
 mod agents;
+mod authority;
 mod bundle;
 mod check;
 mod client;
@@ -99,6 +100,9 @@ enum Command {
     /// Replace the root of the trust domain, with proof that everybody has taken the new one.
     #[command(subcommand)]
     Rotate(rotate::Command),
+    /// A root whose key is elsewhere: have what signs here certified by it.
+    #[command(subcommand)]
+    Authority(authority::Command),
     /// Issue no new certificates to an identity, a service account or a node.
     Deny(denial::Deny),
     /// End a denial.
@@ -123,7 +127,10 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(run(arguments)) {
         Ok(output) => match print(&output.body) {
-            Ok(()) => ExitCode::from(output.exit_code),
+            Ok(()) => {
+                let _unheard = std::io::stderr().write_all(output.note.as_bytes());
+                ExitCode::from(output.exit_code)
+            }
             Err(failure) => fail(&failure),
         },
         Err(failure) => fail(&failure),
@@ -168,6 +175,7 @@ async fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Envoy(command) => envoy::run(&command, style),
         Command::Ledger(command) => ledger::run(socket, style, command).await,
         Command::Rotate(command) => rotate::run(socket, style, command).await,
+        Command::Authority(command) => authority::run(socket, style, command).await,
         Command::Deny(command) => denial::deny(socket, style, command).await,
         Command::Allow(command) => denial::allow(socket, style, command).await,
         Command::Version => version::run(socket, style).await,

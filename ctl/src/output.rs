@@ -11,6 +11,8 @@ use time::format_description::well_known::Rfc3339;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Output {
     pub(crate) body: Vec<u8>,
+    /// For people, on standard error: beside a body that is for a file.
+    pub(crate) note: String,
     pub(crate) exit_code: u8,
 }
 
@@ -24,6 +26,7 @@ impl Output {
     pub(crate) fn raw(body: impl Into<Vec<u8>>) -> Self {
         Self {
             body: body.into(),
+            note: String::new(),
             exit_code: 0,
         }
     }

@@ -1,14 +1,15 @@
 //! Certificate signing requests (PKCS #10, RFC 2986): a proof that somebody holds a
 //! key, and nothing more.
 
-use crate::certificate::alternative_names;
+use crate::certificate::{alternative_names, pem};
 use crate::der::{self, NotDer, Reader};
 use crate::key::{KeyAlgorithm, KeyError, PublicKey};
 
 /// Longest request that is looked at, in bytes.
 const MAX_CSR: usize = 16 * 1024;
 /// The attribute that lists requested extensions (RFC 2985, 5.4.2).
-const OID_EXTENSION_REQUEST: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x0e];
+pub(crate) const OID_EXTENSION_REQUEST: &[u8] =
+    &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x0e];
 
 /// Which keys certificates are issued for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +121,12 @@ impl VerifiedCsr {
     pub fn claimed_names(&self) -> &[String] {
         &self.claimed_names
     }
+}
+
+/// A request as PEM (RFC 7468), ending in a newline.
+#[must_use]
+pub fn csr_pem(der: &[u8]) -> String {
+    pem("CERTIFICATE REQUEST", der)
 }
 
 impl From<NotDer> for CsrError {

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::certificate::KeyId;
 use crate::crypto::{provider, sha256};
+use crate::csr::OID_EXTENSION_REQUEST;
 use crate::der::{self, NotDer, Reader};
 use provider::rand::SystemRandom;
 use provider::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair};
@@ -431,12 +432,23 @@ impl PrivateKey {
     /// # Errors
     /// As [`PrivateKey::sign`].
     pub fn create_csr(&self) -> Result<Vec<u8>, KeyError> {
-        let version = der::unsigned_integer(&[0]);
+        self.request(&der::sequence(&[]), &[])
+    }
+
+    /// The same with this subject (a Name, DER), asking for these extensions (each DER).
+    pub(crate) fn request(&self, subject: &[u8], extensions: &[u8]) -> Result<Vec<u8>, KeyError> {
+        let asked = match extensions {
+            [] => Vec::new(),
+            _ => der::sequence(&[
+                &der::tlv(der::OID, &[OID_EXTENSION_REQUEST]),
+                &der::tlv(der::SET, &[&der::sequence(&[extensions])]),
+            ]),
+        };
         let info = der::sequence(&[
-            &version,
-            &der::sequence(&[]),
+            &der::unsigned_integer(&[0]),
+            subject,
             self.public.spki_der(),
-            &der::tlv(0xa0, &[]),
+            &der::tlv(der::EXPLICIT_0, &[&asked]),
         ]);
         let signature = self.sign(&info)?;
         let algorithm = self.public.algorithm().signature_identifier();

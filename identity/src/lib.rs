@@ -25,7 +25,7 @@ mod verify;
 pub use bundle::{BundleError, Sequence, TrustBundle};
 pub use certificate::{Certificate, CertificateError, KeyId, Serial};
 pub use chain::{CertChain, ChainError};
-pub use csr::{CsrError, KeyPolicy, VerifiedCsr};
+pub use csr::{CsrError, KeyPolicy, VerifiedCsr, csr_pem};
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use key::{KeyAlgorithm, KeyError, PrivateKey, PublicKey, ecdsa_signature};
 pub use svid::{Svid, SvidError};

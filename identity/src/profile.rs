@@ -10,7 +10,8 @@ mod build;
 mod check;
 
 pub use build::{
-    Issuer, Leaf, ProfileError, Unsigned, Validity, backdate, cross, intermediate, leaf, root,
+    Issuer, Leaf, ProfileError, Unsigned, Validity, authority_request, backdate, cross,
+    intermediate, leaf, root,
 };
 pub use check::{Kind, Severity, Violation, violations};
 

@@ -19,6 +19,7 @@ pub mod http;
 pub mod load;
 pub mod mesh;
 pub mod node;
+pub mod openssl;
 pub mod pair;
 pub mod process;
 pub mod root;

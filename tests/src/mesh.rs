@@ -210,6 +210,14 @@ agents = ["arx-system/arx-node-agent"]
     pub async fn start_authority(&mut self) -> anyhow::Result<()> {
         self.spawn_authority()?;
         self.authority_is_ready().await?;
+        self.write_bundle().await
+    }
+
+    /// Writes the authority's roots to the bundle file.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn write_bundle(&self) -> anyhow::Result<()> {
         let bundle = self
             .admin()
             .await?

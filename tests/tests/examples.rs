@@ -45,6 +45,8 @@ const AUTHORITY: Program = Program {
         "authority.root_custody",
         "authority.pkcs11",
         "authority.signer",
+        "authority.root",
+        "authority.upstream",
         "rotation.window",
         "policy.local.executable_sha256",
         "cluster.jwks_file",

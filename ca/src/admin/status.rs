@@ -87,6 +87,16 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
                 )
             }),
     );
+    if let Some(upper) = ca.authority.upper() {
+        all.push(authority(
+            "upper",
+            "active",
+            &upper.certificate,
+            "state store",
+            under_root,
+            Some(upper.renewal_at),
+        ));
+    }
     if let Some(issuing) = ca.authority.issuing() {
         let own = issuing.issuer().certificate();
         let renews = renewal_at(issuing.term(), ca.authority.longest_leaf());
@@ -193,6 +203,7 @@ fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
             warning: told.is_some(),
         });
     }
+    health.extend(upper_health(ca, now));
     health.extend(
         ca.rules
             .get()
@@ -262,4 +273,20 @@ fn root_health(ca: &Ca, now: SystemTime) -> wire::Health {
         message,
         warning: advice.is_some(),
     }
+}
+
+/// Whether what stands between the root and the replicas is to be renewed; none where nothing
+/// does.
+fn upper_health(ca: &Ca, now: SystemTime) -> Option<wire::Health> {
+    let upper = ca.authority.upper()?;
+    let notice = upper.notice(now);
+    let warning = notice.is_some();
+    let (code, message) = notice.unwrap_or_default();
+    Some(wire::Health {
+        component: "upper".to_owned(),
+        ok: true,
+        code: code.to_owned(),
+        message,
+        warning,
+    })
 }

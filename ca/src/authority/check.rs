@@ -9,6 +9,7 @@ use super::AuthorityError;
 use super::files::succeeds;
 use super::operator::{self, Found};
 use super::options::Options;
+use super::outside::{self, Certifier};
 use super::parent::blocking;
 use super::problem::{Problem, human};
 use super::root::{Choice, choose, describe, gone};
@@ -75,12 +76,24 @@ async fn look(
     if !usable {
         return Ok(());
     }
+    if let Err(problem) = outside::fits(stored.as_ref(), options) {
+        checked.problems.push(problem);
+        return Ok(());
+    }
     match choose(stored.as_ref(), found.material.as_ref()) {
         Ok(Choice::First) => match (&options.operator, found.away) {
             (Some(_), Some(away)) => checked.unreachable = Some(away),
             (Some(_), None) => {
                 let note = "the first start will take the operator's root".to_owned();
                 checked.notes.push(note);
+            }
+            (None, _) if options.certifier.is_some() => {
+                checked.notes.push(match options.certifier {
+                    Some(Certifier::Upstream(_)) => {
+                        "the first start will ask the upstream CA for a certificate".to_owned()
+                    }
+                    _ => "the first start will wait for `arx authority install`".to_owned(),
+                });
             }
             (None, _) => match sources.look(options.root_key).await {
                 Ok(Some(key)) => {
@@ -109,7 +122,8 @@ async fn look(
         return Ok(());
     };
     let files = matches!(active.key, KeyPlace::Files);
-    if !files && active.certificate.public_key().algorithm() != options.root_key {
+    let own = !files && options.certifier.is_none();
+    if own && active.certificate.public_key().algorithm() != options.root_key {
         checked.notes.push(format!(
             "the root has a key of kind {}; authority.root_key = {} counts for the next one",
             active.certificate.public_key().algorithm(),
@@ -209,6 +223,18 @@ pub(super) enum Ends {
 pub(super) fn ends(active: &Root, options: &Options, now: SystemTime) -> Ends {
     let root = active.certificate.subject();
     let at = rfc3339(active.ends());
+    if let Some(upper) = active.above.iter().find(|one| one.not_after() < now) {
+        return Ends::Over(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-EXPIRED",
+            format!(
+                "{}, which stands between the root and the replicas, has expired at {}: check \
+                 this machine's clock; if it is right, have another certified under the same root",
+                upper.subject(),
+                rfc3339(upper.not_after())
+            ),
+        ));
+    }
     match active.ends().duration_since(now) {
         Err(_) => Ends::Over(Problem::new(
             SETTING,

@@ -3,6 +3,7 @@
 use arx_identity::KeyError;
 use arx_identity::profile::ProfileError;
 
+use super::upstream::CommandError;
 use super::{Problem, SignError};
 use crate::signer::SignerError;
 use crate::state::StateError;
@@ -63,6 +64,15 @@ pub enum AuthorityError {
     /// The serving certificate was not made.
     #[error("the serving certificate was not made: {0}")]
     Serving(String),
+    /// A CA outside has to certify what signs here, and has not.
+    #[error(
+        "the authority waits for its certificate from outside ({0}): have the request signed \
+         that `arx authority csr` prints, and give the chain to `arx authority install`"
+    )]
+    Awaiting(String),
+    /// The CA above gave no chain.
+    #[error(transparent)]
+    Upstream(#[from] CommandError),
     /// There is no intermediate yet.
     #[error("there is no issuing certificate yet: wait until the authority has made one")]
     NotReady,
@@ -104,6 +114,8 @@ impl AuthorityError {
             Self::RootState { .. } => "ARX-AUTHORITY-ROOT-STATE",
             Self::RootNewer { .. } => "ARX-AUTHORITY-ROOT-NEWER",
             Self::Serving(_) => "ARX-AUTHORITY-SERVING",
+            Self::Awaiting(_) => "ARX-AUTHORITY-AWAITING",
+            Self::Upstream(error) => error.code(),
             Self::NotReady => "ARX-AUTHORITY-NOT-READY",
             Self::NotRecorded(_) => "ARX-AUTHORITY-NOT-RECORDED",
             Self::CutOff(_) => "ARX-AUTHORITY-CUT-OFF",
@@ -126,7 +138,11 @@ impl AuthorityError {
         match self {
             Self::State(error) => error.passes(),
             Self::Signer(error) => error.passes(),
-            Self::NotReady | Self::NotRecorded(_) | Self::CutOff(_) => true,
+            Self::Awaiting(_)
+            | Self::Upstream(_)
+            | Self::NotReady
+            | Self::NotRecorded(_)
+            | Self::CutOff(_) => true,
             _ => false,
         }
     }

@@ -21,13 +21,13 @@ use zeroize::Zeroizing;
 use super::options::{OperatorFiles, Options};
 use super::problem::{Problem, human};
 use crate::signer::{InMemory, Key, Signer, SignerError, Sources};
-use crate::state::KeyPlace;
+use crate::state::{KeyPlace, Pkcs8};
 
 const CERTIFICATE: &str = "authority.certificate_file";
 const KEY: &str = "authority.key_file";
 
 /// Longer files are refused: several times the longest chain.
-const LIMIT: u64 = 256 * 1024;
+pub(super) const LIMIT: u64 = 256 * 1024;
 
 /// An authority of the operator's, in order.
 #[derive(Clone, Debug)]
@@ -40,9 +40,11 @@ pub(super) struct Material {
     pub(super) root: Certificate,
 }
 
-/// What was found in the files.
-#[derive(Debug, Default)]
+/// What was found in the files, or in a chain that came otherwise.
+#[derive(Debug)]
 pub(super) struct Found {
+    /// What problems with the chain are told of.
+    pub(super) setting: &'static str,
     /// Only if there is no problem.
     pub(super) material: Option<Material>,
     pub(super) problems: Vec<Problem>,
@@ -56,6 +58,21 @@ pub(super) struct Found {
     pub(super) content: Option<[u8; 32]>,
     /// The key of the set that was in use before, if that is named too.
     pub(super) previous: Option<Arc<dyn Signer>>,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self {
+            setting: CERTIFICATE,
+            material: None,
+            problems: Vec::new(),
+            short: None,
+            away: None,
+            notes: Vec::new(),
+            content: None,
+            previous: None,
+        }
+    }
 }
 
 /// What lies in the files, or why it can't be read; not judged yet.
@@ -191,32 +208,39 @@ pub(super) fn judge(
             }
         },
     };
-    let Some(root) = certificates.iter().position(|one| one.is_signed_by(one)) else {
+    let place = files.certificate.display().to_string();
+    found.examine(&certificates, &place, key, options, trust_domain, now);
+    found
+}
+
+/// Checks a chain that a CA outside has made for `key`, which is in the state. Problems are those
+/// of `setting`. What is found is still to be [tried](Found::tried).
+pub(super) fn examine(
+    certificates: &[Certificate],
+    key: PrivateKey,
+    setting: &'static str,
+    options: &Options,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Found {
+    let mut found = Found {
+        setting,
+        ..Found::default()
+    };
+    if key.public_key() != certificates[0].public_key() {
         found.certificate(
-            "ARX-AUTHORITY-CHAIN",
+            "ARX-AUTHORITY-KEY-MISMATCH",
             format!(
-                "no certificate in {} is self-signed: append the chain up to and including the root",
-                files.certificate.display()
+                "{} is not for the key in the request that waits (`arx authority csr`): put the \
+                 certificate of that key first",
+                name(0, certificates)
             ),
         );
-        found.each(&certificates, certificates.len(), trust_domain, now);
-        return found;
-    };
-    found.chain(&certificates, root);
-    found.each(&certificates[..=root], root, trust_domain, now);
-    found.path_length(&certificates);
-    found.lifetime(&certificates[..=root], options, now);
-    let Some(key) = key else {
-        return found;
-    };
-    if found.problems.is_empty() {
-        found.material = Some(Material {
-            place: key.place,
-            key: key.signer,
-            above: certificates[..root].to_vec(),
-            root: certificates[root].clone(),
-        });
     }
+    let place = KeyPlace::Stored(Pkcs8::of(&key));
+    let signer = Arc::new(InMemory::new(key.into(), place.as_str()));
+    let key = Some(Key { place, signer });
+    found.examine(certificates, "the chain", key, options, trust_domain, now);
     found
 }
 
@@ -303,7 +327,43 @@ impl Found {
     }
 
     fn certificate(&mut self, code: &'static str, message: String) {
-        self.problems.push(Problem::new(CERTIFICATE, code, message));
+        self.problems
+            .push(Problem::new(self.setting, code, message));
+    }
+
+    /// Everything about a chain but whether its key has signed. `place` is what it lies in.
+    fn examine(
+        &mut self,
+        certificates: &[Certificate],
+        place: &str,
+        key: Option<Key>,
+        options: &Options,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) {
+        let Some(root) = certificates.iter().position(|one| one.is_signed_by(one)) else {
+            self.certificate(
+                "ARX-AUTHORITY-CHAIN",
+                format!(
+                    "no certificate in {place} is self-signed: append the chain up to and \
+                     including the root"
+                ),
+            );
+            self.each(certificates, certificates.len(), trust_domain, now);
+            return;
+        };
+        self.chain(certificates, root);
+        self.each(&certificates[..=root], root, trust_domain, now);
+        self.path_length(certificates);
+        self.lifetime(&certificates[..=root], options, now);
+        if let (Some(key), true) = (key, self.problems.is_empty()) {
+            self.material = Some(Material {
+                place: key.place,
+                key: key.signer,
+                above: certificates[..root].to_vec(),
+                root: certificates[root].clone(),
+            });
+        }
     }
 
     /// Whether each signs the one before it, and nothing comes after the root.
@@ -427,7 +487,7 @@ impl Found {
         let ends = rfc3339(first.not_after());
         if left <= options.longest() {
             self.short = Some(Problem::new(
-                CERTIFICATE,
+                self.setting,
                 "ARX-AUTHORITY-LIFETIME",
                 format!(
                     "{name} ends at {ends}, before a leaf of {} that is issued now: renew it, or \

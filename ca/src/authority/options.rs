@@ -6,6 +6,7 @@ use std::time::Duration;
 use arx_identity::KeyAlgorithm;
 use arx_identity::crypto::PROVIDER;
 
+use super::outside::Certifier;
 use super::problem::{Problem, human};
 use super::renewal::RootRenewal;
 use crate::signer::options::{Custody, Outside};
@@ -29,6 +30,8 @@ pub struct Options {
     pub operator: Option<OperatorFiles>,
     /// Where keys are that are neither in the state nor in a file.
     pub outside: Outside,
+    /// Who certifies what signs here, where the root's key is with a CA outside.
+    pub certifier: Option<Certifier>,
     /// The longest lifetime that policy gives to anybody.
     pub longest_leaf: Duration,
 }
@@ -58,6 +61,11 @@ const SHORTEST: Duration = Duration::from_secs(5);
 const LEAST_SPARE: Duration = Duration::from_secs(3);
 
 impl Options {
+    /// Whether a first start makes a root.
+    fn makes_root(&self) -> bool {
+        self.operator.is_none() && self.certifier.is_none()
+    }
+
     /// The longest lifetime of anything that the intermediate signs.
     #[must_use]
     pub fn longest(&self) -> Duration {
@@ -110,7 +118,7 @@ impl Options {
                 );
             }
         }
-        if self.operator.is_none() && self.root_ttl <= self.intermediate_ttl {
+        if self.makes_root() && self.root_ttl <= self.intermediate_ttl {
             ttl(
                 "authority.root_ttl",
                 format!(
@@ -120,7 +128,7 @@ impl Options {
                 ),
             );
         }
-        if self.operator.is_none() && self.root_ttl > self.intermediate_ttl {
+        if self.makes_root() && self.root_ttl > self.intermediate_ttl {
             self.lead(&mut problems);
         }
         let signs = matches!(
@@ -141,7 +149,7 @@ impl Options {
         let cannot_make = PROVIDER == "ring"
             && matches!(self.root_key, KeyAlgorithm::Rsa(_))
             && self.outside.next == Custody::State;
-        if signs && cannot_make && self.operator.is_none() {
+        if signs && cannot_make && self.makes_root() {
             problems.push(Problem::new(
                 "authority.root_key",
                 "ARX-AUTHORITY-KEY-ALGORITHM",

@@ -136,8 +136,8 @@ impl Authority {
         Ok(())
     }
 
-    /// Takes over whichever root is active in the state, and answers whether that is another
-    /// than before. [`Authority::keep`] then makes an intermediate and a serving certificate
+    /// Takes over whichever root is active in the state, and what signs for it, and answers
+    /// whether that is another than before. [`Authority::keep`] then makes an intermediate and a serving certificate
     /// under it at once; [`Authority::issuing`] stays as it is until it has.
     ///
     /// # Errors
@@ -146,11 +146,21 @@ impl Authority {
     pub async fn follow_active(&self) -> Result<bool, AuthorityError> {
         let _one_at_a_time = self.following.lock().await;
         let stored = self.stored().await?;
-        if stored.active().and_then(Root::key_id) == Some(self.root_key_id()) {
+        let parent = self.parent();
+        let same = |active: &Root| {
+            active.key_id() == Some(parent.root_id)
+                && active.signer() == parent.issuer.certificate()
+        };
+        if stored.active().is_some_and(same) {
             return Ok(false);
         }
         let parent = root::load(&self.state, &self.sources()).await?;
-        tracing::info!(root = %parent.root_id, subject = parent.root.subject(), "another root is active");
+        tracing::info!(
+            root = %parent.root_id,
+            subject = parent.root.subject(),
+            signer = parent.issuer.certificate().subject(),
+            "something else signs intermediates"
+        );
         self.parent.send_replace(parent.into());
         Ok(true)
     }

@@ -2,6 +2,7 @@ mod crash;
 mod files;
 mod keep;
 mod operator;
+mod outside;
 mod roots;
 mod sealed;
 mod steps;
@@ -40,6 +41,7 @@ fn options() -> Options {
         serving_names: Vec::new(),
         operator: None,
         outside: crate::signer::options::Outside::default(),
+        certifier: None,
         longest_leaf: DAY,
     }
 }

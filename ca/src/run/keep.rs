@@ -11,6 +11,8 @@ use crate::refusal;
 
 /// Between looks at whether the store can write.
 const PROBE: Duration = Duration::from_secs(5);
+/// Between looks at how long the upper intermediate lives.
+const UPPER: Duration = Duration::from_secs(60);
 /// Between removals of old segments.
 const PRUNE: Duration = Duration::from_secs(3600);
 
@@ -100,6 +102,24 @@ pub(super) async fn watch_key(ca: Arc<Ca>, condition: Condition) {
         };
         if changed.is_err() {
             return;
+        }
+    }
+}
+
+/// What a CA outside has certified may be due to be renewed: whoever looks is told until when
+/// issuance goes on.
+pub(super) async fn watch_upper(ca: Arc<Ca>, condition: Condition) {
+    let mut changes = ca.authority.watch_upper();
+    loop {
+        changes.borrow_and_update();
+        let upper = ca.authority.upper();
+        match upper.and_then(|upper| upper.notice(ca.clock.now())) {
+            Some((code, message)) => condition.set_warning(code, message),
+            None => condition.set_ok(),
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(UPPER) => {}
         }
     }
 }

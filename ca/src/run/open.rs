@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use arx_daemon::Clock;
 use arx_daemon::drain::Drain;
-use arx_daemon::ops::Condition;
 
 use super::SOFTWARE;
-use crate::authority::{Authority, AuthorityError};
+use super::door::Door;
+use super::keep::Conditions;
+use super::waiting::Room;
+use crate::authority::{self, Authority, AuthorityError};
 use crate::config::Config;
 use crate::denial;
 use crate::ledger::{self, Ledger};
@@ -84,40 +86,50 @@ pub(super) struct Parts {
     pub(super) ledger: Ledger,
 }
 
+/// How a process starts.
+#[derive(Clone, Copy)]
+pub(super) struct Start<'a> {
+    pub(super) config: &'a Config,
+    pub(super) clock: &'a Clock,
+    pub(super) accept_loss: bool,
+    pub(super) conditions: &'a Conditions,
+    pub(super) drain: &'a Drain,
+}
+
 impl Parts {
     /// Opens them, and waits as long as the disk is full or read-only: the process is there
     /// and says so, and goes on by itself. `None` if its end is asked for meanwhile.
     pub(super) async fn open(
-        config: &Config,
-        clock: &Clock,
-        accept_loss: bool,
-        condition: &Condition,
-        drain: &Drain,
+        start: Start<'_>,
+        door: &mut Door,
     ) -> Result<Option<Self>, StartError> {
         let mut told = String::new();
         loop {
-            let error = match Self::try_open(config, clock, accept_loss).await {
-                Ok(parts) => return Ok(Some(parts)),
+            let error = match Self::try_open(start, door).await {
+                Ok(parts) => return Ok(parts),
                 Err(error) if error.passes => error,
                 Err(error) => return Err(error),
             };
             if told != error.message {
                 tracing::error!(code = error.code, "can't start yet: {}", error.message);
-                condition.set_failing(error.code, error.message.clone());
+                let store = &start.conditions.store;
+                store.set_failing(error.code, error.message.clone());
                 told = error.message;
             }
             tokio::select! {
                 () = tokio::time::sleep(AGAIN) => {}
-                () = drain.requested() => return Ok(None),
+                () = start.drain.requested() => return Ok(None),
             }
         }
     }
 
-    async fn try_open(
-        config: &Config,
-        clock: &Clock,
-        accept_loss: bool,
-    ) -> Result<Self, StartError> {
+    async fn try_open(start: Start<'_>, door: &mut Door) -> Result<Option<Self>, StartError> {
+        let Start {
+            config,
+            clock,
+            accept_loss,
+            ..
+        } = start;
         let directory = &config.state.directory;
         let opened = private_directory(directory).map_err(StartError::io(format!(
             "can't prepare state.directory {}",
@@ -146,21 +158,34 @@ impl Parts {
         };
         // Before anything is made that would have to be trusted.
         Trust::examine(&state, Some(&replica), evidence).await?;
-        let authority =
-            Authority::open(state.clone(), &replica, config.authority_options(), now).await?;
+        let options = config.authority_options();
+        if let Some(reason) = authority::awaits(&state, &options, now).await? {
+            let room = Room {
+                state: state.clone(),
+                replica: replica.clone(),
+                options: options.clone(),
+                ledger: ledger.clone(),
+            };
+            if !room.wait(reason, start, door).await? {
+                return Ok(None);
+            }
+        }
+        // It may have been a long time.
+        let now = clock.now();
+        let authority = Authority::open(state.clone(), &replica, options, now).await?;
         for note in authority.notes() {
             tracing::warn!(code = "ARX-AUTHORITY-NOTE", "{note}");
         }
         let trust = Trust::open(state.clone(), &replica, &authority.root(), evidence, now).await?;
         let denials = denial::Current::open(state.clone(), &replica).await?;
-        Ok(Self {
+        Ok(Some(Self {
             replica: replica.name().into(),
             denials,
             state,
             authority,
             trust,
             ledger,
-        })
+        }))
     }
 }
 

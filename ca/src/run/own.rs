@@ -4,8 +4,9 @@
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
+use arx_daemon::clock::rfc3339;
 use arx_identity::{
-    Svid,
+    Certificate, Svid,
     tls::{self, TlsError},
 };
 use tokio::sync::{Mutex, watch};
@@ -100,6 +101,30 @@ fn intermediate_record(
             not_before: certificate.not_before(),
             not_after: certificate.not_after(),
         },
+    }
+}
+
+/// Records what the CA above has certified.
+pub(super) async fn renewed(ca: &Ca, certificate: &Certificate) {
+    let now = ca.clock.now();
+    let record = installed_record("upstream CA", certificate);
+    let recorded = ca.ledger.append(vec![ledger::Record::new(now, record)]);
+    if let Err(error) = recorded.await {
+        tracing::warn!(code = error.code(), %error, "a certificate by the CA above was not recorded");
+    }
+}
+
+/// A certificate from outside signs here from now on.
+pub(crate) fn installed_record(who: &str, certificate: &Certificate) -> ledger::Operator {
+    ledger::Operator {
+        who: who.to_owned(),
+        action: "install authority".to_owned(),
+        detail: format!(
+            "{}, serial {}, until {}",
+            certificate.subject(),
+            certificate.serial(),
+            rfc3339(certificate.not_after())
+        ),
     }
 }
 

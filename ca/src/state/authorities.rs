@@ -26,6 +26,21 @@ pub struct Authorities {
     /// One for each replica and root under which it has had an intermediate that has not
     /// expired for long.
     pub registrations: Vec<Registration>,
+    /// The key that waits for its certificate by a CA outside.
+    pub pending: Option<Pending>,
+    /// What a newer version has added.
+    pub extra: Map<String, Value>,
+}
+
+/// A key that a CA outside is to certify, to stand between its root and the replicas' own.
+#[derive(Debug)]
+pub struct Pending {
+    /// The key.
+    pub key: Pkcs8,
+    /// The request for it, PEM: the same however often it is asked for.
+    pub request: String,
+    /// When both were made.
+    pub made: SystemTime,
     /// What a newer version has added.
     pub extra: Map<String, Value>,
 }

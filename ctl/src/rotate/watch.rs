@@ -75,8 +75,8 @@ pub(super) async fn run(socket: &Path, style: Style, id: String) -> Result<Outpu
         }
     };
     Ok(Output {
-        body: Vec::new(),
         exit_code,
+        ..Output::raw(Vec::new())
     })
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::certificate::{Certificate, CertificateError, KeyId, Serial};
 use crate::der;
 use crate::id::{SpiffeId, TrustDomain};
-use crate::key::{KeyAlgorithm, PublicKey};
+use crate::key::{KeyAlgorithm, KeyError, PrivateKey, PublicKey};
 
 /// The first and the last instant at which a certificate is valid. Whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -406,6 +406,28 @@ pub fn cross(issuer: &Issuer, other: &Issuer, now: SystemTime) -> Result<Unsigne
         certificate.subject_der(),
         &extensions,
     ))
+}
+
+/// A request (PKCS #10, DER) for an authority's certificate over `key`, for a CA elsewhere: it
+/// asks for everything that [`intermediate`] would say. That CA may heed none of it.
+///
+/// # Errors
+/// As [`PrivateKey::sign`].
+pub fn authority_request(
+    key: &PrivateKey,
+    trust_domain: &TrustDomain,
+    name: &str,
+    path_len: u8,
+) -> Result<Vec<u8>, KeyError> {
+    let id = SpiffeId::new(trust_domain, "").expect("a trust domain is a SPIFFE id");
+    let extensions = [
+        basic_constraints(Some(path_len)),
+        authority_key_usage(),
+        subject_key_id(&key.public_key().key_id()),
+        subject_alt_name(false, &id, &[]),
+    ];
+    let subject = subject(trust_domain, name, &Serial::random());
+    key.request(&subject, &extensions.concat())
 }
 
 impl Unsigned {

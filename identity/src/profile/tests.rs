@@ -278,3 +278,24 @@ proptest! {
         prop_assert_eq!(leaf.dns_names(), &labels[..]);
     }
 }
+
+#[test]
+fn an_authoritys_request_asks_for_what_an_intermediate_says() {
+    let key = key();
+    let request = authority_request(&key, &example(), "authority", 1).expect("a request");
+    let verified =
+        crate::VerifiedCsr::verify(&request, &crate::KeyPolicy::default()).expect("it verifies");
+    assert_eq!(verified.public_key(), key.public_key());
+    assert_eq!(verified.claimed_names(), ["spiffe://example.org"]);
+    // basicConstraints, critical, CA:TRUE with path length 1; keyUsage of an authority.
+    let constraints = [
+        0x30, 0x12, 0x06, 0x03, 0x55, 0x1d, 0x13, 0x01, 0x01, 0xff, 0x04, 0x08, 0x30, 0x06, 0x01,
+        0x01, 0xff, 0x02, 0x01, 0x01,
+    ];
+    assert!(request.windows(20).any(|window| window == constraints));
+    let usage = [
+        0x55, 0x1d, 0x0f, 0x01, 0x01, 0xff, 0x04, 0x04, 0x03, 0x02, 0x01, 0x06,
+    ];
+    assert!(request.windows(12).any(|window| window == usage));
+    assert!(crate::csr_pem(&request).starts_with("-----BEGIN CERTIFICATE REQUEST-----\n"));
+}

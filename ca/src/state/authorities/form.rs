@@ -3,12 +3,12 @@
 use std::time::SystemTime;
 
 use arx_identity::Certificate;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::place::{Form as Place, FormOf as PlaceOf};
-use super::{Authorities, Registration, Root, RootState};
+use super::place::{Form as Place, FormOf as PlaceOf, pkcs8};
+use super::{Authorities, Pending, Pkcs8, Registration, Root, RootState};
 use crate::state::document::{self, Document};
 use crate::state::wire;
 use crate::store::Segment;
@@ -17,6 +17,8 @@ use crate::store::Segment;
 struct FormOf<'a> {
     roots: Vec<RootFormOf<'a>>,
     registrations: &'a [Registration],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending: Option<PendingFormOf<'a>>,
     #[serde(flatten)]
     extra: &'a Map<String, Value>,
 }
@@ -35,10 +37,26 @@ struct RootFormOf<'a> {
     extra: &'a Map<String, Value>,
 }
 
+#[derive(Serialize)]
+struct PendingFormOf<'a> {
+    #[serde(serialize_with = "by_reference")]
+    key: &'a Pkcs8,
+    request: &'a str,
+    #[serde(with = "wire::millis", rename = "made_ms")]
+    made: SystemTime,
+    #[serde(flatten)]
+    extra: &'a Map<String, Value>,
+}
+
+fn by_reference<S: Serializer>(key: &&Pkcs8, serializer: S) -> Result<S::Ok, S::Error> {
+    pkcs8::serialize(key, serializer)
+}
+
 #[derive(Deserialize)]
 struct Form {
     roots: Vec<RootForm>,
     registrations: Vec<Registration>,
+    pending: Option<PendingForm>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -53,6 +71,17 @@ struct RootForm {
     above: Vec<Certificate>,
     #[serde(with = "wire::millis", rename = "added_ms")]
     added: SystemTime,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct PendingForm {
+    #[serde(with = "pkcs8")]
+    key: Pkcs8,
+    request: String,
+    #[serde(with = "wire::millis", rename = "made_ms")]
+    made: SystemTime,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -72,6 +101,12 @@ impl Document for Authorities {
         document::encode(&FormOf {
             roots: roots.collect(),
             registrations: &self.registrations,
+            pending: self.pending.as_ref().map(|pending| PendingFormOf {
+                key: &pending.key,
+                request: &pending.request,
+                made: pending.made,
+                extra: &pending.extra,
+            }),
             extra: &self.extra,
         })
     }
@@ -89,6 +124,12 @@ impl Document for Authorities {
         let authorities = Self {
             roots: roots.collect(),
             registrations: form.registrations,
+            pending: form.pending.map(|pending| Pending {
+                key: pending.key,
+                request: pending.request,
+                made: pending.made,
+                extra: pending.extra,
+            }),
             extra: form.extra,
         };
         match authorities.contradiction() {

@@ -1,0 +1,419 @@
+//! A root whose key is elsewhere: a CA outside certifies a longer-lived intermediate, the
+//! upper one, whose key is made here and never leaves the state store. It signs the
+//! intermediates of the replicas.
+//!
+//! The key is made once for each request and waits, sealed, until a chain for it comes. A chain
+//! is held against everything that would break the mesh later before any of it is stored; it
+//! takes its place together with its key, in one compare-and-swap.
+
+use std::time::{Duration, SystemTime};
+
+use arx_daemon::clock::rfc3339;
+use arx_identity::profile::authority_request;
+use arx_identity::{Certificate, PrivateKey, csr_pem};
+use serde_json::Map;
+
+use super::operator;
+use super::options::Options;
+use super::parent::blocking;
+use super::problem::Problem;
+use super::root::describe;
+use super::upstream::Upstream;
+use super::{AuthorityError, OWN_KEY};
+use crate::state::{
+    Authorities, Decision, Document as _, KeyPlace, Loaded, Pending, Pkcs8, Replica, Root,
+    RootState, State,
+};
+
+/// What problems with a chain are told of.
+const SETTING: &str = "chain";
+
+/// How many authorities may stand below the upper intermediate: the replicas' own.
+pub const PATH_LENGTH: u8 = 1;
+
+/// Who certifies the upper intermediate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certifier {
+    /// An operator, by hand.
+    Offline,
+    /// Another CA, asked by this process.
+    Upstream(Upstream),
+}
+
+/// A request that waits for its chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// PKCS #10, PEM.
+    pub request: String,
+    /// When it was made, with its key.
+    pub made: SystemTime,
+}
+
+/// What became of a chain that was in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Installed {
+    /// It is the first: issuance can begin.
+    First(Certificate),
+    /// It has taken the place of an earlier one, under the same root.
+    Renewed(Certificate),
+    /// It is the one that stands there already.
+    Already(Certificate),
+}
+
+impl Installed {
+    /// The upper intermediate.
+    #[must_use]
+    pub fn certificate(&self) -> &Certificate {
+        match self {
+            Self::First(certificate) | Self::Renewed(certificate) | Self::Already(certificate) => {
+                certificate
+            }
+        }
+    }
+}
+
+/// The request that waits. It is made, with its key, if none does.
+///
+/// # Errors
+/// [`AuthorityError`] if the key cannot be made or stored.
+pub async fn request(
+    state: &State,
+    replica: &Replica,
+    now: SystemTime,
+) -> Result<Asked, AuthorityError> {
+    let waiting = |authorities: &Authorities| {
+        let pending = authorities.pending.as_ref()?;
+        Some(Asked {
+            request: pending.request.clone(),
+            made: pending.made,
+        })
+    };
+    let stored = state.authorities().await?;
+    if let Some(asked) = stored.and_then(|stored| waiting(&stored.value)) {
+        return Ok(asked);
+    }
+    let trust_domain = state.trust_domain().clone();
+    let (key, request) = blocking(move || {
+        let key = PrivateKey::generate(OWN_KEY)?;
+        let der = authority_request(&key, &trust_domain, "authority", PATH_LENGTH)?;
+        Ok((key, csr_pem(&der)))
+    })
+    .await?;
+    let (asked, generation) = state
+        .update(
+            &state.key(&Authorities::KIND),
+            |found: Option<Loaded<Authorities>>| {
+                let (mut authorities, generation) = taken_apart(found);
+                // Another process may have been faster.
+                if let Some(asked) = waiting(&authorities) {
+                    return Ok(Decision::Keep((asked, generation)));
+                }
+                authorities.pending = Some(Pending {
+                    key: Pkcs8::of(&key),
+                    request: request.clone(),
+                    made: now,
+                    extra: Map::new(),
+                });
+                let asked = Asked {
+                    request: request.clone(),
+                    made: now,
+                };
+                Ok::<_, AuthorityError>(Decision::Write(authorities, (asked, generation + 1)))
+            },
+        )
+        .await?;
+    replica.saw_authorities(generation).await?;
+    Ok(asked)
+}
+
+/// Takes the chain for the request that waits: PEM, the upper intermediate first, up to and
+/// including the root.
+///
+/// # Errors
+/// [`AuthorityError::Problems`] with each defect; then nothing was changed. Another if the state
+/// cannot be had.
+pub async fn install(
+    state: &State,
+    replica: &Replica,
+    options: &Options,
+    pem: &str,
+    now: SystemTime,
+) -> Result<Installed, AuthorityError> {
+    let certificates = read(pem)?;
+    let stored = state.authorities().await?;
+    let stored = stored.map(|stored| stored.value).unwrap_or_default();
+    if let Some(active) = stored.active()
+        && stands(active, &certificates)
+    {
+        return Ok(Installed::Already(active.signer().clone()));
+    }
+    let Some(pending) = &stored.pending else {
+        return Err(refused(
+            "ARX-AUTHORITY-NO-REQUEST",
+            "no request waits for a chain: print one with `arx authority csr`, and have that \
+             signed"
+                .to_owned(),
+        ));
+    };
+    let (asked, key) = (pending.request.clone(), pending.key.key()?);
+    let (checked_by, trust_domain) = (options.clone(), state.trust_domain().clone());
+    let of = trust_domain.clone();
+    let found = blocking(move || {
+        Ok(operator::examine(
+            &certificates,
+            key,
+            SETTING,
+            &checked_by,
+            &of,
+            now,
+        ))
+    })
+    .await?;
+    let found = found.tried(&trust_domain, now).await;
+    let mut problems = found.problems;
+    problems.extend(found.short);
+    let Some(material) = found.material.filter(|_| problems.is_empty()) else {
+        return Err(AuthorityError::Problems(problems));
+    };
+    let (upper, root) = match material.above.first() {
+        Some(upper) => (upper.clone(), material.root),
+        None => unreachable!("the key is ours alone, so no root is signed by it"),
+    };
+    let above = material.above;
+    let (installed, generation) = state
+        .update(
+            &state.key(&Authorities::KIND),
+            |found: Option<Loaded<Authorities>>| {
+                let (mut authorities, generation) = taken_apart(found);
+                let installed = put(&mut authorities, &asked, &root, &above, now)?;
+                Ok::<_, AuthorityError>(Decision::Write(
+                    authorities,
+                    (installed(upper.clone()), generation + 1),
+                ))
+            },
+        )
+        .await?;
+    replica.saw_authorities(generation).await?;
+    Ok(installed)
+}
+
+/// Puts the chain and the key that waited for it where they belong.
+fn put(
+    authorities: &mut Authorities,
+    asked: &str,
+    root: &Certificate,
+    above: &[Certificate],
+    now: SystemTime,
+) -> Result<fn(Certificate) -> Installed, AuthorityError> {
+    let Some(pending) = authorities.pending.take_if(|it| it.request == asked) else {
+        return Err(refused(
+            "ARX-AUTHORITY-NO-REQUEST",
+            "the request that it was for does not wait any more: look at what is installed, \
+             with `arx status`"
+                .to_owned(),
+        ));
+    };
+    let active = authorities
+        .roots
+        .iter_mut()
+        .find(|root| root.state == RootState::Active);
+    let Some(active) = active else {
+        if let Some(other) = authorities.roots.first() {
+            return Err(refused(
+                "ARX-AUTHORITY-NO-ACTIVE-ROOT",
+                format!(
+                    "no root in the state is active ({} is {}): restore a backup",
+                    other.certificate.subject(),
+                    other.state.as_str()
+                ),
+            ));
+        }
+        authorities.roots.push(Root {
+            certificate: root.clone(),
+            state: RootState::Active,
+            key: KeyPlace::Stored(pending.key),
+            above: above.to_vec(),
+            added: now,
+            extra: Map::new(),
+        });
+        return Ok(Installed::First);
+    };
+    if active.certificate != *root {
+        return Err(refused(
+            "ARX-AUTHORITY-ROOT-CHANGED",
+            format!(
+                "the chain ends at {}, but this trust domain's root is {}: to put another in its \
+                 place at once would cut off everybody who trusts the old one; have the request \
+                 signed under the present root",
+                describe(root),
+                describe(&active.certificate)
+            ),
+        ));
+    }
+    if !is_outside(active) {
+        return Err(refused(
+            "ARX-AUTHORITY-KEY-ELSEWHERE",
+            format!(
+                "the root {} signs by a key that is there ({}), so no intermediate is put \
+                 between",
+                describe(root),
+                active.key.as_str()
+            ),
+        ));
+    }
+    active.above = above.to_vec();
+    active.key = KeyPlace::Stored(pending.key);
+    Ok(Installed::Renewed)
+}
+
+/// Whether the key of this root is with a CA outside.
+fn is_outside(root: &Root) -> bool {
+    matches!(root.key, KeyPlace::Stored(_)) && !root.above.is_empty()
+}
+
+fn stands(active: &Root, certificates: &[Certificate]) -> bool {
+    certificates.split_last().is_some_and(|(root, above)| {
+        is_outside(active) && active.certificate == *root && active.above == above
+    })
+}
+
+fn taken_apart(found: Option<Loaded<Authorities>>) -> (Authorities, u64) {
+    found.map_or_else(Default::default, |found| (found.value, found.generation))
+}
+
+fn read(pem: &str) -> Result<Vec<Certificate>, AuthorityError> {
+    let unusable = |what: String| {
+        refused(
+            "ARX-AUTHORITY-CERTIFICATE-FILE",
+            format!(
+                "it {what}: give the signed certificate in PEM, followed by its chain up to and \
+                 including the root"
+            ),
+        )
+    };
+    if pem.len() as u64 > operator::LIMIT {
+        return Err(unusable("is longer than 256 KiB".to_owned()));
+    }
+    Certificate::list_from_pem(pem).map_err(|error| unusable(format!("is not accepted ({error})")))
+}
+
+fn refused(code: &'static str, message: String) -> AuthorityError {
+    AuthorityError::Problems(vec![Problem::new(SETTING, code, message)])
+}
+
+/// Whether an operator has chains signed by hand.
+///
+/// # Errors
+/// [`AuthorityError::Problems`] with who does it instead.
+pub fn by_hand(options: &Options) -> Result<(), AuthorityError> {
+    let what = match &options.certifier {
+        Some(Certifier::Offline) => return Ok(()),
+        Some(Certifier::Upstream(_)) => {
+            "the upstream CA is asked by the authority itself: see the log for what keeps it from \
+             that"
+        }
+        None => {
+            "the root of this trust domain signs by itself, and no chain from outside belongs \
+             here: an offline root is configured before the first start, by root = \"offline\""
+        }
+    };
+    Err(refused("ARX-AUTHORITY-NOT-OFFLINE", what.to_owned()))
+}
+
+/// Whether the stored root is of the configured kind.
+pub(super) fn fits(stored: Option<&Authorities>, options: &Options) -> Result<(), Problem> {
+    let Some(active) = stored.and_then(Authorities::active) else {
+        return Ok(());
+    };
+    let root = describe(&active.certificate);
+    match (&options.certifier, is_outside(active)) {
+        (Some(_), false) => Err(Problem::new(
+            "authority.root",
+            "ARX-AUTHORITY-KEY-ELSEWHERE",
+            format!(
+                "this trust domain's root is {root}, which signs by a key that is there ({}), \
+                 and not by a CA outside: leave authority.root and [authority.upstream] out",
+                active.key.as_str()
+            ),
+        )),
+        (None, true) => Err(Problem::new(
+            "authority.root",
+            "ARX-AUTHORITY-OUTSIDE-GONE",
+            format!(
+                "the key of this trust domain's root {root} is with a CA outside, and nothing \
+                 says so: set root = \"offline\", or configure [authority.upstream] again"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Why nothing can be issued before a chain from outside is there; none if it can.
+///
+/// # Errors
+/// [`AuthorityError`] if the state cannot be read.
+pub async fn awaits(
+    state: &State,
+    options: &Options,
+    now: SystemTime,
+) -> Result<Option<String>, AuthorityError> {
+    if options.certifier.is_none() {
+        return Ok(None);
+    }
+    let stored = state.authorities().await?.map(|stored| stored.value);
+    fits(stored.as_ref(), options).map_err(|problem| AuthorityError::Problems(vec![problem]))?;
+    Ok(match stored.as_ref().and_then(Authorities::active) {
+        None if stored.as_ref().is_some_and(|it| !it.roots.is_empty()) => None,
+        None => Some("no chain was installed yet".to_owned()),
+        Some(root) if root.certificate.not_after() < now => None,
+        Some(root) => root
+            .above
+            .iter()
+            .find(|certificate| certificate.not_after() < now)
+            .map(|certificate| {
+                format!(
+                    "{} has expired at {}",
+                    certificate.subject(),
+                    rfc3339(certificate.not_after())
+                )
+            }),
+    })
+}
+
+/// When the upper intermediate should be renewed: when a third of its life is left.
+#[must_use]
+pub fn upper_renewal_at(upper: &Certificate, ends: SystemTime) -> SystemTime {
+    let life = ends.duration_since(upper.not_before()).unwrap_or_default();
+    ends - life / 3
+}
+
+/// How urgent the renewal of the upper intermediate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// It is in the last third of its life.
+    Third,
+    /// And ends within 30 days.
+    Month,
+    /// And ends within 7 days.
+    Week,
+    /// It has ended.
+    Over,
+}
+
+impl Urgency {
+    /// Of an upper intermediate under which everything ends at `ends`; none before the last
+    /// third of its life.
+    #[must_use]
+    pub fn of(upper: &Certificate, ends: SystemTime, now: SystemTime) -> Option<Self> {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        if now < upper_renewal_at(upper, ends) {
+            return None;
+        }
+        Some(match ends.duration_since(now) {
+            Err(_) => Self::Over,
+            Ok(left) if left < 7 * DAY => Self::Week,
+            Ok(left) if left < 30 * DAY => Self::Month,
+            Ok(_) => Self::Third,
+        })
+    }
+}

@@ -1,0 +1,273 @@
+//! A root whose key is with a CA that no process reaches: `openssl`, by hand.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, ensure};
+use arx_tests::http as web;
+use arx_tests::mesh::{Mesh, Options};
+use arx_tests::openssl::{Ca, openssl};
+use arx_tests::process::{binary, until};
+use arx_tests::sds::{Connection, chain, secrets};
+use serde_json::Value;
+
+const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
+
+fn offline() -> Options {
+    Options {
+        roots: "root = \"offline\"".to_owned(),
+        ..Options::default()
+    }
+}
+
+/// Runs `arx` with this on its standard input.
+fn arx(mesh: &Mesh, arguments: &[&str], input: &str) -> anyhow::Result<Output> {
+    use std::io::Write as _;
+    let mut child = Command::new(binary("arx")?)
+        .arg("--socket")
+        .arg(mesh.admin_socket())
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("it is piped")?;
+    stdin.write_all(input.as_bytes())?;
+    drop(stdin);
+    Ok(child.wait_with_output()?)
+}
+
+fn csr(mesh: &Mesh) -> anyhow::Result<String> {
+    let output = arx(mesh, &["authority", "csr"], "")?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// What `arx authority install` says of a chain, and whether it was taken.
+fn install(mesh: &Mesh, chain: &str) -> anyhow::Result<(bool, Value)> {
+    let output = arx(mesh, &["-o", "json", "authority", "install", "-"], chain)?;
+    let said = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+    Ok((output.status.success(), said))
+}
+
+fn taken(mesh: &Mesh, chain: &str) -> anyhow::Result<Value> {
+    let (taken, said) = install(mesh, chain)?;
+    ensure!(taken, "{said}");
+    Ok(said)
+}
+
+/// The code of the one problem that there is.
+fn refused(mesh: &Mesh, chain: &str) -> anyhow::Result<String> {
+    let (taken, said) = install(mesh, chain)?;
+    ensure!(
+        !taken && said["problems"].as_array().map(Vec::len) == Some(1),
+        "{said}"
+    );
+    Ok(said["problems"][0]["code"]
+        .as_str()
+        .context("a code")?
+        .to_owned())
+}
+
+/// An authority that waits for its certificate.
+async fn waiting(options: Options) -> anyhow::Result<Mesh> {
+    let mut mesh = Mesh::prepare(options)?;
+    mesh.spawn_authority()?;
+    until("the wait for a chain", || async {
+        let (status, body) = web::get(mesh.ops_port, "/readyz").await?;
+        let awaits = body.contains("ARX-AUTHORITY-AWAITING");
+        Ok(status == 503 && awaits && mesh.admin_socket().exists())
+    })
+    .await?;
+    Ok(mesh)
+}
+
+/// A certificate of the workload, verified by `openssl` from the root down.
+async fn verified(mesh: &Mesh, socket: &Path, root: &Path) -> anyhow::Result<String> {
+    let token = mesh.token("shop", "web", "n1");
+    let connection = Connection::open(socket, Some(&token)).await?;
+    let response = connection.stream(&["default"]).await?.next().await?;
+    let chain = chain(&secrets(&response)?[0])?;
+    ensure!(chain.spiffe_id().as_str() == WEB);
+    let (leaf, above) = (
+        mesh.directory.join("leaf.pem"),
+        mesh.directory.join("above.pem"),
+    );
+    std::fs::write(&leaf, chain.leaf().pem())?;
+    let certificates = chain.certificates()[1..].iter();
+    std::fs::write(&above, certificates.map(|it| it.pem()).collect::<String>())?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("text");
+    openssl(&[
+        "verify",
+        "-x509_strict",
+        "-CAfile",
+        &text(root)?,
+        "-untrusted",
+        &text(&above)?,
+        &text(&leaf)?,
+    ])?;
+    Ok(chain.certificates().last().context("a chain")?.pem())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_offline_ca_certifies_the_authority_and_renews_it_while_it_issues() -> anyhow::Result<()>
+{
+    let mut mesh = waiting(offline()).await?;
+    let root = Ca::root(&mesh.directory, "root")?;
+    let policy = root.intermediate("policy", 2)?;
+    let status = arx(&mesh, &["status"], "")?;
+    ensure!(
+        status.status.code() == Some(1)
+            && String::from_utf8_lossy(&status.stderr).contains("ARX-AUTHORITY-AWAITING"),
+        "{status:?}"
+    );
+    let request = csr(&mesh)?;
+    // The request outlives the process.
+    mesh.kill_authority().await?;
+    mesh.spawn_authority()?;
+    until("the same request", || async { Ok(csr(&mesh)? == request) }).await?;
+
+    let first = policy.certify(&request, 1, 365)?;
+    let said = taken(&mesh, &first)?;
+    ensure!(said["outcome"] == "first", "{said}");
+    mesh.authority_is_ready().await?;
+    ensure!(taken(&mesh, &first)?["outcome"] == "already");
+    mesh.write_bundle().await?;
+    let bundle = std::fs::read_to_string(mesh.bundle())?;
+    ensure!(bundle.trim() == root.chain.trim(), "{bundle}");
+    let agent = mesh.agent("n1").await?;
+    let top = verified(&mesh, &agent.socket, &root.path("pem")).await?;
+    ensure!(
+        policy.chain.starts_with(&top),
+        "the operator's own comes last"
+    );
+
+    // A renewal, while the agent is connected; the next certificates stand under it.
+    let renewed = policy.certify(&csr(&mesh)?, 1, 400)?;
+    ensure!(taken(&mesh, &renewed)?["outcome"] == "renewed");
+    let handed = arx_identity::Certificate::list_from_pem(&renewed)?;
+    until("certificates under the renewed one", || async {
+        let status = mesh.status().await?;
+        let authorities = status.authorities.iter();
+        let mut own = authorities.filter(|it| it.role == "intermediate");
+        let own = own.next().context("an intermediate")?;
+        let own = arx_identity::Certificate::from_der(&own.certificate)?;
+        Ok(own.is_signed_by(&handed[0]))
+    })
+    .await?;
+    let agent = mesh.agent("n2").await?;
+    verified_on(&mesh, &agent.socket, &root).await?;
+
+    // All of that was recorded, and is there after a restart.
+    mesh.stop_authority().await?;
+    mesh.spawn_authority()?;
+    mesh.authority_is_ready().await?;
+    let export = arx(&mesh, &["ledger", "export", "--last", "1h"], "")?;
+    let export = String::from_utf8(export.stdout)?;
+    let records = export
+        .lines()
+        .filter(|line| line.contains("install authority"));
+    ensure!(records.count() == 2, "{export}");
+    Ok(())
+}
+
+async fn verified_on(mesh: &Mesh, socket: &Path, root: &Ca) -> anyhow::Result<()> {
+    let token = mesh.token("shop", "web", "n2");
+    let connection = Connection::open(socket, Some(&token)).await?;
+    let response = connection.stream(&["default"]).await?.next().await?;
+    let chain = chain(&secrets(&response)?[0])?;
+    let root = arx_identity::Certificate::list_from_pem(&root.chain)?;
+    let last = chain.certificates().last().context("a chain")?;
+    ensure!(last.is_signed_by(&root[0]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn each_wrong_chain_is_refused_by_name_and_the_right_one_is_taken_afterwards()
+-> anyhow::Result<()> {
+    let mut mesh = waiting(offline()).await?;
+    let root = Ca::root(&mesh.directory, "root")?;
+    let other = root.intermediate("other", 1)?;
+    let request = csr(&mesh)?;
+    let sign = |path_length, days| root.certify(&request, path_length, days);
+
+    ensure!(refused(&mesh, &other.chain)? == "ARX-AUTHORITY-KEY-MISMATCH");
+    ensure!(refused(&mesh, &sign(0, 365)?)? == "ARX-AUTHORITY-PATH-LENGTH");
+    let half = sign(1, 365)?.replace(&root.chain, "");
+    ensure!(refused(&mesh, &half)? == "ARX-AUTHORITY-CHAIN");
+    let leaf = root.sign(
+        &request,
+        "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n\
+         subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n",
+        365,
+    )?;
+    let (taken_up, said) = install(&mesh, &leaf)?;
+    ensure!(
+        !taken_up && said.to_string().contains("ARX-AUTHORITY-PROFILE"),
+        "{said}"
+    );
+    let elsewhere = root.sign(
+        &request,
+        "basicConstraints=critical,CA:TRUE,pathlen:1\nkeyUsage=critical,keyCertSign,cRLSign\n\
+         subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n\
+         subjectAltName=URI:spiffe://example.com\n",
+        365,
+    )?;
+    ensure!(refused(&mesh, &elsewhere)? == "ARX-AUTHORITY-TRUST-DOMAIN");
+    ensure!(refused(&mesh, "")? == "ARX-AUTHORITY-CERTIFICATE-FILE");
+    // For people, each on a line with what to do.
+    let text = arx(&mesh, &["authority", "install", "-"], &half)?;
+    let text = String::from_utf8(text.stdout)?;
+    ensure!(
+        text.starts_with("the chain is refused, and nothing was changed:\n- ")
+            && text.contains("append the chain up to and including the root"),
+        "{text}"
+    );
+
+    ensure!(taken(&mesh, &sign(1, 365)?)?["outcome"] == "first");
+    mesh.authority_is_ready().await?;
+    // From now on, the root is what everybody trusts.
+    let stranger = Ca::root(&mesh.directory, "stranger")?;
+    let another = stranger.certify(&csr(&mesh)?, 1, 365)?;
+    ensure!(refused(&mesh, &another)? == "ARX-AUTHORITY-ROOT-CHANGED");
+    let status = mesh.status().await?;
+    let upper = status.authorities.iter().find(|it| it.role == "upper");
+    ensure!(upper.is_some_and(|it| it.custody == "state store"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_upper_intermediate_in_the_last_third_of_its_life_is_announced() -> anyhow::Result<()> {
+    let mut mesh = waiting(offline()).await?;
+    let root = Ca::root(&mesh.directory, "root")?;
+    // It began 90 days ago, and has 10 to go.
+    let request = csr(&mesh)?;
+    let chain = root.certify_at("-90d", &request, 1, 100)?;
+    taken(&mesh, &chain)?;
+    mesh.authority_is_ready().await?;
+    let status = arx(&mesh, &["status"], "")?;
+    let text = String::from_utf8(status.stdout)?;
+    let warned = |line: &str| {
+        [
+            "upper",
+            "warning",
+            "ARX-AUTHORITY-UPPER-ENDING",
+            "arx authority csr",
+        ]
+        .iter()
+        .all(|part| line.contains(part))
+    };
+    ensure!(
+        status.status.success() && text.lines().any(warned),
+        "{text}"
+    );
+    let (_, metrics) = web::get(mesh.ops_port, "/metrics").await?;
+    for name in ["expiry", "renewal"] {
+        let series = format!("arx_ca_authority_{name}_timestamp_seconds{{role=\"upper\"}}");
+        ensure!(
+            metrics.contains(&series),
+            "{series} is missing in:\n{metrics}"
+        );
+    }
+    Ok(())
+}
