@@ -20,8 +20,8 @@ use tonic::{Code, Status};
 pub(crate) struct Open {
     pub(crate) evidence: Evidence,
     pub(crate) asker: Asker,
-    /// The process, with what proves its death; none if it can't be seen.
-    pub(crate) process: Option<(ProcessId, ProcessWatch)>,
+    /// The process, with what proves its death if nothing else does; none if it can't be seen.
+    pub(crate) process: Option<(ProcessId, Option<ProcessWatch>)>,
     /// What the proxy calls itself, for the log.
     pub(crate) node: String,
     /// Where its events go.
@@ -80,7 +80,7 @@ impl Source for Doorway {
         let (reply, opened) = oneshot::channel();
         let open = Open {
             asker,
-            process: peer.process().map(|p| (p.clone(), peer.watch())),
+            process: peer.process().map(|p| (p.clone(), Some(peer.watch()))),
             node: node.map(|n| n.id).unwrap_or_default(),
             evidence,
             events: self.events.clone(),

@@ -9,6 +9,11 @@ pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(0u8)
 }
 
+/// Another one, that follows from `seed`.
+pub(crate) fn after(seed: u64) -> u64 {
+    of(&seed.to_le_bytes())
+}
+
 /// The first bytes of something that differs already.
 pub(crate) fn of(bytes: &[u8]) -> u64 {
     let mut seed = 0xcbf2_9ce4_8422_2325u64;

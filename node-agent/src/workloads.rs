@@ -20,6 +20,7 @@ use crate::attest::{Asker, ServiceAccountToken};
 use crate::cache::{SavedKey, SavedWorkload};
 use crate::issue::{Answer, Evidence, Outcome, Verified, Wanted, WorkloadId};
 use crate::renewal;
+use crate::seed;
 use crate::subscribers::{Now, StreamId};
 use arx_identity::{SpiffeId, TrustBundle, verify};
 use arx_proto::node::v1::RenewalHint;
@@ -41,6 +42,8 @@ pub(crate) struct Workloads {
     unused: BTreeSet<(Instant, WorkloadId)>,
     unproved: Unproved,
     linger: Duration,
+    /// Of the workload that came last.
+    seed: u64,
 }
 
 /// For so long a refused token is remembered: shown again, it is not asked about again.
@@ -87,9 +90,11 @@ pub(crate) struct Due {
 }
 
 impl Workloads {
-    pub(crate) fn new(linger: Duration) -> Self {
+    /// `seed` differs from agent to agent.
+    pub(crate) fn new(linger: Duration, seed: u64) -> Self {
         Self {
             linger,
+            seed,
             ..Self::default()
         }
     }
@@ -105,7 +110,7 @@ impl Workloads {
                 SavedKey::Local(process) => Key::Local(process),
                 SavedKey::Account(subject) => Key::Account(subject),
             };
-            let mut workload = Workload::new(key);
+            let mut workload = self.workload(key);
             workload.proven = saved.proven;
             workload.served = Some(Leaf::new(saved.svid, saved.root));
             let id = self.insert(workload);
@@ -183,7 +188,7 @@ impl Workloads {
         if !self.unproved.take(asker) {
             return Err(TooManyUnproved);
         }
-        let mut workload = Workload::new(Key::Unproven(digest));
+        let mut workload = self.workload(Key::Unproven(digest));
         workload.asker = Some(asker);
         let id = self.insert(workload);
         self.know_by(digest, id);
@@ -205,8 +210,16 @@ impl Workloads {
     fn of_key(&mut self, key: Key) -> WorkloadId {
         match self.by_key.get(&key) {
             Some(id) => *id,
-            None => self.insert(Workload::new(key)),
+            None => {
+                let workload = self.workload(key);
+                self.insert(workload)
+            }
         }
+    }
+
+    fn workload(&mut self, key: Key) -> Workload {
+        self.seed = seed::after(self.seed);
+        Workload::new(key, self.seed)
     }
 
     fn insert(&mut self, workload: Workload) -> WorkloadId {

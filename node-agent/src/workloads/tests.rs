@@ -27,7 +27,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            workloads: Workloads::new(LINGER),
+            workloads: Workloads::new(LINGER, 1),
             authority: Authority::new(),
             start: Instant::now(),
             wall: noon(),
@@ -258,7 +258,7 @@ fn the_restart_of_the_agent_keeps_what_was_proved() {
     };
     let before = serials(&w, [local, by_token]);
     let saved = w.workloads.save();
-    w.workloads = Workloads::new(LINGER);
+    w.workloads = Workloads::new(LINGER, 1);
     let now = w.now();
     w.workloads.restore(saved, now);
     let (_, local) = w.attach(process(1), None);

@@ -109,7 +109,7 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    pub(super) fn new(key: Key) -> Self {
+    pub(super) fn new(key: Key, seed: u64) -> Self {
         Self {
             key,
             served: None,
@@ -130,7 +130,7 @@ impl Workload {
             starved: false,
             asker: None,
             was_refused: false,
-            seed: seed::random(),
+            seed,
         }
     }
 
@@ -230,7 +230,7 @@ impl Workload {
     pub(super) fn failed(&mut self, retry_after: Duration) {
         self.failures = self.failures.saturating_add(1);
         self.retry_after = retry_after;
-        self.seed = seed::random();
+        self.seed = seed::after(self.seed);
     }
 
     /// The answer came too late to be used.

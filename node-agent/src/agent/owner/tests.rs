@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::attest::{Asker, ServiceAccountToken};
+use crate::doorway::Open;
 use crate::issue::{Evidence, Outcome, Verified};
 use crate::subscribers::StreamId;
 use crate::testing::{self, Authority, noon, server};
@@ -10,14 +11,22 @@ use arx_identity::verify;
 use arx_proto::node::v1::subscriber;
 use arx_sds::{EventKind, Session};
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 struct World {
-    agent: Agent,
+    agent: Owner,
+    start: Instant,
     authority: Authority,
     _directory: tempfile::TempDir,
+}
+
+fn at(start: Instant) -> Now {
+    Now {
+        wall: noon(),
+        monotonic: start,
+    }
 }
 
 /// A stream of a process that can't be seen.
@@ -28,58 +37,59 @@ struct Unseen {
 
 impl World {
     /// An agent that serves the first roots.
-    async fn new() -> Self {
+    fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("agent.toml");
         let text = crate::config::tests::text(directory.path());
         std::fs::write(&path, text).expect("writable");
         let config = Arc::new(Config::load(&path).expect("a good configuration"));
-        let key = arx_identity::crypto::SealingKey::from_bytes(&[1; 32]);
-        let node = testing::id(server::NODE);
-        let opened = Cache::open(&config.state.directory, &Arc::new(key), &node, noon());
-        let (cache, loaded) = opened.expect("a new cache");
         let readiness = Readiness::new();
-        let agent = Agent::new(Parts {
+        let start = Instant::now();
+        let parts = Parts {
             config: watch::channel(config).1,
-            clock: Clock::manual(noon()),
             metrics: Metrics::default(),
-            cache,
-            loaded,
+            cache_id: [1; 16],
+            loaded: Loaded::default(),
             conditions: Conditions {
                 trust: readiness.condition("trust"),
                 cache: readiness.condition("cache"),
             },
             loosened: Arc::default(),
-        });
+            seed: 1,
+        };
         let mut world = Self {
-            agent,
+            agent: Owner::new(parts, at(start)),
+            start,
             authority: Authority::new(),
             _directory: directory,
         };
-        world.publish(1).await;
+        world.publish(1);
         world
     }
 
     fn now(&self) -> Now {
-        self.agent.now()
+        at(self.start)
     }
 
     /// Roots at this sequence are stored, and shown to everybody.
-    async fn publish(&mut self, number: u64) {
+    fn publish(&mut self, number: u64) {
         let update = server::update(&self.authority.bundle(number));
         let now = self.now();
         self.agent.on_authority(FromAuthority::Trust(update), now);
-        self.seal().await;
+        self.seal();
     }
 
-    async fn seal(&mut self) {
+    fn seal(&mut self) {
         self.agent.seal(Now {
             monotonic: Instant::now() + HOUR,
             ..self.now()
         });
-        while let Some(written) = self.agent.sealing.written().await {
-            let now = self.now();
-            self.agent.on_written(written, now);
+        for effect in self.agent.effects() {
+            let Effect::Write(Write { what, .. }) = effect else {
+                continue;
+            };
+            let (result, now) = (Ok(()), self.now());
+            self.agent.on_written(Written::Ended { what, result }, now);
         }
     }
 
@@ -153,16 +163,16 @@ fn pod(confirmed: u64) -> Vec<(subscriber::Holder, Option<u64>)> {
     vec![(subscriber::Holder::PodUid("u-1".into()), Some(confirmed))]
 }
 
-#[tokio::test]
-async fn whoever_names_the_pod_of_another_confirms_nothing_for_it() {
-    let mut w = World::new().await;
+#[test]
+fn whoever_names_the_pod_of_another_confirms_nothing_for_it() {
+    let mut w = World::new();
     let real = w.open("good", 1).expect("served");
     w.takes_roots(&real);
     assert!(w.told().is_empty(), "nobody has vouched for it yet");
     w.prove(&real);
     assert_eq!(w.told(), pod(1));
     // The real one does not take the next roots, and somebody else says that it has.
-    w.publish(2).await;
+    w.publish(2);
     let forger = w.open("forged", 2).expect("served");
     w.takes_roots(&forger);
     assert_eq!(w.told(), pod(1));
@@ -170,24 +180,24 @@ async fn whoever_names_the_pod_of_another_confirms_nothing_for_it() {
     assert_eq!(w.told(), pod(2));
 }
 
-#[tokio::test]
-async fn what_a_proxy_took_before_its_token_was_proved_counts_afterwards() {
-    let mut w = World::new().await;
+#[test]
+fn what_a_proxy_took_before_its_token_was_proved_counts_afterwards() {
+    let mut w = World::new();
     let (real, same) = (
         w.open("good", 1).expect("served"),
         w.open("good", 1).expect("served"),
     );
     w.takes_roots(&real);
-    w.publish(2).await;
+    w.publish(2);
     w.takes_roots(&real);
     w.takes_roots(&same);
     w.prove(&real);
     assert_eq!(w.told(), pod(2), "both have the second");
 }
 
-#[tokio::test]
-async fn too_many_tokens_that_nobody_vouches_for_end_their_streams_alone() {
-    let mut w = World::new().await;
+#[test]
+fn too_many_tokens_that_nobody_vouches_for_end_their_streams_alone() {
+    let mut w = World::new();
     let real = w.open("good", 1).expect("served");
     let mut forged = Vec::new();
     let refused = loop {
@@ -202,7 +212,7 @@ async fn too_many_tokens_that_nobody_vouches_for_end_their_streams_alone() {
         "it is shown to the authority already"
     );
     w.prove(&real);
-    w.seal().await;
+    w.seal();
     let snapshot = Arc::clone(&real.session.view.borrow());
     assert!(snapshot.get("default").is_some());
     assert!(forged.iter().all(|stream| {

@@ -1,7 +1,7 @@
 //! Streams of proxies: what each sees, and what it says about it.
 
-use super::Agent;
-use crate::attest::Peer;
+use super::{Effect, Owner};
+use crate::attest::peer::ProcessWatch;
 use crate::doorway::{Open, Opened};
 use crate::issue::{Evidence, WorkloadId};
 use crate::roots::Roots;
@@ -116,8 +116,9 @@ impl Streams {
     }
 }
 
-impl Agent {
-    pub(super) fn open(&mut self, open: Open, now: Now) {
+impl Owner {
+    /// A stream asks.
+    pub(crate) fn open(&mut self, open: Open, now: Now) {
         let Open {
             evidence,
             asker,
@@ -130,7 +131,7 @@ impl Agent {
         self.streams.last += 1;
         let stream = StreamId(self.streams.last);
         let (process, watch) = process.map_or((None, None), |(process, watch)| {
-            (Some(Holder::Process(process)), Some(watch))
+            (Some(Holder::Process(process)), watch)
         });
         let subscribers = &self.subscribers;
         let has_held = |id: &arx_identity::SpiffeId| {
@@ -170,12 +171,8 @@ impl Agent {
             events,
         })));
         tracing::debug!(stream = stream.0, ?holder, node, "stream opened");
-        if let (Some(watch), true) = (watch, self.streams.watched.insert(holder.clone())) {
-            let holder = holder.clone();
-            self.deaths.spawn(async move {
-                watch.ended().await;
-                holder
-            });
+        if let Some(watch) = watch {
+            self.found(holder.clone(), watch);
         }
         self.streams.open.insert(
             stream,
@@ -282,7 +279,8 @@ impl Agent {
         }
     }
 
-    pub(super) fn on_stream(&mut self, event: arx_sds::Event, now: Now) {
+    /// Something happened on a stream.
+    pub(crate) fn on_stream(&mut self, event: arx_sds::Event, now: Now) {
         let id = StreamId(event.stream);
         let Some(stream) = self.streams.open.get_mut(&id) else {
             return;
@@ -369,7 +367,8 @@ impl Agent {
         }
     }
 
-    pub(super) fn on_death(&mut self, holder: &Holder, now: Now) {
+    /// A holder's process is dead.
+    pub(crate) fn on_death(&mut self, holder: &Holder, now: Now) {
         self.streams.watched.remove(holder);
         for stream in self.streams.open.values_mut() {
             if stream.holder == *holder {
@@ -381,26 +380,15 @@ impl Agent {
         self.follow.leaves_changed(now.monotonic);
     }
 
-    /// After a restart: which of the processes that hold something are still there.
-    pub(super) fn find_processes(&mut self, now: Now) {
-        let holders: Vec<_> = self.subscribers.holders().cloned().collect();
-        for holder in holders {
-            let Holder::Process(process) = &holder else {
-                continue;
-            };
-            match Peer::find(process) {
-                Some(watch) => {
-                    self.streams.watched.insert(holder.clone());
-                    self.deaths.spawn(async move {
-                        watch.ended().await;
-                        holder
-                    });
-                }
-                None => {
-                    self.subscribers.died(&holder, now);
-                    self.sealing.subscribers_changed(false, now.monotonic);
-                }
-            }
+    /// Everybody who holds something.
+    pub(crate) fn holders(&self) -> Vec<Holder> {
+        self.subscribers.holders().cloned().collect()
+    }
+
+    /// The holder's process is there, and its death can be waited for.
+    pub(crate) fn found(&mut self, holder: Holder, watch: ProcessWatch) {
+        if self.streams.watched.insert(holder.clone()) {
+            self.effects.push(Effect::Watch(holder, watch));
         }
     }
 
@@ -415,7 +403,7 @@ impl Agent {
         if !others.any(|other| other.svid.spiffe_id() == id) {
             self.metrics.serves_no_more(id);
         }
-        self.sealing.changed();
+        self.sealing.changed(now.monotonic);
         self.follow.leaves_changed(now.monotonic);
     }
 }

@@ -1,6 +1,6 @@
 //! What goes up on Follow: inventories, confirmations, and how far roots were taken.
 
-use super::Agent;
+use super::Owner;
 use crate::subscribers::{Leaf, Now, Subscribers};
 use crate::wire;
 use arx_identity::TrustBundle;
@@ -226,7 +226,7 @@ impl Follow {
     }
 }
 
-impl Agent {
+impl Owner {
     /// Tells the authority what is due.
     pub(super) fn report(&mut self, now: Now) {
         if !self.follow.is_up() {

@@ -1,16 +1,13 @@
-//! Writing the cache down, away from the runtime's thread. Changes that come while a
-//! write is under way go together with the next one.
+//! Writing the cache down: what, when, and what may be done once it is on disk. Changes that
+//! come while a write is under way go together with the next one.
 
-use super::Agent;
-use crate::cache::Cache;
+use super::{Effect, Owner};
 use crate::renewal;
-use crate::seed;
 use crate::subscribers::Now;
-use arx_daemon::files::SealedFile;
 use arx_proto::node::v1::SubscriberReport;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 /// Changes of subscribers are gathered for this long, refusals are not.
@@ -23,32 +20,42 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 pub(super) struct Sealing {
     state: File,
     subscribers: File,
-    writes: JoinSet<Written>,
-    /// Nobody else may use the directory meanwhile.
-    _cache: Cache,
     /// What the next write of the state will carry.
     generation: u64,
     failures: u32,
     not_before: Option<Instant>,
+    seed: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct File {
-    file: SealedFile,
     /// Since when it differs from what is on disk.
     due: Option<Instant>,
     writing: bool,
 }
 
-/// A write that has ended.
+/// Content for one of the files.
 #[derive(Debug)]
-pub(super) struct Written {
-    what: What,
-    result: io::Result<()>,
+pub(crate) struct Write {
+    pub(crate) what: What,
+    pub(crate) content: Zeroizing<Vec<u8>>,
 }
 
+/// A write that has ended.
 #[derive(Debug)]
-enum What {
+pub(crate) enum Written {
+    Ended {
+        what: What,
+        /// With the file that could not be written.
+        result: Result<(), (PathBuf, io::Error)>,
+    },
+    /// Nothing is known of the files.
+    Unknown,
+}
+
+/// Which file, and what follows when it is on disk.
+#[derive(Debug)]
+pub(crate) enum What {
     State {
         generation: u64,
     },
@@ -57,20 +64,14 @@ enum What {
 }
 
 impl Sealing {
-    pub(super) fn new(cache: Cache) -> Self {
-        let file = |file| File {
-            file,
-            due: None,
-            writing: false,
-        };
+    pub(super) fn new(seed: u64) -> Self {
         Self {
-            state: file(cache.state_file()),
-            subscribers: file(cache.subscribers_file()),
-            writes: JoinSet::new(),
-            _cache: cache,
+            state: File::default(),
+            subscribers: File::default(),
             generation: 1,
             failures: 0,
             not_before: None,
+            seed,
         }
     }
 
@@ -80,9 +81,9 @@ impl Sealing {
     }
 
     /// Roots or certificates have changed.
-    pub(super) fn changed(&mut self) {
+    pub(super) fn changed(&mut self, now: Instant) {
         // Somebody waits for it.
-        self.state.due.get_or_insert_with(Instant::now);
+        self.state.due.get_or_insert(now);
     }
 
     /// Subscribers have changed; `urgent` if the change must not get lost.
@@ -104,50 +105,24 @@ impl Sealing {
         Some(self.not_before.map_or(next, |at| next.max(at)))
     }
 
-    /// Waits for a write to end; `None` when none is under way.
-    pub(super) async fn written(&mut self) -> Option<Written> {
-        match self.writes.join_next().await? {
-            Ok(written) => Some(written),
-            Err(error) => {
-                // A panic while sealing: nothing is known of the files.
-                tracing::error!(code = "ARX-AGENT-CACHE-WRITE", %error, "sealing panicked");
-                self.state.writing = false;
-                self.subscribers.writing = false;
-                self.changed();
-                self.subscribers_changed(true, Instant::now());
-                None
-            }
-        }
-    }
-
-    fn write(&mut self, what: What, content: Zeroizing<Vec<u8>>) {
-        let file = match what {
-            What::State { .. } => &mut self.state,
-            What::Subscribers(_) => &mut self.subscribers,
-        };
-        file.due = None;
-        file.writing = true;
-        let file = file.file.clone();
-        self.writes.spawn_blocking(move || Written {
-            result: file.write(&content),
-            what,
-        });
-    }
-
     fn is_due(&self, file: &File, now: Instant) -> bool {
         let may = self.not_before.is_none_or(|at| at <= now);
         may && !file.writing && file.due.is_some_and(|at| at <= now)
     }
 }
 
-impl Agent {
+impl Owner {
     /// Begins the writes that are due.
     pub(super) fn seal(&mut self, now: Now) {
         if self.sealing.is_due(&self.sealing.state, now.monotonic) {
             let generation = self.sealing.generation;
             self.sealing.generation += 1;
-            let content = self.state().encode();
-            self.sealing.write(What::State { generation }, content);
+            self.sealing.state.begin();
+            let write = Write {
+                what: What::State { generation },
+                content: self.state().encode(),
+            };
+            self.effects.push(Effect::Write(write));
         }
         if self
             .sealing
@@ -155,19 +130,31 @@ impl Agent {
         {
             let content = Zeroizing::new(self.subscribers.save());
             let report = self.follow.next(&mut self.subscribers, now.monotonic);
-            self.sealing.write(What::Subscribers(report), content);
+            self.sealing.subscribers.begin();
+            let write = Write {
+                what: What::Subscribers(report),
+                content,
+            };
+            self.effects.push(Effect::Write(write));
         }
     }
 
-    pub(super) fn on_written(&mut self, written: Written, now: Now) {
-        let Written { what, result } = written;
+    /// A write has ended.
+    pub(crate) fn on_written(&mut self, written: Written, now: Now) {
+        let Written::Ended { what, result } = written else {
+            self.sealing.state.writing = false;
+            self.sealing.subscribers.writing = false;
+            self.sealing.changed(now.monotonic);
+            self.sealing.subscribers_changed(true, now.monotonic);
+            self.follow.report_was_not_sent();
+            return;
+        };
         let file = match what {
             What::State { .. } => &mut self.sealing.state,
             What::Subscribers(_) => &mut self.sealing.subscribers,
         };
         file.writing = false;
-        if let Err(error) = result {
-            let path = file.file.path().display().to_string();
+        if let Err((path, error)) = result {
             file.due = Some(now.monotonic);
             if let What::Subscribers(Some(_)) = what {
                 self.follow.report_was_not_sent();
@@ -217,44 +204,33 @@ impl Agent {
         }
     }
 
-    fn write_failed(&mut self, path: &str, error: &io::Error, now: Now) {
+    fn write_failed(&mut self, path: &Path, error: &io::Error, now: Now) {
         self.sealing.failures = self.sealing.failures.saturating_add(1);
         let failures = self.sealing.failures;
-        let wait = renewal::backoff(failures, RETRY.0, RETRY.1, seed::random());
+        let wait = renewal::backoff(failures, RETRY.0, RETRY.1, self.sealing.seed);
         self.sealing.not_before = Some(now.monotonic + wait);
         self.metrics.cache_failures.inc();
         self.conditions.cache.set_failing(
             "ARX-AGENT-CACHE-WRITE",
             format!(
-                "{path} cannot be written: {error}; new certificates and roots wait for it, so free space or make it writable"
+                "{} cannot be written: {error}; new certificates and roots wait for it, so free space or make it writable",
+                path.display()
             ),
         );
     }
 
-    /// Writes down what is not yet, at the end of the process.
-    pub(super) async fn flush(&mut self) {
-        while let Some(written) = self.sealing.written().await {
-            self.on_written(written, self.now());
-        }
-        let state = self
-            .sealing
-            .state
-            .due
-            .is_some()
-            .then(|| self.state().encode());
-        let (state_file, file) = (
-            self.sealing.state.file.clone(),
-            self.sealing.subscribers.file.clone(),
-        );
-        let subscribers = Zeroizing::new(self.subscribers.save());
-        let last = tokio::task::spawn_blocking(move || {
-            if let Some(state) = state {
-                state_file.write(&state)?;
-            }
-            file.write(&subscribers)
-        });
-        if let Ok(Err(error)) = last.await {
-            tracing::warn!(code = "ARX-AGENT-CACHE-WRITE", %error, "the last changes are not written down");
-        }
+    /// What is to be written down at the end of the process: the state, if it has changed,
+    /// and the subscribers.
+    pub(crate) fn last_words(&mut self) -> (Option<Zeroizing<Vec<u8>>>, Zeroizing<Vec<u8>>) {
+        let due = self.sealing.state.due.is_some();
+        let state = due.then(|| self.state().encode());
+        (state, Zeroizing::new(self.subscribers.save()))
+    }
+}
+
+impl File {
+    fn begin(&mut self) {
+        self.due = None;
+        self.writing = true;
     }
 }
