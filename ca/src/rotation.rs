@@ -22,14 +22,18 @@
 mod driver;
 mod facts;
 mod files;
+mod hints;
 mod look;
 mod renewal;
+mod sight;
 mod step;
 mod terms;
 mod time;
 
 pub use self::driver::{Rotator, View};
 pub use self::facts::{Facts, Obstacle, digest};
+pub use self::hints::Hints;
+pub use self::sight::{Seen, Sight};
 pub use self::step::{Effect, Event, RotationError, Step, begin, step};
 pub use self::terms::{Defaults, check, longest_window};
 

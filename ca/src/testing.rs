@@ -8,7 +8,8 @@ use arx_daemon::Clock;
 use arx_daemon::config::File;
 use arx_daemon::drain::Drain;
 use arx_daemon::ops::Readiness;
-use arx_identity::{KeyAlgorithm, PrivateKey, Serial};
+use arx_identity::profile::{self, Validity};
+use arx_identity::{KeyAlgorithm, PrivateKey, Sequence, Serial, TrustBundle, TrustDomain};
 use arx_proto::node::v1 as wire;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -227,6 +228,19 @@ impl House {
         let page = page.expect("no panic").expect("the ledger can be searched");
         page.records.iter().map(|entry| entry.to_json()).collect()
     }
+}
+
+/// A bundle of one new root.
+pub(crate) fn bundle(number: u64) -> TrustBundle {
+    let domain = TrustDomain::parse("example.org").expect("a trust domain");
+    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
+    let from = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+    let validity = Validity::authority(from, Duration::from_secs(86_400));
+    let unsigned = profile::root(key.public_key(), &domain, validity).expect("the profile has it");
+    let signature = key.sign(unsigned.to_be_signed()).expect("it signs");
+    let root = unsigned.complete(&signature).expect("it keeps the profile");
+    let sequence = Sequence { epoch: 1, number };
+    TrustBundle::new(domain, sequence, vec![root]).expect("a root makes a bundle")
 }
 
 /// The agent of node c1/n1.

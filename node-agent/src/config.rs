@@ -181,7 +181,7 @@ impl Config {
         Ok(config)
     }
 
-    fn read(file: &File) -> Result<Self, ConfigError> {
+    pub(crate) fn read(file: &File) -> Result<Self, ConfigError> {
         let config: Self = file.parse()?;
         let mut problems = file.problems();
         host::places(&config, &mut problems);

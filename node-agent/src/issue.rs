@@ -57,6 +57,34 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// The same again while the authority knows it, and else what `make` makes: an idempotency
+    /// key, a request, and the key that it is for.
+    pub(crate) fn again<E>(
+        before: Option<Self>,
+        terms: &Terms,
+        make: impl FnOnce() -> Result<([u8; 16], Bytes, Arc<PrivateKey>), E>,
+    ) -> Result<Self, E> {
+        if let Some(again) = before.filter(|p| p.is_good(terms.monotonic, terms.inventories)) {
+            return Ok(again);
+        }
+        let (idempotency_key, csr, key) = make()?;
+        Ok(Self {
+            idempotency_key,
+            key,
+            csr,
+            made: terms.monotonic,
+            inventories: terms.inventories,
+        })
+    }
+
+    pub(crate) fn idempotency_key(&self) -> [u8; 16] {
+        self.idempotency_key
+    }
+
+    pub(crate) fn inventories(&self) -> u64 {
+        self.inventories
+    }
+
     /// Whether the authority still knows it. After two inventories without the leaf it
     /// would be right to believe that the leaf never arrived.
     pub(crate) fn is_good(&self, now: Instant, inventories: u64) -> bool {
@@ -175,22 +203,11 @@ fn prepare(batch: Vec<Wanted>, terms: &Terms) -> Result<PreparedBatch, KeyError>
     let mut prepared = Vec::with_capacity(batch.len());
     let mut items = Vec::with_capacity(batch.len());
     for wanted in batch {
-        let again = wanted
-            .prepared
-            .filter(|p| p.is_good(terms.monotonic, terms.inventories));
-        let this = match again {
-            Some(again) => again,
-            None => {
-                let key = PrivateKey::generate(terms.algorithm)?;
-                Prepared {
-                    idempotency_key: crypto::random(),
-                    csr: key.create_csr()?.into(),
-                    key: Arc::new(key),
-                    made: terms.monotonic,
-                    inventories: terms.inventories,
-                }
-            }
-        };
+        let this = Prepared::again(wanted.prepared, terms, || {
+            let key = PrivateKey::generate(terms.algorithm)?;
+            let csr = key.create_csr()?;
+            Ok::<_, KeyError>((crypto::random(), csr.into(), Arc::new(key)))
+        })?;
         let urgency = match wanted.replaces {
             Some(_) => Urgency::Renewal,
             None => Urgency::Start,
@@ -287,13 +304,23 @@ fn judge(
     if svid.spiffe_id().path().starts_with("/arx/") {
         return Outcome::Unusable("its id is reserved for Arx itself".to_owned());
     }
-    let Some(bundle) = bundle else {
-        return Outcome::Unusable("there are no roots to verify it with".to_owned());
-    };
     let needs = issued.bundle_sequence.map(|sequence| Sequence {
         epoch: sequence.epoch,
         number: sequence.number,
     });
+    vouch(svid, needs, bundle, now)
+}
+
+/// Whether roots vouch for a certificate that needs those of a sequence.
+pub(crate) fn vouch(
+    svid: Svid,
+    needs: Option<Sequence>,
+    bundle: Option<&TrustBundle>,
+    now: SystemTime,
+) -> Outcome {
+    let Some(bundle) = bundle else {
+        return Outcome::Unusable("there are no roots to verify it with".to_owned());
+    };
     match (verify(svid.chain(), bundle, now), needs) {
         (Ok(peer), _) => Outcome::Issued(Verified { svid, peer }),
         (Err(error), Some(needs)) if needs > bundle.sequence() => {

@@ -16,6 +16,8 @@ pub mod renewal;
 mod roots;
 pub mod run;
 mod seed;
+#[doc(hidden)]
+pub mod simulation;
 mod socket;
 pub mod subscribers;
 mod sys;

@@ -18,6 +18,8 @@ mod request;
 mod response;
 mod service;
 mod session;
+#[doc(hidden)]
+pub mod simulation;
 mod snapshot;
 mod stream;
 #[cfg(test)]

@@ -124,6 +124,22 @@ impl Stream {
         now: Instant,
         tell: &mut impl FnMut(EventKind),
     ) -> Next {
+        match self.due(snapshot, now) {
+            Ok(response) => {
+                let frame = response.frame(self.shape);
+                self.sent(response, now, tell);
+                Next::Send(frame)
+            }
+            Err(until) => Next::Wait(until),
+        }
+    }
+
+    /// The response that is due; if none is, until when there is something to wait for.
+    pub(crate) fn due(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Result<Response, Option<Instant>> {
         let mut due: Vec<Arc<Secret>> = Vec::new();
         let mut held = false;
         let patience = self.patience();
@@ -142,21 +158,24 @@ impl Stream {
             }
         }
         if due.is_empty() {
-            return Next::Wait(if held { patience } else { None });
+            return Err(if held { patience } else { None });
         }
         if self.unanswered.len() >= limits::UNANSWERED {
             if !over {
-                return Next::Wait(patience);
+                return Err(patience);
             }
             self.unanswered.remove(0);
         }
-        let response = self.response(due);
-        let frame = response.frame(self.shape);
-        self.sent(response, now, tell);
-        Next::Send(frame)
+        Ok(self.response(due))
     }
 
-    fn sent(&mut self, response: Response, now: Instant, tell: &mut impl FnMut(EventKind)) {
+    /// The response leaves.
+    pub(crate) fn sent(
+        &mut self,
+        response: Response,
+        now: Instant,
+        tell: &mut impl FnMut(EventKind),
+    ) {
         for secret in response.secrets() {
             if let Some(subscription) = self.names.iter_mut().find(|s| s.name == *secret.name()) {
                 subscription.asked = false;

@@ -5,6 +5,7 @@
 //! clock that jumps ahead and comes back loses nothing. What is told is always as of the
 //! time that the caller gives.
 
+mod alone;
 mod holders;
 mod lines;
 

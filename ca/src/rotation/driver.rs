@@ -1,23 +1,20 @@
 //! Driving a rotation: look, decide, store the decision, act; and telling how it stands.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use arx_identity::{Certificate, KeyId, Sequence};
-use arx_proto::node::v1 as node;
-use bytes::Bytes;
+use arx_identity::{Certificate, Sequence};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
 use super::facts::{Facts, Obstacle, digest};
+use super::hints::Hints;
 use super::step::{Effect, Event, RotationError, begin, step};
 use super::terms;
 use super::time::{BelievedTime, Doubt, moved_ms};
 use crate::ca::Ca;
-use crate::caller::NodeName;
 use crate::ledger;
-use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
     Decision, Document as _, Initiator, KeyPlace, Loaded, Phase, Root, RootName, RootState,
@@ -63,13 +60,6 @@ struct Shown {
     digest: [u8; 32],
     gate: (String, Phase, Option<Sequence>),
     names: BTreeSet<String>,
-}
-
-/// Which agents were told to renew, and since when each had been connected then.
-#[derive(Debug, Default)]
-struct Hints {
-    phase: Option<(String, SystemTime)>,
-    told: HashMap<NodeName, Option<SystemTime>>,
 }
 
 impl View {
@@ -475,7 +465,7 @@ impl Ca {
             }
             Effect::Activate(from, to) => self.authority.activate(from, to).await?,
             Effect::TakeOver => drop(self.authority.follow_active().await?),
-            Effect::Renew(root, by) => self.tell_to_renew(rotation, root, by, hints),
+            Effect::Renew(root, by) => hints.tell(&self.fleet, rotation, root, by),
             Effect::Retire(root) => {
                 let stored = self.state.authorities().await?;
                 let state = stored.as_ref().and_then(|stored| stored.value.root(root));
@@ -488,41 +478,6 @@ impl Ca {
             }
         }
         Ok(())
-    }
-
-    /// Tells each agent that holds something under `root` to renew it, once for each time that
-    /// it has connected; and again when the time is over.
-    fn tell_to_renew(&self, rotation: &Rotation, root: KeyId, by: SystemTime, hints: &mut Hints) {
-        let phase = Some((rotation.id.clone(), rotation.phase_began));
-        if hints.phase != phase {
-            *hints = Hints {
-                phase,
-                ..Hints::default()
-            };
-        }
-        let hint = Arc::new(node::AuthorityMessage {
-            message: Some(node::authority_message::Message::Renew(node::RenewalHint {
-                issuer_key_id: Bytes::copy_from_slice(root.as_bytes()),
-                serials: Vec::new(),
-                renew_by_unix_ms: unix_ms(by),
-                reason: format!("rotation {}", rotation.id),
-            })),
-        });
-        let mut connected = HashMap::new();
-        let (agents, _) = self.fleet.page(None, usize::MAX, |agent| {
-            agent
-                .is_connected()
-                .then(|| (agent.name().clone(), agent.since()))
-        });
-        connected.extend(agents.into_iter().flatten());
-        let told = &mut hints.told;
-        self.fleet.tell(&hint, |name| match connected.get(name) {
-            Some(since) if told.get(name) != Some(since) => {
-                told.insert(name.clone(), *since);
-                true
-            }
-            _ => false,
-        });
     }
 }
 

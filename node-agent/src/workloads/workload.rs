@@ -218,7 +218,7 @@ impl Workload {
     }
 
     pub(super) fn succeeded(&mut self, leaf: Leaf, generation: u64) {
-        self.seed = seed::of(leaf.svid.serial().as_bytes());
+        self.seed = seed::after(self.seed);
         self.next = Some((leaf, generation));
         self.early = None;
         self.was_refused = false;

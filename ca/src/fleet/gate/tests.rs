@@ -1,13 +1,13 @@
 use std::time::{Duration, UNIX_EPOCH};
 
-use arx_identity::profile::{self, Validity};
-use arx_identity::{KeyAlgorithm, PrivateKey, Sequence, Serial, TrustDomain};
+use arx_identity::{Sequence, Serial};
 use arx_proto::node::v1 as wire;
 use wire::subscriber::Holder::{PodUid, Process};
 
 use super::*;
 use crate::caller::Node;
 use crate::fleet::Session;
+use crate::testing::bundle;
 
 mod confirm;
 mod users;
@@ -22,20 +22,6 @@ const NOW: u64 = 1_020;
 /// When the certificates here end.
 const END: u64 = 5_000;
 const SKEW: u64 = 300;
-
-fn bundle() -> TrustBundle {
-    let domain = TrustDomain::parse("example.org").expect("a trust domain");
-    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("it is made");
-    let validity = Validity::authority(at(1000), Duration::from_secs(86_400));
-    let unsigned = profile::root(key.public_key(), &domain, validity).expect("the profile has it");
-    let signature = key.sign(unsigned.to_be_signed()).expect("it signs");
-    let root = unsigned.complete(&signature).expect("it keeps the profile");
-    let sequence = Sequence {
-        epoch: 1,
-        number: 2,
-    };
-    TrustBundle::new(domain, sequence, vec![root]).expect("a root makes a bundle")
-}
 
 fn name(node: &str) -> NodeName {
     NodeName {
@@ -64,7 +50,7 @@ impl Scene {
     fn new() -> Self {
         Self {
             fleet: Fleet::default(),
-            published: bundle(),
+            published: bundle(2),
         }
     }
 

@@ -1,0 +1,254 @@
+//! Who is in the way of a gate: asked of the registrations of replicas, the ledger and the
+//! agents' own words, all at one time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use arx_identity::{Sequence, TrustBundle};
+
+use super::facts::Obstacle;
+use crate::fleet::{Fleet, Gate, Unconfirmed};
+use crate::ledger::Live;
+use crate::state::{Phase, Registration, Rotation};
+
+/// How long after its end an intermediate may still be taken for valid by a slow clock.
+const SKEW: Duration = Duration::from_secs(300);
+
+/// What a gate is judged by.
+#[derive(Debug)]
+pub struct Sight<'a> {
+    /// The replica that looks.
+    pub replica: &'a str,
+    /// Who may sign under which root, and until when.
+    pub registrations: &'a [Registration],
+    /// The newest bundle that each replica has promised never to go below.
+    pub seen: BTreeMap<String, Sequence>,
+    /// The bundle that is published.
+    pub bundle: &'a TrustBundle,
+    /// The certificates that are valid.
+    pub live: &'a Live,
+    /// The agents.
+    pub fleet: &'a Fleet,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Who has done what the phase waits for.
+    pub confirmed: u64,
+    /// The authority's own who have not.
+    pub replicas: Vec<Obstacle>,
+    /// Nodes and consumers who have not.
+    pub waiting: Vec<Obstacle>,
+}
+
+impl Sight<'_> {
+    /// Who has done what the phase waits for, and who has not.
+    #[must_use]
+    pub fn gate(&self, rotation: &Rotation, now: SystemTime) -> Seen {
+        match rotation.phase {
+            Phase::Distribute | Phase::Retire | Phase::Restore
+                if rotation.sequence == Some(self.bundle.sequence()) =>
+            {
+                self.confirmations(now)
+            }
+            Phase::Activate => {
+                let late = self.others(now, |other| {
+                    let same = |it: &&Registration| it.replica == other.replica;
+                    let mut own = self.registrations.iter().filter(same);
+                    own.all(|it| Some(it.root) != rotation.to)
+                });
+                Seen {
+                    replicas: obstacles(late, "replica-behind"),
+                    ..Seen::default()
+                }
+            }
+            Phase::Reissue => self.users(rotation, now),
+            _ => Seen::default(),
+        }
+    }
+
+    fn confirmations(&self, now: SystemTime) -> Seen {
+        if !self.live.is_ready() {
+            return index();
+        }
+        let newest = self.bundle.sequence();
+        let behind = self.others(now, |other| {
+            self.seen
+                .get(&other.replica)
+                .is_none_or(|seen| *seen < newest)
+        });
+        let holders = self.live.holders(now, None);
+        let gate = self.fleet.confirmations(self.bundle, &holders, now);
+        seen(gate, obstacles(behind, "replica-behind"))
+    }
+
+    fn users(&self, rotation: &Rotation, now: SystemTime) -> Seen {
+        if !self.live.is_ready() {
+            return index();
+        }
+        let from = rotation.from;
+        let signing = self.others(now, |other| other.root == from);
+        let holders = self.live.holders(now, Some(&from));
+        let mut gate = self.fleet.users_of(&from, &holders, now);
+        let to = rotation.to.map(|to| self.live.count_under_root(&to, now));
+        gate.confirmed = to.unwrap_or(0);
+        seen(gate, obstacles(signing, "replica-signs"))
+    }
+
+    /// Of each other replica the first registration that has not ended and is wanted.
+    fn others(
+        &self,
+        now: SystemTime,
+        wanted: impl Fn(&Registration) -> bool,
+    ) -> Vec<&Registration> {
+        let mut others: Vec<_> = self
+            .registrations
+            .iter()
+            .filter(|it| *it.replica != *self.replica && it.not_after + SKEW > now && wanted(it))
+            .collect();
+        others.sort_by(|a, b| a.replica.cmp(&b.replica));
+        others.dedup_by(|a, b| a.replica == b.replica);
+        others
+    }
+}
+
+fn seen(gate: Gate, replicas: Vec<Obstacle>) -> Seen {
+    Seen {
+        confirmed: gate.confirmed,
+        replicas,
+        waiting: gate.unconfirmed.into_iter().map(Obstacle::from).collect(),
+    }
+}
+
+/// After a start it takes a moment to know who holds what.
+fn index() -> Seen {
+    let obstacle = Obstacle {
+        reason: "index-building",
+        ..Obstacle::default()
+    };
+    Seen {
+        replicas: vec![obstacle],
+        ..Seen::default()
+    }
+}
+
+fn obstacles(registrations: Vec<&Registration>, reason: &'static str) -> Vec<Obstacle> {
+    let each = |registration: &Registration| Obstacle {
+        node: registration.replica.clone(),
+        reason,
+        last_certificate_ends: Some(registration.not_after),
+        ..Obstacle::default()
+    };
+    registrations.into_iter().map(each).collect()
+}
+
+impl From<Unconfirmed> for Obstacle {
+    fn from(unconfirmed: Unconfirmed) -> Self {
+        Self {
+            node: unconfirmed.node.to_string(),
+            process: unconfirmed.process.unwrap_or_default(),
+            resource: unconfirmed.resource.unwrap_or_default(),
+            reason: unconfirmed.reason.as_str(),
+            since: unconfirmed.since,
+            workloads: unconfirmed.workloads,
+            workload_count: unconfirmed.workload_count,
+            last_certificate_ends: unconfirmed.last_certificate_ends,
+            detail: unconfirmed.detail,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Rotations, Terms};
+    use crate::testing::bundle;
+    use arx_identity::KeyId;
+    use serde_json::Map;
+
+    fn key(number: u8) -> KeyId {
+        KeyId::from_slice(&[number; 20]).expect("20 bytes")
+    }
+
+    fn at(second: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    fn registration(replica: &str, root: u8, not_after: u64) -> Registration {
+        Registration {
+            replica: replica.to_owned(),
+            root: key(root),
+            intermediate: key(root + 100),
+            not_after: at(not_after),
+            extra: Map::new(),
+        }
+    }
+
+    fn rotation(phase: Phase, from: u8, to: u8) -> Rotation {
+        let terms = Terms {
+            window: Duration::ZERO,
+            dwell: Duration::ZERO,
+            patience: None,
+        };
+        let begun = crate::rotation::begin(
+            &mut Rotations::default(),
+            key(from),
+            terms,
+            String::new(),
+            at(0),
+        );
+        Rotation {
+            phase,
+            to: Some(key(to)),
+            ..begun.expect("none is under way")
+        }
+    }
+
+    /// Replicas in the way of a gate, by name and reason.
+    fn in_the_way(
+        registrations: &[Registration],
+        rotation: &Rotation,
+        now: u64,
+    ) -> Vec<(String, &'static str)> {
+        let sight = Sight {
+            replica: "ca-1",
+            registrations,
+            seen: BTreeMap::new(),
+            bundle: &bundle(1),
+            live: &Live::without_files(Vec::new()),
+            fleet: &Fleet::default(),
+        };
+        let seen = sight.gate(rotation, at(now));
+        let each = seen.replicas.into_iter();
+        each.map(|it| (it.node, it.reason)).collect()
+    }
+
+    #[test]
+    fn a_replica_with_an_intermediate_under_the_root_that_leaves_keeps_the_gate_shut() {
+        let both = [registration("ca-2", 1, 5000), registration("ca-2", 2, 9000)];
+        let signs = vec![("ca-2".to_owned(), "replica-signs")];
+        for (from, to) in [(1, 2), (2, 1)] {
+            let rotation = rotation(Phase::Reissue, from, to);
+            assert_eq!(in_the_way(&both, &rotation, 100), signs, "away from {from}");
+        }
+    }
+
+    #[test]
+    fn an_intermediate_counts_until_slow_clocks_have_seen_its_end() {
+        let one = [registration("ca-2", 1, 5000)];
+        let rotation = rotation(Phase::Reissue, 1, 2);
+        assert_eq!(in_the_way(&one, &rotation, 5299).len(), 1);
+        assert_eq!(in_the_way(&one, &rotation, 5300), []);
+    }
+
+    #[test]
+    fn activation_waits_for_every_replica_to_stand_under_the_new_root() {
+        let rotation = rotation(Phase::Activate, 1, 2);
+        let old = [registration("ca-1", 1, 5000), registration("ca-2", 1, 5000)];
+        let behind = vec![("ca-2".to_owned(), "replica-behind")];
+        assert_eq!(in_the_way(&old, &rotation, 100), behind);
+        let both = [old[1].clone(), registration("ca-2", 2, 9000)];
+        assert_eq!(in_the_way(&both, &rotation, 100), []);
+    }
+}
