@@ -372,7 +372,11 @@ impl Subscribers {
         };
         state.refuse(refused);
         if let Some(member) = state.members.get_mut(&name) {
-            // Another stream may have taken it already: from here on that is in doubt.
+            // Another stream may have taken it already: from here on that is in doubt, and what
+            // that stream has said of it counts as little as what it will say.
+            for stream in member.streams.values_mut() {
+                stream.acked.take_if(|acked| *acked == content);
+            }
             if !member.unconfirmed.contains(&content) {
                 member.unconfirmed.push(content);
             }

@@ -283,6 +283,27 @@ fn a_nack_of_what_another_stream_has_taken_is_reported() {
 }
 
 #[test]
+fn what_one_stream_has_refused_is_not_confirmed_by_what_another_said_before() {
+    let mut w = World::new();
+    let [old, refused, next] = [leaf(1, 1), leaf(2, 2), leaf(3, 3)];
+    for stream in [1, 2] {
+        w.sent("default", stream, &old);
+        w.acked("default", stream, &old);
+    }
+    w.sent("default", 1, &refused);
+    w.sent("default", 2, &refused);
+    w.acked("default", 1, &refused);
+    w.nacked("default", 2, &refused);
+    w.sent("default", 1, &next);
+    w.sent("default", 2, &next);
+    w.acked("default", 2, &next);
+    let in_use = |w: &World| w.subscribers.leaves_in_use().len();
+    assert_eq!(in_use(&w), 3, "the old one is what the first stream has");
+    w.acked("default", 1, &next);
+    assert_eq!(in_use(&w), 1);
+}
+
+#[test]
 fn what_is_confirmed_is_never_forgotten() {
     let mut w = World::new();
     w.sent("ROOTCA", 1, &trust(2, 2));
