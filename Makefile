@@ -8,6 +8,9 @@ ARX_TOOLS ?= target/tools
 override ARX_TOOLS := $(abspath $(ARX_TOOLS))
 export ARX_TOOLS
 
+# How many worlds `make simulate` lives through; `make test` does with a tenth of it.
+RUNS ?= 100000
+
 # Where `make up` keeps its single-machine Arx, and how long its certificates live.
 DIR ?= arx-data
 TTL ?= 1h
@@ -18,7 +21,7 @@ N ?= 200
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo up down test crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
+.PHONY: help build demo up down test simulate crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,8 +38,12 @@ up: build ## start an Arx of one machine in the background (DIR=where, TTL=of ce
 down: ## stop what `make up` started (DIR=where)
 	target/debug/arx-stack down --dir "$(DIR)"
 
-test: envoy build ## all tests, with real Envoys
+test: envoy build ## all tests, with real Envoys, and 10,000 simulated rotations
 	$(CARGO) test --workspace
+	$(MAKE) simulate RUNS=10000
+
+simulate: ## rotations in worlds where everything goes wrong (RUNS=worlds)
+	ARX_SIMULATION_RUNS=$(RUNS) $(CARGO) test --profile simulation -p arx-tests --test simulation -- --nocapture
 
 crash: envoy build ## kill the authority at N=200 random moments of rotations under load
 	ARX_CRASH=$(N) $(CARGO) test -p arx-tests --test rotation_crash -- --nocapture

@@ -70,8 +70,6 @@ pub struct Disk {
 #[derive(Debug)]
 pub struct Agent {
     owner: Owner,
-    events: mpsc::UnboundedSender<arx_sds::Event>,
-    happened: mpsc::UnboundedReceiver<arx_sds::Event>,
     up: Option<mpsc::UnboundedReceiver<AgentMessage>>,
     durable: watch::Receiver<Option<TrustBundle>>,
 }
@@ -140,12 +138,9 @@ impl Agent {
             seed,
         };
         let owner = Owner::new(parts, now);
-        let (events, happened) = mpsc::unbounded_channel();
         let (_, durable) = owner.for_the_authority();
         Self {
             owner,
-            events,
-            happened,
             up: None,
             durable,
         }
@@ -163,8 +158,14 @@ impl Agent {
         self.owner.for_the_authority().0
     }
 
-    /// A process opens a stream.
-    pub fn open(&mut self, process: ProcessId, uid: u32, now: Now) -> Option<Session> {
+    /// A process opens a stream, whose events go to `events`.
+    pub fn open(
+        &mut self,
+        process: ProcessId,
+        uid: u32,
+        events: mpsc::UnboundedSender<arx_sds::Event>,
+        now: Now,
+    ) -> Option<Session> {
         let (reply, mut opened) = oneshot::channel();
         let executable = LocalProcess {
             uid,
@@ -178,18 +179,16 @@ impl Agent {
             // Whoever simulates it knows who is alive.
             process: Some((process, None)),
             node: String::new(),
-            events: self.events.clone(),
+            events,
             reply,
         };
         self.owner.open(open, now);
         opened.try_recv().ok()?.ok()?.session()
     }
 
-    /// Takes in what has happened on its streams.
-    pub fn listen(&mut self, now: Now) {
-        while let Ok(event) = self.happened.try_recv() {
-            self.owner.on_stream(event, now);
-        }
+    /// Takes in what has happened on a stream.
+    pub fn happened(&mut self, event: arx_sds::Event, now: Now) {
+        self.owner.on_stream(event, now);
     }
 
     /// Those who hold something.

@@ -119,9 +119,11 @@ impl Workloads {
         }
     }
 
-    /// What is to be sealed: the newest certificate of each.
+    /// What is to be sealed: the newest certificate of each, in the order in which they came.
     pub(crate) fn save(&self) -> Vec<SavedWorkload> {
-        let saved = self.all.values().filter_map(|workload| {
+        let mut all: Vec<_> = self.all.iter().collect();
+        all.sort_unstable_by_key(|(id, _)| **id);
+        let saved = all.into_iter().filter_map(|(_, workload)| {
             let leaf = workload.newest()?;
             let key = match &workload.key {
                 Key::Local(process) => SavedKey::Local(process.clone()),

@@ -25,6 +25,7 @@ pub mod process;
 pub mod root;
 pub mod rotating;
 pub mod sds;
+pub mod simulation;
 pub mod stack;
 pub mod token;
 pub mod token_issuer;

@@ -1,0 +1,61 @@
+//! What is done wrong in a world, for the observer to see.
+
+/// One fault. Each is in the world around the real code: a message that is withheld, a clock
+/// that is wrong, an order that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Rule 1: whoever is not connected is taken for confirmed.
+    AbsenceConfirms,
+    /// Rule 2: a refusal is forgotten, and what is acknowledged after it counts.
+    RefusalForgotten,
+    /// Rule 3: what is reported as stored is not on the disk yet.
+    ReportedBeforeStored,
+    /// Rule 4: what one inventory lacks is taken for gone.
+    OneInventoryReleases,
+    /// Rule 5: a replica signs without being registered.
+    SignsUnregistered,
+    /// Rule 6: a bundle is pushed before it is in the store.
+    PushedUnfenced,
+    /// Rule 7: the store goes back to an older copy.
+    StoreGoesBack,
+    /// Rule 8: gates open at once.
+    NoDwell,
+    /// Rule 9: certificates count as ended by a clock that is ahead.
+    EndsByFastClock,
+    /// Rule 11: whoever turns round drops the new root, whatever stands under it.
+    AbortDropsRoot,
+    /// Rule 12: the root that leaves stays active.
+    TwoActiveRoots,
+    /// Rule 13: a root becomes active that has signed nothing, and cannot.
+    ActiveUnproved,
+    /// Rule 14: the nodes' own certificates are not waited for.
+    OwnCertificatesForgotten,
+    /// Rule 15: who is denied certificates gets no bundles either.
+    DeniedGetNoBundle,
+    /// Who was passed by force is not on the list.
+    ForcedUnlisted,
+    /// A bundle without a root.
+    EmptyBundle,
+}
+
+impl Fault {
+    /// All.
+    pub const ALL: [Self; 16] = [
+        Self::AbsenceConfirms,
+        Self::RefusalForgotten,
+        Self::ReportedBeforeStored,
+        Self::OneInventoryReleases,
+        Self::SignsUnregistered,
+        Self::PushedUnfenced,
+        Self::StoreGoesBack,
+        Self::NoDwell,
+        Self::EndsByFastClock,
+        Self::AbortDropsRoot,
+        Self::TwoActiveRoots,
+        Self::ActiveUnproved,
+        Self::OwnCertificatesForgotten,
+        Self::DeniedGetNoBundle,
+        Self::ForcedUnlisted,
+        Self::EmptyBundle,
+    ];
+}
