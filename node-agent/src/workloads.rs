@@ -536,6 +536,21 @@ impl Workloads {
         meant.len()
     }
 
+    /// The roots do not vouch for what this one is served: it is renewed at once, and if that
+    /// fails, whenever it is tried again.
+    pub(crate) fn not_vouched_for(&mut self, id: WorkloadId, now: Now) {
+        let Some(workload) = self.all.get_mut(&id) else {
+            return;
+        };
+        if workload.next.is_none() && workload.failures == 0 {
+            workload.hint = Some(renewal::Hint {
+                received: now.wall,
+                renew_by: now.wall,
+            });
+            self.schedule(id, now);
+        }
+    }
+
     /// The wall clock has jumped: everything is thought over.
     pub(crate) fn reschedule(&mut self, now: Now) {
         let ids: Vec<_> = self.all.keys().copied().collect();

@@ -10,7 +10,7 @@ use crate::workloads::{Key, Workload};
 use arx_sds::{EventKind, Secret, Session, Snapshot};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -163,7 +163,7 @@ impl Owner {
         }
         let holder = process.or_else(|| self.unseen(workload));
         let holder = holder.unwrap_or(Holder::Stream(stream));
-        let view = watch::Sender::new(self.snapshot(workload, now.wall));
+        let view = watch::Sender::new(self.snapshot(workload, now));
         // If the proxy has given up meanwhile, that comes as the stream's last event.
         let _ = reply.send(Ok(Opened::new(Session {
             stream: stream.0,
@@ -215,27 +215,27 @@ impl Owner {
     }
 
     /// What the streams of a workload see.
-    fn snapshot(&mut self, id: WorkloadId, now: SystemTime) -> Arc<Snapshot> {
+    fn snapshot(&mut self, id: WorkloadId, now: Now) -> Arc<Snapshot> {
         let Some(workload) = self.workloads.get_mut(id) else {
             return Arc::new(self.roots.snapshot().clone());
         };
         let expired = workload
             .served
             .as_ref()
-            .is_some_and(|leaf| leaf.svid.not_after() <= now);
+            .is_some_and(|leaf| leaf.svid.not_after() <= now.wall);
         if let Some(snapshot) = workload.snapshot.as_ref().filter(|_| !expired) {
             return Arc::clone(snapshot);
         }
-        let snapshot = Arc::new(secrets(
-            &self.roots,
-            workload,
-            &self.config.borrow().names.certificate,
-            expired,
-        ));
+        let name = &self.config.borrow().names.certificate;
+        let (snapshot, is_whole) = secrets(&self.roots, workload, name, expired);
+        let snapshot = Arc::new(snapshot);
         if !expired {
             workload.snapshot = Some(Arc::clone(&snapshot));
         }
         let leaf = workload.served.as_ref().map(crate::subscribers::Leaf::from);
+        if !is_whole {
+            self.workloads.not_vouched_for(id, now);
+        }
         let live = self.workloads.len() + self.streams.len();
         for secret in snapshot.secrets() {
             let content = || match secret.content() {
@@ -257,7 +257,7 @@ impl Owner {
         if self.workloads.get(id).is_none_or(|w| w.streams.is_empty()) {
             return;
         }
-        let snapshot = self.snapshot(id, now.wall);
+        let snapshot = self.snapshot(id, now);
         if let Some(workload) = self.workloads.get(id) {
             for stream in &workload.streams {
                 self.streams.show(*stream, &snapshot);
@@ -408,13 +408,14 @@ impl Owner {
     }
 }
 
-/// The roots, and the workload's own certificate under its names if it has a good one.
-fn secrets(roots: &Roots, workload: &Workload, name: &str, expired: bool) -> Snapshot {
+/// The roots, and the workload's own certificate under its names if it has a good one; false
+/// if the roots do not vouch for it.
+fn secrets(roots: &Roots, workload: &Workload, name: &str, expired: bool) -> (Snapshot, bool) {
     let shared = roots.snapshot();
     let leaf = workload.served.as_ref().filter(|_| !expired);
     // Without roots beside it nobody can judge it, and the proxy can't use it.
     let (Some(leaf), true) = (leaf, roots.served().is_some()) else {
-        return shared.clone();
+        return (shared.clone(), true);
     };
     let names = [name, leaf.svid.spiffe_id().as_str()];
     let whole = Snapshot::builder()
@@ -422,7 +423,7 @@ fn secrets(roots: &Roots, workload: &Workload, name: &str, expired: bool) -> Sna
         .certificate(names, &leaf.svid)
         .build();
     match whole {
-        Ok(snapshot) => snapshot,
+        Ok(snapshot) => (snapshot, true),
         Err(error) => {
             tracing::warn!(
                 code = "ARX-AGENT-SNAPSHOT",
@@ -430,7 +431,7 @@ fn secrets(roots: &Roots, workload: &Workload, name: &str, expired: bool) -> Sna
                 %error,
                 "the certificate does not go with the roots: only the roots are served until it is renewed"
             );
-            shared.clone()
+            (shared.clone(), false)
         }
     }
 }

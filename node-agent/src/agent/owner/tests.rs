@@ -220,3 +220,18 @@ fn too_many_tokens_that_nobody_vouches_for_end_their_streams_alone() {
         snapshot.get("default").is_none()
     }));
 }
+
+#[test]
+fn a_certificate_that_the_roots_do_not_vouch_for_any_more_is_renewed_at_once() {
+    let mut w = World::new();
+    let stream = w.open("good", 1).expect("served");
+    w.prove(&stream);
+    w.seal();
+    let now = w.now();
+    assert!(w.agent.workloads.next_due() > Some(now.monotonic));
+    w.authority = Authority::new();
+    w.publish(2);
+    let snapshot = Arc::clone(&stream.session.view.borrow());
+    assert!(snapshot.get("default").is_none());
+    assert!(w.agent.workloads.next_due() <= Some(now.monotonic));
+}
