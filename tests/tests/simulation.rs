@@ -39,19 +39,22 @@ fn whatever_happens_no_live_certificate_meets_a_follower_who_lacks_its_root() ->
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let (mut ends, mut steps, mut forced) = (BTreeMap::new(), 0, 0);
     std::thread::scope(|scope| {
-        let live = || -> anyhow::Result<Vec<Ended>> {
+        let live = || -> anyhow::Result<Result<Vec<Ended>, String>> {
             let mut worlds = Worlds::new()?;
             let mut ended = Vec::new();
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 if seed >= first + runs {
-                    return Ok(ended);
+                    return Ok(Ok(ended));
                 }
                 match worlds.run(seed, None, false) {
                     Ok(end) => ended.push(end),
                     Err(broken) => {
                         next.store(u64::MAX / 2, Ordering::Relaxed);
-                        anyhow::bail!("seed {seed}, {}", shown(&mut worlds, seed, &broken));
+                        return Ok(Err(format!(
+                            "seed {seed}, {}",
+                            shown(&mut worlds, seed, &broken)
+                        )));
                     }
                 }
             }
@@ -59,7 +62,8 @@ fn whatever_happens_no_live_certificate_meets_a_follower_who_lacks_its_root() ->
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(live)).collect();
         for thread in running {
             let ended = thread.join().map_err(|_| anyhow::anyhow!("a panic"))??;
-            for end in ended {
+            // A panic shows what happened, and an error where it was made.
+            for end in ended.unwrap_or_else(|broken| panic!("{broken}")) {
                 *ends.entry(end.phase).or_insert(0) += 1;
                 steps += end.steps;
                 forced += end.forced;
