@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# usage: tools.sh [envoy] [cargo-deny] [promtool]; without a name, the first two
-# Brings what tests (Envoy) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
+# usage: tools.sh [envoy] [cargo-deny] [promtool] [step]; without a name, the first two
+# Brings what tests (Envoy, step-ca) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
 # target/tools), once. A tool is there when its stamp is there; a stamp names the tool's
 # version, so that a change of version here fetches it again. Safe to run twice at the
 # same time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+readonly STEP=v0.30.2
 readonly CARGO_DENY=0.20.2
 
 tools=${ARX_TOOLS:-target/tools}
@@ -69,14 +70,32 @@ promtool() {
     touch "$tools/stamps/promtool"
 }
 
+# Another CA, which the authority is put below in a test, and its command line.
+step() {
+    needs "step-$STEP" "step-ca and step $STEP (built from source by Go, some minutes)" || return 0
+    command -v go >/dev/null || {
+        echo "tools: there is no go to build step-ca with: install it, or leave this out (its test is skipped)" >&2
+        return 1
+    }
+    rm -f "$tools"/stamps/step-*
+    CGO_ENABLED=0 GOBIN="$tools/bin" GOFLAGS=-trimpath \
+        go install "github.com/smallstep/certificates/cmd/step-ca@$STEP"
+    CGO_ENABLED=0 GOBIN="$tools/bin" GOFLAGS=-trimpath \
+        go install "github.com/smallstep/cli/cmd/step@$STEP"
+    "$tools/bin/step" version >/dev/null
+    "$tools/bin/step-ca" version >/dev/null
+    touch "$tools/stamps/step-$STEP"
+}
+
 (($#)) || set -- envoy cargo-deny
 for tool in "$@"; do
     case $tool in
     envoy) envoy ;;
     cargo-deny) cargo_deny ;;
     promtool) promtool ;;
+    step) step ;;
     *)
-        echo "tools: there is no $tool: name envoy, cargo-deny or promtool, or nothing for the first two" >&2
+        echo "tools: there is no $tool: name envoy, cargo-deny, promtool or step, or nothing for the first two" >&2
         exit 2
         ;;
     esac
