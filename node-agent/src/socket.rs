@@ -29,8 +29,9 @@ use crowd::Crowd;
 use pieces::Pieces;
 use weighed::Weighed;
 
-/// A whole first message, of which a proxy's node is some 61 KB.
-const STREAM_WINDOW: u32 = 64 * 1024;
+/// A whole first message, of which a proxy's node is some 61 KB, needs no more window: a
+/// stream is bounded by its connection.
+const STREAM_WINDOW: u32 = 128 * 1024;
 /// All that a connection can have us hold by sending what is not read yet; what is read is
 /// made good for at once.
 const CONNECTION_WINDOW: u32 = 64 * 1024;
@@ -50,8 +51,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause after a failed accept: most likely file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Memory goes back to the kernel when for this long no connection began or ended, and not
-/// many certificates were made;
+/// Memory goes back to the kernel when for this long no connection began or ended, and no
+/// large inventory was sent;
 const TRIM_AFTER: Duration = Duration::from_millis(100);
 /// and while that goes on, this long after it began.
 const TRIM_AT_LATEST: Duration = Duration::from_millis(500);

@@ -29,9 +29,6 @@ use tokio::sync::{Notify, watch};
 const CALLS: usize = 6;
 /// How long wants are gathered to make a batch.
 const GATHER: Duration = Duration::from_millis(2);
-/// Answers at once after which so much that was needed for them is free that it is worth
-/// looking for.
-const MANY: usize = 16;
 /// How often things are looked at that nothing announces.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -255,9 +252,6 @@ impl Owner {
     /// A call has ended; without answers if nothing is known of what it was for.
     pub(crate) fn on_answers(&mut self, answers: Vec<Answer>, now: Now) {
         self.calls = self.calls.saturating_sub(1);
-        if answers.len() >= MANY {
-            self.loosened.notify_one();
-        }
         for answer in answers {
             let id = answer.workload;
             let generation = self.sealing.generation();

@@ -18,6 +18,9 @@ const INVENTORY_SOON: Duration = Duration::from_secs(1);
 const INVENTORY_AGAIN: Duration = Duration::from_secs(5);
 /// And even without a change there is one after this long.
 const INVENTORY_EVERY: Duration = Duration::from_secs(60);
+/// From so many leaves on it is worth looking for what an inventory, and the certificates
+/// before it, leave free behind.
+const MANY: usize = 16;
 /// Leaves of one message.
 const INVENTORY_PART: usize = 1000;
 /// A report that was not acknowledged by then is sent again, as a whole.
@@ -238,6 +241,10 @@ impl Owner {
             .is_some_and(|at| at <= now.monotonic)
         {
             let leaves = self.held();
+            if leaves.len() >= MANY {
+                // It comes last when certificates have changed, and all of it is free now.
+                self.loosened.notify_one();
+            }
             self.follow.send_inventory(leaves, now);
         }
         // Never more than what is on disk: else the report goes with the write.
