@@ -21,16 +21,19 @@ N ?= 200
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo up down test simulate crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
+.PHONY: help build demo demo-distrust up down test simulate crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## build every binary, unoptimised, into target/debug
 	$(CARGO) build --workspace --bins
 
 demo: envoy build ## two Envoys talk mTLS while everything is renewed, killed and brought back, and the root replaced (KEEP=1: leave it running)
 	target/debug/arx-demo $(if $(KEEP),--keep)
+
+demo-distrust: envoy build ## the key of the root is stolen, and the root cut out: two Envoys under load don't notice, the thief does
+	target/debug/arx-demo --distrust
 
 up: build ## start an Arx of one machine in the background (DIR=where, TTL=of certificates)
 	target/debug/arx-stack up --dir "$(DIR)" --ttl "$(TTL)"

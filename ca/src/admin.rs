@@ -4,6 +4,7 @@
 pub(crate) mod agents;
 mod custody;
 mod denial;
+mod distrust;
 pub(crate) mod rotation;
 pub(crate) mod status;
 
@@ -12,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arx_daemon::clock::unix_ms;
 use arx_identity::Serial;
 use arx_proto::admin::v1 as wire;
 use arx_proto::node::v1 as node;
@@ -23,7 +25,6 @@ use crate::ca::Ca;
 use crate::caller::NodeName;
 use crate::fleet::Agent;
 use crate::ledger::{self, LiveFilter, LiveLeaf, Query};
-use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::rotation::View;
 use crate::state::Initiator;
@@ -374,6 +375,18 @@ impl wire::admin_server::Admin for Api {
             })
             .collect();
         Ok(Response::new(futures_util::stream::iter(chunks).boxed()))
+    }
+
+    async fn distrust(
+        &self,
+        request: Request<wire::DistrustRequest>,
+    ) -> Result<Response<wire::DistrustResponse>, Status> {
+        // Nobody could say who fails.
+        self.live().await?;
+        let outcome = distrust::distrust(&self.0, request.into_inner()).await?;
+        Ok(Response::new(wire::DistrustResponse {
+            outcome: Some(outcome),
+        }))
     }
 
     async fn deny(

@@ -96,6 +96,8 @@ pub struct Authority {
     reach: watch::Sender<Reach>,
     /// Why the upper intermediate was not renewed, if it was tried.
     upper_trouble: watch::Sender<Option<(&'static str, String)>>,
+    /// Intermediates that nothing more is signed by.
+    given_up: watch::Sender<Vec<KeyId>>,
 }
 
 /// An intermediate that is registered and does not sign yet.
@@ -199,6 +201,7 @@ impl Authority {
             health: watch::Sender::default(),
             reach: watch::Sender::default(),
             upper_trouble: watch::Sender::default(),
+            given_up: watch::Sender::default(),
         })
     }
 
@@ -269,6 +272,18 @@ impl Authority {
     #[must_use]
     pub fn serving(&self) -> Option<Svid> {
         self.serving.borrow().clone()
+    }
+
+    /// Signs nothing more by this intermediate as soon as there is another: [`Authority::keep`]
+    /// makes one at once, and serves under it.
+    pub fn give_up(&self, intermediate: KeyId) {
+        self.given_up.send_if_modified(|given_up| {
+            let new = !given_up.contains(&intermediate);
+            if new {
+                given_up.push(intermediate);
+            }
+            new
+        });
     }
 
     /// How long this replica can go on issuing.

@@ -27,7 +27,7 @@ use crate::refusal::{Fault, Refusal};
 pub(crate) use agent::LONGEST_TEXT;
 pub use agent::{Agent, Counts};
 pub use detail::{Consumer, Detail, HeldLeaf, Standing};
-pub use gate::{Gate, Reason, Unconfirmed};
+pub use gate::{Gate, Gone, Reason, Unconfirmed};
 pub use lineage::{Join, Superseded};
 pub use session::{Down, Released, Session};
 

@@ -10,6 +10,7 @@
 
 mod codec;
 mod commit;
+mod distrusted;
 mod error;
 mod export;
 mod frame;
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 
 pub use codec::Content;
 pub use commit::{Announced, Prepared, Receipt};
+pub use distrusted::DISTRUSTED;
 pub use error::{AppendError, Cause, Error, Pause, Problem};
 pub use export::Export;
 pub use json::Entry;

@@ -254,6 +254,8 @@ pub struct Readings {
     pub rotating: Rotating,
     /// Whether what lies in the operator's files is in use, if there are any.
     pub files_in_use: Option<bool>,
+    /// Denials that are in force.
+    pub denials: usize,
     /// Number of the bundle's sequence.
     pub bundle_number: u64,
     /// Generation of the configuration.
@@ -337,6 +339,11 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
             "arx_ca_configuration_generation",
             "Generation of the configuration",
             readings.generation,
+        )?;
+        one(
+            "arx_ca_denials",
+            "Denials that are in force",
+            readings.denials as u64,
         )?;
         times(
             &mut encoder,

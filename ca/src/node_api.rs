@@ -6,8 +6,9 @@ mod follow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+pub(crate) use arx_daemon::clock::unix_ms;
 use arx_identity::{Sequence, TrustBundle};
 use arx_proto::node::v1 as wire;
 use bytes::Bytes;
@@ -237,15 +238,6 @@ pub(crate) fn sequence(sequence: Sequence) -> wire::Sequence {
         epoch: sequence.epoch,
         number: sequence.number,
     }
-}
-
-pub(crate) fn unix_ms(time: SystemTime) -> i64 {
-    i64::try_from(
-        time.duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis(),
-    )
-    .unwrap_or(i64::MAX)
 }
 
 fn malformed(what: &str) -> Refusal {

@@ -236,6 +236,7 @@ mod tests {
                 reason: "it is gone".to_owned(),
                 left_behind: Vec::new(),
                 count: 1,
+                holders: Vec::new(),
             }),
             aborted: None,
         }

@@ -16,9 +16,13 @@
 //! | Restore | the bundle has both roots again | everybody has confirmed it |
 //! | Held | the same | the operator says how it goes on |
 //!
+//! A root that must not be trusted any more takes the same way, but no gate waits for long and
+//! nothing turns round: whoever is in the way is left behind, by name.
+//!
 //! Turning round in Activate or Reissue is the same machine with the roots exchanged, from
 //! Activate on.
 
+mod distrust;
 mod driver;
 mod facts;
 mod files;
@@ -34,7 +38,8 @@ pub use self::driver::{Rotator, View};
 pub use self::facts::{Facts, Obstacle, digest};
 pub use self::hints::Hints;
 pub use self::sight::{Seen, Sight};
-pub use self::step::{Effect, Event, RotationError, Step, begin, step};
+pub(crate) use self::step::DISTRUST;
+pub use self::step::{Effect, Event, RotationError, Step, begin, begin_distrust, step};
 pub use self::terms::{Defaults, check, longest_window};
 
 #[cfg(test)]

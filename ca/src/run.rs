@@ -488,6 +488,7 @@ fn readings(ca: &Ca) -> Readings {
             .authority
             .looks_every()
             .map(|_| ca.overview.files().borrow().is_none()),
+        denials: ca.denials.get().holding(now).count(),
         bundle_number: ca.trust.current().sequence().number,
         generation: ca.rules.get().generation,
     }

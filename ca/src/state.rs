@@ -7,6 +7,7 @@
 //! swapping; a decision that lost the race is made again.
 
 mod authorities;
+mod bury;
 mod denials;
 mod document;
 mod error;
@@ -33,7 +34,9 @@ pub use self::error::StateError;
 pub use self::intermediate::Intermediate;
 pub use self::published::{Link, Published};
 pub use self::replica::{LedgerMark, Replica, ReplicaDocument, Seen, replica_name};
-pub use self::rotation::{Forced, Initiator, Passed, Phase, RootName, Rotation, Rotations, Terms};
+pub use self::rotation::{
+    Forced, Initiator, Kind, LeftBehind, Passed, Phase, RootName, Rotation, Rotations, Terms,
+};
 pub use self::sealed::SealedIntermediate;
 use crate::seal::{Seal, SealError};
 use crate::store::{CasError, Changes, FORMAT, Key, Prefix, Segment, Shared, list_all};

@@ -86,7 +86,10 @@ impl Trust {
         let (sequence, roots) = match (begin, head) {
             (Begin::GoOn, Some(head)) => (head.sequence, head.roots.clone()),
             (Begin::GoOn, None) => return Err(TrustError::Nothing),
-            (Begin::Publish(sequence), Some(head)) => (sequence, head.roots.clone()),
+            (Begin::Publish(sequence), Some(head)) => (
+                sequence,
+                without_distrusted(&state, &head.roots, root).await?,
+            ),
             (Begin::Publish(sequence), None) => (sequence, vec![root.clone()]),
         };
         if !roots.contains(root) {
@@ -153,13 +156,21 @@ impl Trust {
     ///
     /// # Errors
     /// [`TrustError::Moved`] if something else has followed it already: decide again.
-    /// [`TrustError`] if they are no bundle, or it is not known whether they were stored.
+    /// [`TrustError::Distrusted`] if one of them must never be trusted again. [`TrustError`] if they are no bundle, or it is not known whether they were stored.
     pub async fn publish(
         &self,
         after: Sequence,
         roots: Vec<Certificate>,
         now: SystemTime,
     ) -> Result<Arc<TrustBundle>, TrustError> {
+        if let Some(stored) = self.state.authorities().await? {
+            let mut distrusted = roots.iter().filter_map(|root| stored.value.tombstone(root));
+            if let Some(root) = distrusted.next() {
+                return Err(TrustError::Distrusted {
+                    root: root.certificate.subject().to_owned(),
+                });
+            }
+        }
         let history = self.history().await?;
         let head = history.last().ok_or(TrustError::Nothing)?;
         if head.sequence != after {
@@ -246,6 +257,23 @@ async fn look(
     let history = history(state).await?;
     let begin = begin(history.last().map(|head| head.sequence), seen, evidence)?;
     Ok((history, begin))
+}
+
+/// Roots that were published before, but for those that must never be trusted again; where one
+/// is left out, the active `root` is among the others.
+async fn without_distrusted(
+    state: &State,
+    roots: &[Certificate],
+    root: &Certificate,
+) -> Result<Vec<Certificate>, StateError> {
+    let stored = state.authorities().await?.map(|stored| stored.value);
+    let stored = stored.unwrap_or_default();
+    let mut trusted = roots.to_vec();
+    trusted.retain(|it| stored.tombstone(it).is_none());
+    if trusted.len() < roots.len() && !trusted.contains(root) {
+        trusted.push(root.clone());
+    }
+    Ok(trusted)
 }
 
 /// What to do about a head, the highest sequence that this replica has handed out, and what is

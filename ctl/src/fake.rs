@@ -32,6 +32,8 @@ pub(crate) struct Answers {
     pub(crate) ledger: Option<wire::VerifyLedgerResponse>,
     pub(crate) rotations: Arc<Rotations>,
     pub(crate) denials: Arc<Mutex<Denials>>,
+    /// What it answers to a distrust; `None`: it does not know the authority.
+    pub(crate) distrust: Option<wire::distrust_response::Outcome>,
 }
 
 /// It runs until it is dropped.
@@ -228,6 +230,15 @@ impl Admin for Answers {
         request: Request<wire::ListRotationsRequest>,
     ) -> Answer<wire::ListRotationsResponse> {
         self.rotations.list(&request.get_ref().page_token)
+    }
+
+    async fn distrust(&self, _: Request<wire::DistrustRequest>) -> Answer<wire::DistrustResponse> {
+        match &self.distrust {
+            Some(outcome) => Ok(Response::new(wire::DistrustResponse {
+                outcome: Some(outcome.clone()),
+            })),
+            None => Err(Status::invalid_argument("no authority is called so")),
+        }
     }
 
     async fn deny(&self, request: Request<wire::DenyRequest>) -> Answer<wire::DenyResponse> {

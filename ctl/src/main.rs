@@ -7,6 +7,7 @@ mod bundle;
 mod check;
 mod client;
 mod denial;
+mod distrust;
 mod envoy;
 mod inspect;
 mod ledger;
@@ -103,6 +104,8 @@ enum Command {
     /// A root whose key is elsewhere: have what signs here certified by it.
     #[command(subcommand)]
     Authority(authority::Command),
+    /// Stop trusting a root or an intermediate whose key is in somebody else's hands.
+    Distrust(distrust::Distrust),
     /// Issue no new certificates to an identity, a service account or a node.
     Deny(denial::Deny),
     /// End a denial.
@@ -176,6 +179,7 @@ async fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Ledger(command) => ledger::run(socket, style, command).await,
         Command::Rotate(command) => rotate::run(socket, style, command).await,
         Command::Authority(command) => authority::run(socket, style, command).await,
+        Command::Distrust(command) => distrust::run(socket, style, command).await,
         Command::Deny(command) => denial::deny(socket, style, command).await,
         Command::Allow(command) => denial::allow(socket, style, command).await,
         Command::Version => version::run(socket, style).await,

@@ -8,8 +8,8 @@ mod lines;
 mod live;
 mod plan;
 mod report;
-mod show;
-mod unconfirmed;
+pub(crate) mod show;
+pub(crate) mod unconfirmed;
 mod watch;
 
 use std::path::Path;
@@ -164,8 +164,13 @@ async fn status(socket: &Path, style: Style, id: String) -> Result<Output, Failu
     Ok(output.well_if(!held))
 }
 
+/// Follows one until it has ended.
+pub(crate) async fn follow(socket: &Path, style: Style, id: String) -> Result<Output, Failure> {
+    watch::run(socket, style, id).await
+}
+
 /// After a command that changed the course of a rotation, which now runs by itself.
-fn begun(rotation: &wire::Rotation, style: Style) -> Output {
+pub(crate) fn begun(rotation: &wire::Rotation, style: Style) -> Output {
     if style.json {
         return Output::json(&show::to_json(rotation));
     }
@@ -180,14 +185,14 @@ fn told(rotation: Option<wire::Rotation>) -> Result<wire::Rotation, Failure> {
     rotation.ok_or_else(nothing_said)
 }
 
-fn nothing_said() -> Failure {
+pub(crate) fn nothing_said() -> Failure {
     Failure::Failed(
         "the authority's answer says nothing that this program knows: take an arx of its version"
             .to_owned(),
     )
 }
 
-fn millis(span: Duration) -> u64 {
+pub(crate) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -199,8 +204,8 @@ fn window(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The argument of `continue --reason`.
-fn reason(text: &str) -> Result<String, String> {
+/// A reason that is needed, as an argument.
+pub(crate) fn reason(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("say why, for whoever reads the ledger later".to_owned()),
         text => Ok(text.to_owned()),

@@ -253,6 +253,7 @@ async fn the_manual_names_every_field_of_the_json() {
     answers.status.health.push(wire::Health::default());
     answers.svids.push(wire::SvidRecord::default());
     answers.rotations = rotate::example::rotations().into();
+    answers.distrust = Some(distrust::example());
     let authority = Authority::start(answers);
     for arguments in [
         &["status"][..],
@@ -268,6 +269,7 @@ async fn the_manual_names_every_field_of_the_json() {
         &["rotate", "continue", "--force", "--reason", "x"],
         &["rotate", "history"],
         &["rotate", "report", "r1"],
+        &["distrust", "0101", "--dry-run"],
     ] {
         let mut left = vec![json(authority.path(), arguments).await];
         while let Some(value) = left.pop() {

@@ -233,6 +233,17 @@ impl Source {
     }
 }
 
+/// Unix time in milliseconds, as the wire protocols have it; negative before 1970, and the nearest that can be said
+/// where a number does not reach so far.
+#[must_use]
+pub fn unix_ms(time: SystemTime) -> i64 {
+    let clamp = |distance: Duration| i64::try_from(distance.as_millis()).unwrap_or(i64::MAX);
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => clamp(after),
+        Err(before) => -clamp(before.duration()),
+    }
+}
+
 /// `time` in UTC as RFC 3339 has it, to the millisecond: `2026-01-02T03:04:05.678Z`. For people and logs.
 pub fn rfc3339(time: SystemTime) -> String {
     let since_epoch = |time: SystemTime| match time.duration_since(SystemTime::UNIX_EPOCH) {

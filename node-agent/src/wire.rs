@@ -1,18 +1,10 @@
 //! Small pieces that every message of `arx.node.v1` is made of.
 
+pub(crate) use arx_daemon::clock::unix_ms;
 use arx_identity::Sequence;
 use arx_proto::node::v1 as proto;
 use bytes::Bytes;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Unix time in milliseconds; negative before 1970.
-pub(crate) fn unix_ms(time: SystemTime) -> i64 {
-    let clamp = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => clamp(after),
-        Err(before) => -clamp(before.duration()),
-    }
-}
 
 /// The inverse of [`unix_ms`]; what no clock can show becomes 1970.
 pub(crate) fn time(unix_ms: i64) -> SystemTime {

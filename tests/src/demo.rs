@@ -4,6 +4,7 @@
 
 mod proxy;
 mod rotation;
+pub mod stolen;
 mod table;
 
 use std::path::Path;

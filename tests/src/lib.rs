@@ -27,5 +27,6 @@ pub mod rotating;
 pub mod sds;
 pub mod simulation;
 pub mod stack;
+pub mod thief;
 pub mod token;
 pub mod token_issuer;

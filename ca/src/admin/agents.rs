@@ -1,12 +1,12 @@
 //! An agent in the words of the admin API.
 
+use arx_daemon::clock::unix_ms;
 use arx_identity::Sequence;
 use arx_proto::admin::v1 as wire;
 use bytes::Bytes;
 
 use crate::ca::Ca;
 use crate::fleet::Agent;
-use crate::node_api::unix_ms;
 
 /// What is told of an agent in a list; `newest` is the bundle that it should have.
 pub(crate) fn agent(ca: &Ca, agent: &Agent, newest: Sequence) -> wire::Agent {

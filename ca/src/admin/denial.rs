@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arx_daemon::clock::unix_ms;
 use arx_proto::admin::v1 as wire;
 
 use super::{rotation, time};
 use crate::ca::Ca;
 use crate::denial::{Held, Subject};
-use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::state::Denial;
 

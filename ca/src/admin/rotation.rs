@@ -1,5 +1,6 @@
 //! The operator's side of a rotation, in the words of the admin API.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,15 +10,14 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use arx_daemon::clock::rfc3339;
+use arx_daemon::clock::{rfc3339, unix_ms};
 
 use crate::ca::Ca;
-use crate::fleet::Gate;
+use crate::fleet::{Gate, Reason};
 use crate::hex::Hex;
-use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
-use crate::rotation::{Obstacle, RotationError, View};
-use crate::state::{Passed, Phase, Rotation, Rotations, Terms};
+use crate::rotation::{DISTRUST, Obstacle, RotationError, View};
+use crate::state::{Kind, Passed, Phase, Rotation, Rotations, Terms};
 
 /// Entries of the list of the unconfirmed in one message.
 const MOST_UNCONFIRMED: usize = 1000;
@@ -83,6 +83,20 @@ fn ways_back(passed: &[Passed]) -> Vec<bool> {
         back
     });
     back.collect()
+}
+
+/// The phases that were left, and which of them on the way back. What is only noted of a gate
+/// before its phase is left is told of its own.
+fn left(rotation: &Rotation) -> impl Iterator<Item = (&Passed, bool)> {
+    let passed = &rotation.passed;
+    let all = passed.iter().zip(ways_back(passed)).enumerate();
+    all.filter_map(move |(at, one)| {
+        let next = passed.get(at + 1);
+        let goes_on = next.map_or((rotation.phase, rotation.phase_began), |next| {
+            (next.phase, next.began)
+        });
+        (goes_on != (one.0.phase, one.0.began)).then_some(one)
+    })
 }
 
 fn root(rotation: &Rotation, id: Option<KeyId>) -> Option<wire::RotationRoot> {
@@ -151,10 +165,7 @@ pub(crate) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
         passed.find_map(|passed| passed.sequence)
     });
     let sequence = sequence.unwrap_or_default();
-    let mut phases: Vec<_> = rotation
-        .passed
-        .iter()
-        .zip(ways_back(&rotation.passed))
+    let mut phases: Vec<_> = left(rotation)
         .map(|(passed, aborting)| wire::EnteredPhase {
             phase: phase(passed.phase).to_owned(),
             aborting,
@@ -187,10 +198,18 @@ pub(crate) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
         },
         forced: rotation.passed.iter().filter_map(forced).collect(),
         window_ms: millis(rotation.terms.window),
-        wait_unconfirmed_ms: rotation.terms.patience.map(millis),
+        wait_unconfirmed_ms: match rotation.kind {
+            Kind::Distrust => None,
+            _ => rotation.terms.patience.map(millis),
+        },
         phases,
         started_by: rotation.by.as_str().to_owned(),
         reason: rotation.reason.clone(),
+        kind: rotation.kind.as_str().to_owned(),
+        cap_ms: match rotation.kind {
+            Kind::Distrust => rotation.terms.patience.map_or(0, millis),
+            _ => 0,
+        },
         abort_reason: rotation
             .passed
             .iter()
@@ -201,13 +220,18 @@ pub(crate) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
     }
 }
 
+/// Who passed a gate: of a distrust nobody did, its time was up.
+fn by(reason: &str) -> &'static str {
+    if reason == DISTRUST { "" } else { OPERATOR }
+}
+
 fn forced(passed: &Passed) -> Option<wire::ForcedGate> {
     let forced = passed.forced.as_ref()?;
     Some(wire::ForcedGate {
         phase: phase(passed.phase).to_owned(),
         unix_ms: unix_ms(passed.ended),
         reason: forced.reason.clone(),
-        by: OPERATOR.to_owned(),
+        by: by(&forced.reason).to_owned(),
         left_behind: forced.count,
         digest: Bytes::new(),
     })
@@ -258,6 +282,9 @@ fn message(view: &View) -> String {
         return format!("the authority cannot go on: {message} ({code})");
     }
     let waits = !view.obstacles.is_empty();
+    if view.rotation.kind == Kind::Distrust {
+        return distrust_message(view);
+    }
     let published = view.rotation.sequence.is_some();
     // On the way back it is the other one that leaves.
     let (leaving, coming) = if view.rotation.aborting {
@@ -301,6 +328,32 @@ fn refusal(error: &RotationError) -> wire::Refusal {
     wire::Refusal {
         code: error.code().to_owned(),
         message: error.to_string(),
+    }
+}
+
+fn distrust_message(view: &View) -> String {
+    let waits = !view.obstacles.is_empty();
+    let cap = view.rotation.terms.patience.unwrap_or_default();
+    let told = match view.rotation.phase {
+        Phase::Prepare => "the new root is being made",
+        Phase::Distribute => "everybody is given a bundle with both roots",
+        Phase::Activate => "the new root takes over signing",
+        Phase::Reissue if waits => "everything under the distrusted root is issued anew",
+        Phase::Reissue => "nobody within reach holds a certificate under the distrusted root",
+        Phase::Retire => "everybody is given a bundle without the distrusted root",
+        Phase::Done => {
+            return "the distrusted root is in no bundle and never will be; its key is erased; connections that proxies have open survive until they close them".to_owned();
+        }
+        Phase::Unknown => "a newer version has begun this phase: use that",
+        Phase::Withdraw | Phase::Restore | Phase::Held | Phase::Aborted => "it goes on",
+    };
+    if waits {
+        format!(
+            "{told}; whoever has not followed {} s after it began is left behind",
+            cap.as_secs_f64()
+        )
+    } else {
+        told.to_owned()
     }
 }
 
@@ -398,11 +451,9 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
         }))
     };
     let (from, to) = ends(rotation);
-    let phases = rotation
-        .passed
-        .iter()
+    let phases = left(rotation)
         .zip(&wire.phases)
-        .map(|(passed, entered)| {
+        .map(|((passed, _), entered)| {
             json!({
                 "phase": entered.phase,
                 "aborting": entered.aborting,
@@ -417,12 +468,13 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
         Some(json!({
             "phase": phase(passed.phase),
             "at": rfc3339(passed.ended),
-            "by": OPERATOR,
+            "by": by(&forced.reason),
             "reason": forced.reason,
             "left_behind": forced.count,
             "names": forced.left_behind,
         }))
     });
+    let Cut { off, away } = Cut::of(rotation);
     let outcome = match rotation.phase {
         Phase::Done => "done",
         Phase::Aborted => "aborted",
@@ -434,6 +486,7 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
         .then(|| rfc3339(rotation.phase_began));
     json!({
         "id": rotation.id,
+        "kind": rotation.kind.as_str(),
         "outcome": outcome,
         "trust_domain": ca.trust_domain.as_str(),
         "from": root(wire.from.clone(), from),
@@ -444,7 +497,49 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
         "reason": rotation.reason,
         "phases": phases.collect::<Vec<_>>(),
         "forced": forced.collect::<Vec<_>>(),
+        "cut_off": off,
+        "to_come_back": away,
     })
+}
+
+/// Who was cut off by a distrust, by the last word on each.
+#[derive(Default)]
+struct Cut {
+    /// Each with what it held.
+    off: Vec<Value>,
+    /// Those who were away, and join again by themselves when they come back.
+    away: Vec<String>,
+}
+
+impl Cut {
+    fn of(rotation: &Rotation) -> Self {
+        let mut last = BTreeMap::new();
+        for passed in &rotation.passed {
+            let forced = passed.forced.iter().filter(|it| it.reason == DISTRUST);
+            for holder in forced.flat_map(|forced| &forced.holders) {
+                last.insert((&holder.node, &holder.process), (passed, holder));
+            }
+        }
+        let mut cut = Self::default();
+        for (passed, holder) in last.into_values() {
+            // Whoever was late for one gate and was there for the next has lost nothing for good.
+            if passed.phase < Phase::Reissue {
+                continue;
+            }
+            if holder.reason == Reason::AgentAway.as_str() {
+                cut.away.push(holder.node.clone());
+            }
+            cut.off.push(json!({
+                "node": holder.node,
+                "process": holder.process,
+                "reason": holder.reason,
+                "workloads": holder.workloads,
+                "workload_count": holder.count,
+                "in": phase(passed.phase),
+            }));
+        }
+        cut
+    }
 }
 
 /// All that is remembered, newest first.
@@ -542,7 +637,7 @@ impl Watching {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

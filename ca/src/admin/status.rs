@@ -4,7 +4,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
-use arx_daemon::clock::rfc3339;
+use arx_daemon::clock::{rfc3339, unix_ms};
 use arx_identity::Certificate;
 use arx_proto::admin::v1 as wire;
 use bytes::Bytes;
@@ -12,7 +12,6 @@ use bytes::Bytes;
 use super::{count, rotation};
 use crate::authority::{renewal_at, serving_at};
 use crate::ca::Ca;
-use crate::node_api::unix_ms;
 use crate::overview::Remaining;
 
 /// How long a root may be due before somebody should look.

@@ -56,6 +56,7 @@ impl Authority {
     {
         let mut jumps = clock.jumps();
         let mut roots = self.parent.subscribe();
+        let mut given_up = self.given_up.subscribe();
         let mut failures = 0;
         loop {
             let outcome = self.renew(clock, &mut made).await;
@@ -83,11 +84,13 @@ impl Authority {
                 // A clock that is gone does not jump any more.
                 Ok(()) = jumps.changed() => {}
                 Ok(()) = roots.changed() => {}
+                Ok(()) = given_up.changed() => {}
             }
         }
     }
 
-    /// Renews what is due, and what stands under another root than the active one.
+    /// Renews what is due, and what stands under another root than the active one or under an
+    /// intermediate that is given up.
     async fn renew<F>(&self, clock: &Clock, made: &mut F) -> Result<(), AuthorityError>
     where
         F: FnMut(Made) -> BoxFuture<'static, Result<(), String>> + Send,
@@ -96,8 +99,11 @@ impl Authority {
         let longest = self.longest_leaf();
         let root = self.root_key_id();
         let above = self.parent().above.clone();
+        let given_up = self.given_up.borrow().clone();
         let due = |issuing: &Issuing| {
-            let other = issuing.root() != root || issuing.chain()[1..] != above;
+            let other = issuing.root() != root
+                || issuing.chain()[1..] != above
+                || given_up.contains(&issuing.intermediate());
             other || renewal_due(issuing.term(), now, longest)
         };
         if self.issuing().is_none_or(|issuing| due(&issuing)) {
@@ -124,6 +130,7 @@ impl Authority {
             issuing
                 .as_ref()
                 .is_some_and(|it| signer_of(svid) != it.signer())
+                || issuer_of(svid).is_some_and(|issuer| given_up.contains(&issuer))
                 || serving_due(svid.not_before(), svid.not_after(), clock.now())
         };
         if self.serving().is_none_or(|svid| due(&svid)) {
@@ -185,6 +192,11 @@ impl Authority {
             changed
         });
     }
+}
+
+/// The intermediate that a serving certificate is from.
+fn issuer_of(svid: &Svid) -> Option<KeyId> {
+    svid.chain().leaf().authority_key_id()
 }
 
 /// The key that has signed the intermediate that a serving certificate is from.

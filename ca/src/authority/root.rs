@@ -46,6 +46,19 @@ pub(super) fn choose(
     stored: Option<&Authorities>,
     operator: Option<&Material>,
 ) -> Result<Choice, Problem> {
+    if let (Some(stored), Some(material)) = (stored, operator)
+        && let Some(root) = stored.tombstone(&material.root)
+    {
+        return Err(Problem::new(
+            SETTING,
+            "ARX-AUTHORITY-DISTRUSTED",
+            format!(
+                "the root is {}, which was distrusted here for good: take another one, with \
+                 another key",
+                describe(&root.certificate)
+            ),
+        ));
+    }
     let Some(active) = stored.map_or(Ok(None), active_of)? else {
         return Ok(Choice::First);
     };
@@ -92,6 +105,7 @@ fn active_of(stored: &Authorities) -> Result<Option<&Root>, Problem> {
     match (stored.active(), stored.roots.first()) {
         (Some(active), _) => Ok(Some(active)),
         (None, None) => Ok(None),
+        (None, Some(_)) if stored.is_to_begin_anew() => Ok(None),
         (None, Some(root)) => Err(Problem::new(
             SETTING,
             "ARX-AUTHORITY-NO-ACTIVE-ROOT",
@@ -271,7 +285,10 @@ async fn commit(
                 .unwrap_or(Choice::Keep);
             match choice {
                 Choice::Keep | Choice::Replaced => return Ok(Decision::Keep(())),
-                Choice::First => authorities.roots.push(root()),
+                Choice::First => {
+                    authorities.roots.push(root());
+                    authorities.anew = false;
+                }
                 Choice::Above => {
                     let active = authorities
                         .roots

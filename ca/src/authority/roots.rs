@@ -67,15 +67,30 @@ impl Authority {
                 Err(AuthorityError::Problems(problems))
             };
         }
-        let own = active.above.is_empty() && self.options.operator.is_none();
-        match active.key {
-            KeyPlace::Stored(_) | KeyPlace::Pkcs11(_) | KeyPlace::Socket(_) if own => {
-                let sources = self.sources();
-                let made = root::make(&self.state, &self.options, &sources, now).await?;
-                Ok(Next::Made(made.0, made.1))
-            }
-            _ => Err(outside(active)),
+        if !self.is_followed_by_own(active) {
+            return Err(outside(active));
         }
+        let sources = self.sources();
+        let made = root::make(&self.state, &self.options, &sources, now).await?;
+        Ok(Next::Made(made.0, made.1))
+    }
+
+    /// Whether the root that follows this one is made here.
+    fn is_followed_by_own(&self, active: &Root) -> bool {
+        let place = matches!(
+            active.key,
+            KeyPlace::Stored(_) | KeyPlace::Pkcs11(_) | KeyPlace::Socket(_)
+        );
+        place && active.above.is_empty() && self.options.operator.is_none()
+    }
+
+    /// Whether another root can follow this one, which is active: one that is made here, or lies
+    /// in the operator's files.
+    #[must_use]
+    pub fn can_be_followed(&self, active: &Root) -> bool {
+        let taken = self.taken();
+        let given = taken.is_some_and(|taken| taken.root != active.certificate);
+        given || self.is_followed_by_own(active)
     }
 
     /// Forgets a root that was prepared, and its key. Nothing happens if it is not there.
@@ -130,6 +145,47 @@ impl Authority {
         let stored = self.stored().await?;
         self.change(|authorities| remove(authorities, root, &RootState::Retiring, WANTED))
             .await?;
+        if let Some(gone) = stored.root(root) {
+            self.forget(gone.signer());
+        }
+        Ok(())
+    }
+
+    /// Erases the key of a root that signs nothing any more, forgets what was registered under
+    /// it, and notes that it must never be trusted again. Nothing happens if that is noted.
+    ///
+    /// # Errors
+    /// [`AuthorityError::RootState`] if it is active or not there, or this replica itself still
+    /// issues under it; another if the state cannot be changed.
+    pub async fn distrust(&self, root: KeyId) -> Result<(), AuthorityError> {
+        const WANTED: &str = "distrusted";
+        if let Some(issuing) = self.issuing()
+            && issuing.root() == root
+        {
+            let stored = self.stored().await?;
+            let state = "what this replica still issues under";
+            return Err(refused(&stored, root, state, WANTED));
+        }
+        let stored = self.stored().await?;
+        self.change(|authorities| {
+            known(authorities)?;
+            let found = authorities.roots.iter_mut();
+            let mut found = found.filter(|it| it.key_id() == Some(root));
+            match found.next() {
+                Some(it) if it.state == RootState::Distrusted => return Ok(false),
+                Some(it) if matches!(it.state, RootState::Prepared | RootState::Retiring) => {
+                    it.state = RootState::Distrusted;
+                    it.key = KeyPlace::Erased;
+                }
+                it => {
+                    let state = name(it.map(|it| &it.state));
+                    return Err(refused(authorities, root, &state, WANTED));
+                }
+            }
+            authorities.registrations.retain(|one| one.root != root);
+            Ok(true)
+        })
+        .await?;
         if let Some(gone) = stored.root(root) {
             self.forget(gone.signer());
         }

@@ -29,6 +29,15 @@ pub struct Gate {
     pub unconfirmed: Vec<Unconfirmed>,
 }
 
+/// When a certificate that only the ledger knows counts as gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// When one inventory is without it.
+    ShownOnce,
+    /// When two are, so that none is on its way any more.
+    ShownTwice,
+}
+
 /// Somebody who has not confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unconfirmed {
@@ -130,13 +139,13 @@ impl Fleet {
     /// ledger), and every leaf under it that an inventory shows, held or still used by a
     /// consumer. `confirmed` counts leaves in inventories that are not under it.
     #[must_use]
-    pub fn users_of(&self, root: &KeyId, holders: &[Holder], now: SystemTime) -> Gate {
+    pub fn users_of(&self, root: &KeyId, holders: &[Holder], gone: Gone, now: SystemTime) -> Gate {
         let mut holders = by_node(holders);
         let mut gate = Gate::default();
         let state = self.lock();
         for (name, agent) in &state.agents {
             let holder = holders.remove(name);
-            users::agent(&mut gate, agent, root, holder, now);
+            users::agent(&mut gate, agent, root, holder, gone, now);
         }
         drop(state);
         for (name, holder) in holders {

@@ -12,7 +12,7 @@ use prometheus_client::registry::Unit;
 
 use super::seconds;
 use crate::rotation::View;
-use crate::state::Phase;
+use crate::state::{Kind, Phase};
 
 /// The phases in which a rotation is under way; the last is of a newer version.
 const PHASES: [Phase; 9] = [
@@ -58,6 +58,8 @@ pub struct Rotating {
     oldest: Duration,
     /// Something keeps the authority itself from going on.
     trouble: bool,
+    /// The root that leaves must not be trusted any more.
+    distrust: bool,
 }
 
 impl Rotating {
@@ -82,6 +84,7 @@ impl Rotating {
             unconfirmed,
             oldest,
             trouble: view.trouble.is_some(),
+            distrust: view.rotation.kind == Kind::Distrust,
         }
     }
 
@@ -136,7 +139,14 @@ impl Rotating {
             None,
             MetricType::Gauge,
         )?;
-        ConstGauge::new(i64::from(self.trouble)).encode(trouble)
+        ConstGauge::new(i64::from(self.trouble)).encode(trouble)?;
+        let distrust = encoder.encode_descriptor(
+            "arx_ca_rotation_distrust",
+            "1 while the rotation that is under way is the distrust of a root",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(i64::from(self.distrust)).encode(distrust)
     }
 }
 
@@ -205,6 +215,9 @@ mod tests {
         let expected = BTreeMap::from([("agent-away", 1), ("not-acked", 2)]);
         assert_eq!((seen.confirmed, seen.unconfirmed), (7, expected));
         assert_eq!(seen.oldest, Duration::from_secs(100));
+        assert!(!seen.distrust);
+        view.rotation.kind = Kind::Distrust;
+        assert!(Rotating::of(Some(&view), at(1100)).distrust);
         view.rotation.phase = Phase::Done;
         assert_eq!(Rotating::of(Some(&view), at(1100)), Rotating::default());
         Ok(())

@@ -1,10 +1,10 @@
 //! Driving a rotation: look, decide, store the decision, act; and telling how it stands.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use arx_identity::{Certificate, Sequence};
+use arx_identity::{Certificate, KeyId, Sequence};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
@@ -45,13 +45,15 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct Rotator {
     view: watch::Sender<Option<Arc<View>>>,
-    wake: Notify,
+    pub(super) wake: Notify,
     /// One look at a time.
-    turn: tokio::sync::Mutex<Hints>,
+    pub(super) turn: tokio::sync::Mutex<Hints>,
     /// What was shown.
     shown: Mutex<VecDeque<Shown>>,
     /// The time that counts, and when this process began.
     time: Mutex<(BelievedTime, Option<(SystemTime, Instant)>)>,
+    /// When it was first known who holds what.
+    counting: OnceLock<Instant>,
 }
 
 /// A list of who was in the way of a gate, as an operator may have seen it.
@@ -61,6 +63,10 @@ struct Shown {
     gate: (String, Phase, Option<Sequence>),
     names: BTreeSet<String>,
 }
+
+/// What makes a rotation.
+pub(super) type Begin =
+    fn(&mut Rotations, KeyId, Terms, String, SystemTime) -> Result<Rotation, RotationError>;
 
 impl View {
     fn gate(&self) -> (String, Phase, Option<Sequence>) {
@@ -80,6 +86,11 @@ impl Rotator {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Option<Arc<View>>> {
         self.view.subscribe()
+    }
+
+    /// How long it has been known who holds what, which it is at `now`.
+    pub(super) fn counting_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(*self.counting.get_or_init(|| now))
     }
 
     fn publish(&self, view: View) -> Arc<View> {
@@ -127,13 +138,37 @@ impl Ca {
         by: Initiator,
     ) -> Result<Arc<View>, Refusal> {
         let mut hints = self.rotator.turn.lock().await;
+        let running = self.state.rotations().await;
+        if running.is_ok_and(|all| all.running().is_none()) {
+            let root = self.active_root().await.map_err(Wrong::refusal)?;
+            let (longest_leaf, now) = (self.authority.longest_leaf(), self.clock.now());
+            terms::check(&terms, longest_leaf, root.certificate.not_after(), now)
+                .map_err(|error| refused(&error))?;
+        }
+        self.begin(begin, terms, reason, by, &mut hints).await
+    }
+
+    /// The root that signs. What is stored counts: another replica may have exchanged the
+    /// roots.
+    pub(super) async fn active_root(&self) -> Result<Root, Wrong> {
+        let stored = self.state.authorities().await?.map(|stored| stored.value);
+        let mut roots = stored.unwrap_or_default().roots.into_iter();
+        roots
+            .find(|root| root.state == RootState::Active)
+            .ok_or_else(|| Wrong::gone("the active root"))
+    }
+
+    /// Begins the rotation that `begin` makes.
+    pub(super) async fn begin(
+        &self,
+        begin: Begin,
+        terms: Terms,
+        reason: String,
+        by: Initiator,
+        hints: &mut Hints,
+    ) -> Result<Arc<View>, Refusal> {
         let now = self.clock.now();
-        // What is stored counts: another replica may have exchanged the roots.
-        let stored = self.state.authorities().await;
-        let stored = stored.map_err(|error| Wrong::from(error).refusal())?;
-        let active = stored.as_ref().and_then(|stored| stored.value.active());
-        let active = active.ok_or_else(|| Wrong::gone("the active root").refusal())?;
-        let ends = active.certificate.not_after();
+        let active = self.active_root().await.map_err(Wrong::refusal)?;
         let mut names = vec![name(&active.certificate)];
         let from = names[0].key_id;
         let next = self.authority.successor().await;
@@ -141,15 +176,6 @@ impl Ca {
             Some(next) => names.push(name(&next)),
             None if matches!(active.key, KeyPlace::Files) => return Err(no_successor()),
             None => {}
-        }
-        if self
-            .state
-            .rotations()
-            .await
-            .is_ok_and(|all| all.running().is_none())
-        {
-            terms::check(&terms, self.authority.longest_leaf(), ends, now)
-                .map_err(|error| refused(&error))?;
         }
         let key = self.state.key(&Rotations::KIND);
         let rotation = self
@@ -168,14 +194,14 @@ impl Ca {
             })
             .await
             .map_err(Wrong::refusal)?;
-        tracing::info!(rotation = %rotation.id, from = %from, "a rotation of the root begins");
+        tracing::info!(rotation = %rotation.id, kind = rotation.kind.as_str(), from = %from, "a rotation of the root begins");
         self.record_step(
             &rotation,
             "begin",
-            json!({ "from": from.to_string(), "reason": reason, "by": by.as_str() }),
+            json!({ "kind": rotation.kind.as_str(), "from": from.to_string(), "reason": reason, "by": by.as_str() }),
         )
         .await;
-        self.look(&Event::Looked, &mut hints)
+        self.look(&Event::Looked, hints)
             .await
             .map_err(Wrong::refusal)?;
         self.rotator.wake.notify_one();
@@ -246,7 +272,7 @@ impl Ca {
         looked.map(|_| ()).map_err(Wrong::refusal)
     }
 
-    fn current_view(&self) -> Result<Arc<View>, Refusal> {
+    pub(super) fn current_view(&self) -> Result<Arc<View>, Refusal> {
         let view = self.rotator.view.borrow().clone();
         view.ok_or_else(|| refused(&RotationError::None))
     }
@@ -323,7 +349,7 @@ impl Ca {
     }
 
     /// Looks once, decides, stores what was decided, and does it.
-    async fn look(&self, event: &Event, hints: &mut Hints) -> Result<Looked, Wrong> {
+    pub(super) async fn look(&self, event: &Event, hints: &mut Hints) -> Result<Looked, Wrong> {
         let key = self.state.key(&Rotations::KIND);
         let stored = self.state.load::<Rotations>(&key).await?;
         let Some(rotation) = stored.and_then(|stored| stored.value.all.last().cloned()) else {
@@ -418,6 +444,7 @@ impl Ca {
                 "the rotation goes on"
             );
             let detail = json!({
+                "kind": next.kind.as_str(),
                 "passed": passed,
                 "aborting": next.aborting,
                 "unconfirmed": facts.obstacles.len(),
@@ -476,13 +503,18 @@ impl Ca {
                     self.authority.retire(root).await?;
                 }
             }
+            Effect::Distrust(root) => {
+                self.record_distrusted(rotation, root).await?;
+                self.authority.distrust(root).await?;
+                tracing::warn!(rotation = %rotation.id, %root, "a root is distrusted for good");
+            }
         }
         Ok(())
     }
 }
 
 /// What came of a look.
-enum Looked {
+pub(super) enum Looked {
     /// Something has changed: look again at once.
     Again,
     /// Look again soon.
@@ -538,7 +570,7 @@ impl From<crate::trust::TrustError> for Wrong {
     }
 }
 
-fn refused(error: &RotationError) -> Refusal {
+pub(super) fn refused(error: &RotationError) -> Refusal {
     Refusal::new(error.code(), Fault::Request, error.to_string())
 }
 

@@ -29,6 +29,8 @@ pub struct Facts {
     pub from_ends: Option<SystemTime>,
     /// The longest lifetime of what is issued.
     pub longest_leaf: Duration,
+    /// How long this process has known who has to; nothing while it does not.
+    pub counting_for: Option<Duration>,
     /// Who has done what the phase waits for.
     pub confirmed: u64,
     /// Who has not: all of them.

@@ -1,6 +1,6 @@
 //! Looking at the world for a rotation.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arx_identity::{Certificate, KeyId};
 
@@ -60,9 +60,16 @@ impl Ca {
                 .root(rotation.from)
                 .map(|root| root.certificate.not_after()),
             longest_leaf: self.authority.longest_leaf(),
+            counting_for: self.counting_for(),
             confirmed,
             obstacles,
         })
+    }
+
+    /// How long this process has known who holds what.
+    fn counting_for(&self) -> Option<Duration> {
+        let is_ready = self.ledger.live().is_ready();
+        is_ready.then(|| self.rotator.counting_for(self.clock.monotonic()))
     }
 
     /// Who has done what the phase waits for, and who has not.

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use arx_identity::{Sequence, TrustBundle};
 
 use super::facts::Obstacle;
-use crate::fleet::{Fleet, Gate, Unconfirmed};
+use crate::fleet::{Fleet, Gate, Gone, Unconfirmed};
 use crate::ledger::Live;
-use crate::state::{Phase, Registration, Rotation};
+use crate::state::{Kind, Phase, Registration, Rotation};
 
 /// How long after its end an intermediate may still be taken for valid by a slow clock.
 const SKEW: Duration = Duration::from_secs(300);
@@ -90,7 +90,12 @@ impl Sight<'_> {
         let from = rotation.from;
         let signing = self.others(now, |other| other.root == from);
         let holders = self.live.holders(now, Some(&from));
-        let mut gate = self.fleet.users_of(&from, &holders, now);
+        let gone = match rotation.kind {
+            // What is in an answer that is under way is refused by whoever gets it.
+            Kind::Distrust => Gone::ShownOnce,
+            _ => Gone::ShownTwice,
+        };
+        let mut gate = self.fleet.users_of(&from, &holders, gone, now);
         let to = rotation.to.map(|to| self.live.count_under_root(&to, now));
         gate.confirmed = to.unwrap_or(0);
         seen(gate, obstacles(signing, "replica-signs"))

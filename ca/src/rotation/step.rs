@@ -7,14 +7,21 @@ use arx_daemon::config::Span;
 use arx_identity::KeyId;
 use serde_json::Map;
 
+use super::distrust;
 use super::facts::Facts;
 use super::terms::last_call;
-use crate::state::{Forced, Initiator, Passed, Phase, Rotation, Rotations, Terms};
+use crate::state::{
+    Forced, Initiator, Kind, LeftBehind, Passed, Phase, Rotation, Rotations, Terms,
+};
 
 /// Rotations that are remembered.
 const REMEMBERED: usize = 32;
 /// Names that a record of a forced gate has at most.
 const NAMED: usize = 1000;
+/// Identities of those who were cut off that such a record has at most, and of each of them.
+const CUT_OFF: usize = 1000;
+/// Why the gates of a distrust are passed.
+pub(crate) const DISTRUST: &str = "distrust";
 
 /// What a rotation has to deal with.
 #[derive(Clone, Debug)]
@@ -27,6 +34,8 @@ pub enum Event {
     Continue,
     /// The operator passes a shut gate, and why.
     Force(String),
+    /// The operator must not trust one of its roots any more: how fast it has to go, and why.
+    Distrust(KeyId, Terms, String),
 }
 
 /// What is to be done. All of it can be done twice.
@@ -46,6 +55,8 @@ pub enum Effect {
     Renew(KeyId, SystemTime),
     /// A root and its key go for good.
     Retire(KeyId),
+    /// A root's key goes for good, and what is left of the root says that it never comes again.
+    Distrust(KeyId),
 }
 
 /// What follows.
@@ -135,6 +146,15 @@ pub enum RotationError {
         rfc3339(*.0)
     )]
     Ended(SystemTime),
+    /// Nobody may trust it again.
+    #[error("{0} is a distrust, and is not turned round: nobody may trust that root again")]
+    Irrevocable(String),
+    /// It has to end first.
+    #[error("distrust {0} of another root is under way: it ends by itself, soon; ask again then")]
+    Distrusting(String),
+    /// The root is not one of those that are trusted.
+    #[error("{0} is none of the roots that are trusted: see `arx status`")]
+    NoSuchRoot(KeyId),
     /// No reason was given.
     #[error(
         "a gate is forced for a reason that will be found in the ledger: give one with --reason"
@@ -158,6 +178,9 @@ impl RotationError {
             Self::Window { .. } => "ARX-ROTATION-WINDOW",
             Self::EndsSoon { .. } => "ARX-ROTATION-ROOT-ENDS",
             Self::Ended(_) => "ARX-ROTATION-ROOT-ENDED",
+            Self::Irrevocable(_) => "ARX-DISTRUST-ABORT",
+            Self::Distrusting(_) => "ARX-DISTRUST-UNDER-WAY",
+            Self::NoSuchRoot(_) => "ARX-DISTRUST-UNKNOWN",
             Self::NoReason => "ARX-ROTATION-REASON",
         }
     }
@@ -185,6 +208,7 @@ pub fn begin(
     rotations.count += 1;
     let rotation = Rotation {
         id: format!("r{}", rotations.count),
+        kind: Kind::Planned,
         phase: Phase::Prepare,
         from,
         to: None,
@@ -208,6 +232,28 @@ pub fn begin(
     Ok(rotation)
 }
 
+/// Begins to distrust `root`, which signs.
+///
+/// # Errors
+/// [`RotationError::UnderWay`] if a rotation is: it gets an [`Event::Distrust`].
+pub fn begin_distrust(
+    rotations: &mut Rotations,
+    root: KeyId,
+    terms: Terms,
+    reason: String,
+    now: SystemTime,
+) -> Result<Rotation, RotationError> {
+    let begun = begin(rotations, root, terms, reason, now)?;
+    let rotation = Rotation {
+        kind: Kind::Distrust,
+        ..begun
+    };
+    if let Some(last) = rotations.all.last_mut() {
+        last.clone_from(&rotation);
+    }
+    Ok(rotation)
+}
+
 /// What follows for `rotation` from `event` and from what was seen at `now`.
 ///
 /// # Errors
@@ -224,7 +270,7 @@ pub fn step(
             _ => Err(RotationError::None),
         };
     }
-    if rotation.phase == Phase::Unknown {
+    if rotation.phase == Phase::Unknown || rotation.kind == Kind::Unknown {
         return match event {
             Event::Looked => Ok(Step::default()),
             _ => Err(RotationError::Newer(rotation.id.clone())),
@@ -232,6 +278,9 @@ pub fn step(
     }
     match event {
         Event::Looked => Ok(looked(rotation, facts, now)),
+        Event::Abort(_) if rotation.kind == Kind::Distrust => {
+            Err(RotationError::Irrevocable(rotation.id.clone()))
+        }
         Event::Abort(reason) => abort(rotation, reason, facts, now),
         Event::Continue if rotation.phase == Phase::Held => {
             Ok(moved(rotation, Phase::Retire, facts, now))
@@ -241,6 +290,9 @@ pub fn step(
             phase: rotation.phase.as_str(),
         }),
         Event::Force(reason) => force(rotation, reason, facts, now),
+        Event::Distrust(root, terms, reason) => {
+            distrust::step(rotation, *root, *terms, reason, facts, now)
+        }
     }
 }
 
@@ -288,12 +340,23 @@ fn looked(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Step {
             if !facts.roots.contains(&from) {
                 return moved(rotation, over, facts, now);
             }
-            let mut step = gate(rotation, over, facts, now);
-            // The root goes while this is still the phase: what is cut off here begins again.
-            if step.next.as_ref().is_some_and(|next| next.phase.is_over()) {
-                step = Step::act(Effect::Retire(from));
+            let step = gate(rotation, over, facts, now);
+            let Some(next) = step.next.as_ref().filter(|next| next.phase.is_over()) else {
+                return step;
+            };
+            // Who is left behind is noted first, and once.
+            if let Some(passed) = next.passed.last().filter(|last| last.forced.is_some())
+                && !is_noted(rotation)
+            {
+                let mut noted = rotation.clone();
+                noted.passed.push(passed.clone());
+                return Step::stand(rotation, noted);
             }
-            step
+            // The root goes while this is still the phase: what is cut off here begins again.
+            Step::act(match rotation.kind {
+                Kind::Distrust => Effect::Distrust(from),
+                _ => Effect::Retire(from),
+            })
         }),
         Phase::Withdraw => publish(rotation, &[from], facts).unwrap_or_else(|| {
             if facts.roots.contains(&to) {
@@ -306,6 +369,14 @@ fn looked(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Step {
             .unwrap_or_else(|| gate(rotation, Phase::Held, facts, now)),
         Phase::Held | Phase::Done | Phase::Aborted | Phase::Unknown => Step::default(),
     }
+}
+
+/// Whether the phase's gate was passed by force, and that is written down.
+fn is_noted(rotation: &Rotation) -> bool {
+    let last = rotation.passed.last();
+    last.is_some_and(|last| {
+        last.phase == rotation.phase && last.began == rotation.phase_began && last.forced.is_some()
+    })
 }
 
 /// What it takes for a bundle of exactly these roots to be what has to be confirmed; nothing
@@ -338,7 +409,7 @@ fn gate(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemTime) -> Ste
                 next,
                 facts,
                 now,
-                Some(forced(reason, facts)),
+                Some(forced(rotation, reason, facts)),
                 None,
             );
         }
@@ -369,6 +440,9 @@ fn gate(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemTime) -> Ste
 
 /// Why a shut gate is passed, if it is.
 fn out_of_patience(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Option<String> {
+    if rotation.kind == Kind::Distrust {
+        return distrust::is_over(rotation, facts, now).then(|| DISTRUST.to_owned());
+    }
     if let Some(patience) = rotation.terms.patience
         && now >= rotation.phase_began + patience
     {
@@ -462,7 +536,7 @@ fn force(
             };
             let mut passed = rotation.passed.clone();
             passed.push(Passed {
-                forced: Some(forced(reason.to_owned(), facts)),
+                forced: Some(forced(rotation, reason.to_owned(), facts)),
                 ..record(rotation, facts, now)
             });
             let next = Rotation {
@@ -482,16 +556,33 @@ fn force(
             });
         }
     };
-    let forced = Some(forced(reason.to_owned(), facts));
+    let forced = Some(forced(rotation, reason.to_owned(), facts));
     Ok(pass(rotation, next, facts, now, forced, None))
 }
 
-fn forced(reason: String, facts: &Facts) -> Forced {
+fn forced(rotation: &Rotation, reason: String, facts: &Facts) -> Forced {
     let named = facts.obstacles.iter().take(NAMED);
+    let mut room = CUT_OFF;
+    let holders = named.clone().map_while(|obstacle| {
+        let workloads = obstacle.workloads.iter().take(room).cloned();
+        let left = LeftBehind {
+            node: obstacle.node.clone(),
+            process: obstacle.process.clone(),
+            reason: obstacle.reason.to_owned(),
+            workloads: workloads.collect(),
+            count: obstacle.workload_count,
+        };
+        room = room.checked_sub(left.workloads.len().max(1))?;
+        Some(left)
+    });
     Forced {
         reason,
         left_behind: named.map(ToString::to_string).collect(),
         count: facts.obstacles.len() as u64,
+        holders: match rotation.kind {
+            Kind::Distrust => holders.collect(),
+            _ => Vec::new(),
+        },
     }
 }
 
@@ -512,7 +603,7 @@ fn record(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Passed {
 }
 
 /// Leaves the phase for another.
-fn pass(
+pub(super) fn pass(
     rotation: &Rotation,
     next: Phase,
     facts: &Facts,

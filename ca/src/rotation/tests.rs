@@ -1,13 +1,13 @@
 //! The machine in a world of its own: agents that come and go, messages that are late,
 //! operators who change their minds, and crashes between any two acts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use arx_identity::{KeyId, Sequence};
 
 use super::*;
-use crate::state::{Phase, Rotation, Rotations, Terms};
+use crate::state::{Kind, Phase, Rotation, Rotations, Terms};
 
 const TTL: u64 = 3600;
 const AGENTS: usize = 4;
@@ -64,8 +64,10 @@ struct World {
     sequence: u64,
     agents: Vec<Agent>,
     made: u8,
-    /// Everything that happened is allowed from here on: an operator has forced a gate.
-    forced: bool,
+    /// Agents that were left behind at a gate, by name: what happens to them is allowed.
+    left: BTreeSet<usize>,
+    /// Roots that must never be trusted again.
+    distrusted: Vec<KeyId>,
     /// A fault for the simulation to find.
     fault: Option<Fault>,
 }
@@ -104,7 +106,8 @@ impl World {
             sequence: 1,
             agents: vec![agent; AGENTS],
             made: 1,
-            forced: false,
+            left: BTreeSet::new(),
+            distrusted: Vec::new(),
             fault: None,
         }
     }
@@ -158,6 +161,7 @@ impl World {
             sequence: sequence(self.sequence),
             from_ends: None,
             longest_leaf: Duration::from_secs(TTL),
+            counting_for: Some(Duration::from_secs(self.now)),
             confirmed: AGENTS as u64 - obstacles.len() as u64,
             obstacles,
         }
@@ -177,7 +181,16 @@ impl World {
                 next.passed.len() <= rotation.passed.len() + 1,
                 "a phase is left once"
             );
-            self.forced |= next.passed.iter().any(|passed| passed.forced.is_some());
+            for forced in next
+                .passed
+                .iter()
+                .filter_map(|passed| passed.forced.as_ref())
+            {
+                let number =
+                    |name: &String| name.strip_prefix("c1/n")?.get(..1)?.parse::<usize>().ok();
+                self.left
+                    .extend(forced.left_behind.iter().filter_map(number));
+            }
             *self.rotations.all.last_mut().expect("it is under way") = next;
         }
         for effect in step.effects {
@@ -212,6 +225,10 @@ impl World {
                     roots.iter().all(|root| self.roots.contains(root)),
                     "what is published has a key"
                 );
+                assert!(
+                    !roots.iter().any(|root| self.distrusted.contains(root)),
+                    "what was distrusted never comes again"
+                );
                 self.bundle = roots;
                 self.sequence += 1;
             }
@@ -231,7 +248,15 @@ impl World {
             }
             Effect::Retire(root) => {
                 assert_ne!(root, self.active, "the active root stays");
+                self.prepared = self.prepared.filter(|prepared| *prepared != root);
                 self.roots.retain(|known| *known != root);
+            }
+            Effect::Distrust(root) => {
+                assert_ne!(root, self.active, "the active root stays");
+                assert!(!self.bundle.contains(&root), "it is in no bundle");
+                self.roots.retain(|known| *known != root);
+                self.prepared = self.prepared.filter(|prepared| *prepared != root);
+                self.distrusted.push(root);
             }
         }
     }
@@ -268,10 +293,10 @@ impl World {
     /// What must hold whatever happens.
     fn check(&self, seed: u64) {
         assert!(!self.bundle.is_empty(), "seed {seed}: the bundle is empty");
-        if self.forced {
-            return;
-        }
-        let live = self.agents.iter().filter(|agent| agent.ends >= self.now);
+        let live = self.agents.iter().enumerate();
+        let live = live.filter(|(number, _)| !self.left.contains(number));
+        let live = live.map(|(_, agent)| agent);
+        let live = live.filter(|agent| agent.ends >= self.now);
         for one in live.clone() {
             for other in live.clone() {
                 assert!(
@@ -345,12 +370,77 @@ fn run(seed: u64, operators: bool, fault: Option<Fault>) -> Phase {
     panic!("seed {seed}: the rotation never ends");
 }
 
+/// A distrust of any root at any moment, of a planned rotation or of none: what it ends with.
+fn distrust(seed: u64) -> World {
+    let mut dice = Dice(seed);
+    let mut world = World::new();
+    if dice.one_in(2) {
+        world.begin(terms(&mut dice));
+    }
+    let pace = Terms {
+        window: Duration::from_secs(dice.roll(5)),
+        dwell: Duration::from_secs(dice.roll(3)),
+        patience: Some(Duration::from_secs(dice.roll(20))),
+    };
+    let mut stolen = None;
+    let (mut wishes, moment) = (0, dice.roll(1500));
+    for turn in 0..200_000 {
+        world.now += dice.roll(4);
+        if stolen.is_none() && turn >= moment {
+            let which = usize::try_from(dice.roll(world.roots.len() as u64)).expect("few");
+            let root = world.roots[which];
+            let now = at(world.now);
+            if world.running().is_some() {
+                let event = Event::Distrust(root, pace, "stolen".to_owned());
+                let _refused = world.drive(&event, &mut dice);
+            } else {
+                let begun = begin_distrust(
+                    &mut world.rotations,
+                    world.active,
+                    pace,
+                    "stolen".to_owned(),
+                    now,
+                );
+                begun.expect("none is under way");
+            }
+            // What was cut off before it was stored is asked for again.
+            let running = world.running().filter(|it| it.kind == Kind::Distrust);
+            stolen = running.map(|it| it.from);
+        }
+        let event = if wishes < 3 && dice.one_in(400) {
+            wishes += 1;
+            match dice.roll(3) {
+                0 => Event::Continue,
+                1 => Event::Force("a test".to_owned()),
+                _ => Event::Abort(String::new()),
+            }
+        } else {
+            Event::Looked
+        };
+        let held = world.running().is_some_and(|it| it.phase == Phase::Held);
+        let event = if held { Event::Continue } else { event };
+        let _refused = world.drive(&event, &mut dice);
+        for _ in 0..dice.roll(3) {
+            world.happen(&mut dice);
+        }
+        world.check(seed);
+        if stolen.is_some() && world.running().is_none() {
+            assert_eq!(
+                Some(&world.distrusted[..]),
+                stolen.as_ref().map(std::slice::from_ref)
+            );
+            return world;
+        }
+    }
+    panic!("seed {seed}: the distrust never ends");
+}
+
 /// So many worlds; more of them by `ARX_ROTATION_RUNS`, one of them by `ARX_ROTATION_SEED`.
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok()?.parse().ok();
     match number("ARX_ROTATION_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("ARX_ROTATION_RUNS").unwrap_or(5000),
+        None => 0..number("ARX_ROTATION_RUNS").unwrap_or(4000),
     }
 }
 
@@ -371,6 +461,43 @@ fn whatever_the_operator_wishes_it_ends_with_one_root_and_no_connection_lost() {
         ends.len() == 2 || ends.values().sum::<i32>() == 1,
         "{ends:?}"
     );
+}
+
+#[test]
+fn whenever_a_root_is_distrusted_it_is_gone_for_good_and_only_who_is_named_is_left_behind() {
+    for seed in seeds() {
+        let world = distrust(seed);
+        let last = world.rotations.all.last().expect("it was begun");
+        assert_eq!((last.kind, last.phase), (Kind::Distrust, Phase::Done));
+        assert_eq!(world.bundle, world.roots, "seed {seed}");
+        assert_eq!(world.bundle, [world.active], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_distrust_that_nobody_is_away_from_leaves_nobody_behind() {
+    for seed in 0..50 {
+        let mut dice = Dice(seed);
+        let mut world = World::new();
+        let pace = Terms {
+            window: Duration::ZERO,
+            dwell: Duration::ZERO,
+            patience: Some(Duration::from_secs(500)),
+        };
+        let begun = begin_distrust(&mut world.rotations, key(1), pace, String::new(), at(0));
+        begun.expect("none is under way");
+        while world.running().is_some() {
+            world.now += 1;
+            let _refused = world.drive(&Event::Looked, &mut dice);
+            for _ in 0..20 {
+                world.happen(&mut dice);
+                world.agents.iter_mut().for_each(|agent| agent.up = true);
+            }
+            world.check(seed);
+        }
+        assert!(world.left.is_empty(), "seed {seed}: {:?}", world.left);
+        assert_eq!(world.distrusted, [key(1)], "seed {seed}");
+    }
 }
 
 #[test]

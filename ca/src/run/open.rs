@@ -158,6 +158,16 @@ impl Parts {
         };
         // Before anything is made that would have to be trusted.
         Trust::examine(&state, Some(&replica), evidence).await?;
+        if accept_loss {
+            // A backup may be from before a root was distrusted; the ledger knows.
+            let reading = ledger.clone();
+            let distrusted = tokio::task::spawn_blocking(move || reading.distrusted(now)).await;
+            let distrusted = distrusted.map_err(|error| StartError::new("ARX-START", error))??;
+            for root in &distrusted {
+                tracing::warn!(%root, "a root that was distrusted stays so");
+            }
+            state.bury(&distrusted, now).await?;
+        }
         let options = config.authority_options();
         if let Some(reason) = authority::awaits(&state, &options, now).await? {
             let room = Room {

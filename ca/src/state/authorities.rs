@@ -26,6 +26,8 @@ pub struct Authorities {
     /// One for each replica and root under which it has had an intermediate that has not
     /// expired for long.
     pub registrations: Vec<Registration>,
+    /// What was lost was given up, and no root is left that may be trusted: another may be made.
+    pub anew: bool,
     /// The key that waits for its certificate by a CA outside.
     pub pending: Option<Pending>,
     /// What a newer version has added.
@@ -110,6 +112,25 @@ impl Authorities {
     #[must_use]
     pub fn root(&self, id: KeyId) -> Option<&Root> {
         self.roots.iter().find(|root| root.key_id() == Some(id))
+    }
+
+    /// Whether there is no root that could sign, and another may be made in spite of that.
+    pub(crate) fn is_to_begin_anew(&self) -> bool {
+        let mut roots = self.roots.iter();
+        self.anew && roots.all(|root| root.state == RootState::Distrusted)
+    }
+
+    /// What is left of this root, or of another with its key, if it must never be trusted
+    /// again.
+    #[must_use]
+    pub fn tombstone(&self, root: &Certificate) -> Option<&Root> {
+        let mut distrusted = self
+            .roots
+            .iter()
+            .filter(|it| it.state == RootState::Distrusted);
+        distrusted.find(|it| {
+            it.key_id() == root.subject_key_id() || it.certificate.public_key() == root.public_key()
+        })
     }
 
     /// Notes that `replica` will sign under `root` by `intermediate` until `not_after`.

@@ -108,3 +108,25 @@ pub(super) mod sequence {
         Ok(Sequence { epoch, number })
     }
 }
+
+/// The same where there may be none.
+pub(super) mod optional_sequence {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Pair(#[serde(with = "sequence")] Sequence);
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        sequence: &Option<Sequence>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        sequence.map(Pair).serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Sequence>, D::Error> {
+        let found = Option::<Pair>::deserialize(deserializer)?;
+        Ok(found.map(|Pair(sequence)| sequence))
+    }
+}

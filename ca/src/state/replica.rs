@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::document::{self, Document};
-use super::{Authorities, Decision, Denials, Loaded, State, StateError, wire};
+use super::{Authorities, Decision, Denials, Loaded, State, StateError, published, wire};
 use crate::hex::Hex;
 use crate::store::{Key, Segment};
 
@@ -47,7 +47,7 @@ pub struct ReplicaDocument {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// Of the trust bundles.
-    #[serde(with = "optional_sequence", default)]
+    #[serde(with = "published::optional_sequence", default)]
     pub sequence: Option<Sequence>,
     /// Generation of the authorities.
     pub authorities: u64,
@@ -260,26 +260,4 @@ impl Document for DefaultName {
 )]
 fn is_zero(number: &u64) -> bool {
     *number == 0
-}
-
-mod optional_sequence {
-    use serde::{Deserializer, Serializer};
-
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(
-        sequence: &Option<Sequence>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        sequence
-            .map(|sequence| (sequence.epoch, sequence.number))
-            .serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Sequence>, D::Error> {
-        let pair: Option<(u64, u64)> = Deserialize::deserialize(deserializer)?;
-        Ok(pair.map(|(epoch, number)| Sequence { epoch, number }))
-    }
 }

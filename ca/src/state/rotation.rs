@@ -31,6 +31,9 @@ pub struct Rotations {
 pub struct Rotation {
     /// Its name.
     pub id: String,
+    /// What for.
+    #[serde(with = "kind", default, skip_serializing_if = "Kind::is_planned")]
+    pub kind: Kind,
     /// Where it stands.
     #[serde(with = "phase")]
     pub phase: Phase,
@@ -61,10 +64,10 @@ pub struct Rotation {
     #[serde(with = "wire::millis", rename = "phase_began_ms")]
     pub phase_began: SystemTime,
     /// The bundle that has to be confirmed in this phase, once it is published.
-    #[serde(with = "optional_sequence", default)]
+    #[serde(with = "published::optional_sequence", default)]
     pub sequence: Option<Sequence>,
     /// Since when nothing has been in the way.
-    #[serde(with = "optional_millis", default)]
+    #[serde(with = "wire::optional_millis", default)]
     pub clear_since: Option<SystemTime>,
     /// The phases that are over.
     #[serde(default)]
@@ -90,6 +93,19 @@ pub enum Initiator {
     Files,
     /// Of a newer version.
     #[serde(other)]
+    Unknown,
+}
+
+/// What a rotation is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The root that leaves is in nobody else's hands: every gate waits for everybody.
+    #[default]
+    Planned,
+    /// The root that leaves must not be trusted any more: no gate waits for long, nothing goes
+    /// back, and what is left of the root says that it never comes again.
+    Distrust,
+    /// Of a newer version: whoever meets it issues and serves, and takes no step.
     Unknown,
 }
 
@@ -160,7 +176,7 @@ pub struct Passed {
     #[serde(with = "wire::millis", rename = "ended_ms")]
     pub ended: SystemTime,
     /// The bundle that was confirmed in it.
-    #[serde(with = "optional_sequence", default)]
+    #[serde(with = "published::optional_sequence", default)]
     pub sequence: Option<Sequence>,
     /// How many had confirmed.
     pub confirmed: u64,
@@ -181,6 +197,51 @@ pub struct Forced {
     pub left_behind: Vec<String>,
     /// How many, also where not all are named.
     pub count: u64,
+    /// What they hold, where that is cut off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<LeftBehind>,
+}
+
+/// Somebody who was left behind, with what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftBehind {
+    /// Cluster and node, or a replica.
+    pub node: String,
+    /// Of a proxy, if it is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub process: String,
+    /// Why it was in the way, by name.
+    pub reason: String,
+    /// Some of the identities that it holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workloads: Vec<String>,
+    /// How many it holds.
+    pub count: u32,
+}
+
+impl Kind {
+    const NAMES: [(Self, &'static str); 2] =
+        [(Self::Planned, "rotation"), (Self::Distrust, "distrust")];
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        let named = Self::NAMES.iter().find(|(kind, _)| *kind == self);
+        named.map_or("unknown", |(_, name)| name)
+    }
+
+    fn named(name: &str) -> Self {
+        let named = Self::NAMES.iter().find(|(_, known)| *known == name);
+        named.map_or(Self::Unknown, |(kind, _)| *kind)
+    }
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands out references"
+    )]
+    fn is_planned(&self) -> bool {
+        *self == Self::Planned
+    }
 }
 
 impl Phase {
@@ -266,6 +327,20 @@ mod phase {
     }
 }
 
+mod kind {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(kind.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Kind, D::Error> {
+        String::deserialize(deserializer).map(|name| Kind::named(&name))
+    }
+}
+
 mod duration {
     use super::*;
 
@@ -311,6 +386,4 @@ macro_rules! optional {
     };
 }
 optional!(optional_key_id, KeyId, "wire::key_id");
-optional!(optional_millis, SystemTime, "wire::millis");
-optional!(optional_sequence, Sequence, "published::sequence");
 optional!(optional_duration, Duration, "duration");

@@ -50,6 +50,12 @@ pub enum TrustError {
         /// The root's subject.
         root: String,
     },
+    /// A root was distrusted for good.
+    #[error("the root {root} was distrusted for good, and is in no bundle any more: leave it out")]
+    Distrusted {
+        /// The root's subject.
+        root: String,
+    },
     /// Nothing is published.
     #[error("nothing is published in this state: restore a backup")]
     Nothing,
@@ -70,6 +76,7 @@ impl TrustError {
             Self::Behind { .. } => "ARX-TRUST-BEHIND",
             Self::Moved { .. } => "ARX-TRUST-MOVED",
             Self::RootMissing { .. } => "ARX-TRUST-ROOT-MISSING",
+            Self::Distrusted { .. } => "ARX-TRUST-DISTRUSTED",
             Self::Nothing => "ARX-TRUST-NOTHING",
             Self::Bundle(_) => "ARX-TRUST-BUNDLE",
             Self::State(error) => error.code(),

@@ -37,7 +37,7 @@ pub(super) async fn run(socket: &Path, style: Style, limit: usize) -> Result<Out
     }
     let rows: Vec<_> = rotations.iter().map(|one| row(one, style)).collect();
     let heading = [
-        "ROTATION", "STARTED", "TOOK", "PHASE", "FROM", "TO", "FORCED", "BY", "WHY",
+        "ROTATION", "KIND", "STARTED", "TOOK", "PHASE", "FROM", "TO", "FORCED", "BY", "WHY",
     ];
     let mut text = columns(&heading, &rows);
     if more {
@@ -66,6 +66,7 @@ fn row(rotation: &wire::Rotation, style: Style) -> Vec<String> {
     };
     vec![
         one_line(&rotation.id),
+        or_none(&rotation.kind),
         style.time(rotation.started_unix_ms),
         took,
         format!("{}{back}", one_line(&rotation.phase)),

@@ -44,6 +44,7 @@ fn to_text(report: &Value) -> String {
         "rotation",
         spaced(&[text(&report["id"]), after("of ", &report["trust_domain"])]),
     );
+    line("kind", text(&report["kind"]));
     line("outcome", text(&report["outcome"]));
     line("from", root(&report["from"]));
     line("to", root(&report["to"]));
@@ -71,7 +72,46 @@ fn to_text(report: &Value) -> String {
             lines.push(format!("  {}", text(name)));
         }
     }
+    lines.extend(cut_off(report));
     show::join(&lines)
+}
+
+/// Of a distrust: who lost something, who has to come back, and what survives.
+fn cut_off(report: &Value) -> Vec<String> {
+    if text(&report["kind"]) != "distrust" {
+        return Vec::new();
+    }
+    let off = items(&report["cut_off"]);
+    let mut lines = vec![String::new()];
+    if off.is_empty() {
+        lines.push("cut off: nobody who is known".to_owned());
+    } else {
+        lines.push(format!("cut off: {}", off.len()));
+    }
+    for one in off {
+        let who = [&one["node"], &one["process"], &one["reason"]].map(text);
+        lines.push(format!("  {}", spaced(&who)));
+        let named = items(&one["workloads"]);
+        lines.extend(named.iter().map(|id| format!("    {}", text(id))));
+        let count = one["workload_count"].as_u64().unwrap_or(0);
+        let rest = count.saturating_sub(u64::try_from(named.len()).unwrap_or(u64::MAX));
+        if rest > 0 {
+            lines.push(format!("    and {rest} more"));
+        }
+    }
+    let away = items(&report["to_come_back"]);
+    if !away.is_empty() {
+        let away: Vec<_> = away.iter().map(text).collect();
+        lines.push(format!(
+            "to come back: {}; each joins again by its token, if its bundle file has the new root",
+            away.join(", ")
+        ));
+    }
+    lines.push(
+        "connections that proxies had open survive until they close them: restart a proxy that may have talked to the thief"
+            .to_owned(),
+    );
+    lines
 }
 
 fn phase(phase: &Value) -> String {

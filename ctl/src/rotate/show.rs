@@ -16,6 +16,11 @@ pub(super) fn has_ended(rotation: &wire::Rotation) -> bool {
     matches!(rotation.phase.as_str(), "done" | "aborted")
 }
 
+/// Whether the root that leaves must not be trusted any more.
+pub(super) fn is_distrust(rotation: &wire::Rotation) -> bool {
+    rotation.kind == "distrust"
+}
+
 /// Where lines have to fit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
@@ -41,7 +46,7 @@ pub(super) fn to_text(rotation: &wire::Rotation, style: Style) -> String {
 }
 
 /// Lines that are lines, whatever a proxy, a node or an operator has put into them.
-pub(super) fn join(lines: &[String]) -> String {
+pub(crate) fn join(lines: &[String]) -> String {
     lines.iter().map(|line| one_line(line) + "\n").collect()
 }
 
@@ -55,7 +60,12 @@ pub(super) fn head(rotation: &wire::Rotation, style: Style) -> Vec<String> {
         style.time(rotation.started_unix_ms),
         by_and_why(&rotation.started_by, &rotation.reason)
     ));
-    line("rotation", &what);
+    let kind = if is_distrust(rotation) {
+        "distrust"
+    } else {
+        "rotation"
+    };
+    line(kind, &what);
     line("from", &root(rotation.from.as_ref(), style));
     line("to", &root(rotation.to.as_ref(), style));
     if rotation.bundle_number != 0 {
@@ -112,7 +122,7 @@ fn by_and_why(by: &str, why: &str) -> String {
     }
 }
 
-pub(super) fn root(root: Option<&wire::RotationRoot>, style: Style) -> String {
+pub(crate) fn root(root: Option<&wire::RotationRoot>, style: Style) -> String {
     root.map_or_else(
         || "not made yet".to_owned(),
         |root| {
@@ -219,7 +229,7 @@ fn whole_seconds(millis: u64) -> String {
 }
 
 /// "1 certificate", "2 certificates".
-pub(super) fn certificates(count: u64) -> String {
+pub(crate) fn certificates(count: u64) -> String {
     format!("{count} certificate{}", if count == 1 { "" } else { "s" })
 }
 
@@ -273,6 +283,9 @@ pub(super) fn choices(rotation: &wire::Rotation, style: Style) -> Vec<String> {
         return Vec::new();
     } else if rotation.held {
         "`arx rotate continue` goes on, `arx rotate abort` goes back"
+    } else if is_distrust(rotation) {
+        // It goes on by itself, and never back.
+        return Vec::new();
     } else if rotation.unconfirmed_total > 0 && is_overdue(rotation, style) {
         "it waits; `arx rotate continue --force --reason TEXT` leaves them behind, `arx rotate abort` goes back"
     } else {
@@ -325,7 +338,7 @@ pub(super) fn to_json(rotation: &wire::Rotation) -> Value {
         .map(unconfirmed::to_json)
         .collect();
     json!({
-        "id": text_or_null(&rotation.id), "phase": text_or_null(&rotation.phase),
+        "id": text_or_null(&rotation.id), "kind": text_or_null(&rotation.kind), "phase": text_or_null(&rotation.phase),
         "aborting": rotation.aborting, "held": rotation.held, "trust_domain": text_or_null(&rotation.trust_domain),
         "from": root_json(rotation.from.as_ref()), "to": root_json(rotation.to.as_ref()),
         "bundle_sequence": format!("{}.{}", rotation.bundle_epoch, rotation.bundle_number),
@@ -336,12 +349,13 @@ pub(super) fn to_json(rotation: &wire::Rotation) -> Value {
         "gate": text_or_null(&rotation.gate), "gate_opens": instant_json(rotation.gate_opens_unix_ms),
         "forced": forced, "phases": phases,
         "window_ms": rotation.window_ms, "wait_unconfirmed_ms": rotation.wait_unconfirmed_ms,
+        "cap_ms": (rotation.cap_ms != 0).then_some(rotation.cap_ms),
         "message": rotation.message, "started_by": rotation.started_by, "reason": rotation.reason,
         "abort_reason": rotation.abort_reason,
     })
 }
 
-pub(super) fn root_json(root: Option<&wire::RotationRoot>) -> Value {
+pub(crate) fn root_json(root: Option<&wire::RotationRoot>) -> Value {
     root.map_or(Value::Null, |root| {
         json!({
             "subject": root.subject, "key_id": hex(&root.key_id),

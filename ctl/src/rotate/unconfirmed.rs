@@ -30,14 +30,19 @@ pub(super) fn who(one: &wire::Unconfirmed) -> String {
     who
 }
 
+/// "c1/n7: agent-away, since 5m ago"
+pub(crate) fn who_and_why(one: &wire::Unconfirmed, style: Style) -> String {
+    let mut line = format!("{}: {}", who(one), one.reason);
+    if one.since_unix_ms != 0 {
+        line.push_str(&format!(", since {}", style.time(one.since_unix_ms)));
+    }
+    line
+}
+
 /// Who it is and why on the first line, then what it holds, what it said, what to do:
 /// that part in lines of at most `width` characters.
 pub(super) fn entry(one: &wire::Unconfirmed, style: Style, width: usize) -> Vec<String> {
-    let mut first = format!("{}: {}", who(one), one.reason);
-    if one.since_unix_ms != 0 {
-        first.push_str(&format!(", since {}", style.time(one.since_unix_ms)));
-    }
-    let mut lines = vec![first];
+    let mut lines = vec![who_and_why(one, style)];
     if let Some(held) = held(one, style) {
         lines.push(format!("   holds {held}"));
     }
@@ -98,7 +103,7 @@ fn held(one: &wire::Unconfirmed, style: Style) -> Option<String> {
     Some(held)
 }
 
-pub(super) fn to_json(one: &wire::Unconfirmed) -> Value {
+pub(crate) fn to_json(one: &wire::Unconfirmed) -> Value {
     json!({
         "node": one.node, "process": one.process, "resource": one.resource, "reason": one.reason,
         "since": instant_json(one.since_unix_ms), "workloads": one.workloads, "workload_count": one.workload_count,

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use arx_identity::KeyId;
 
-use super::{Gate, NEVER_SEEN, Names, Reason, Unconfirmed};
+use super::{Gate, Gone, NEVER_SEEN, Names, Reason, Unconfirmed};
 use crate::fleet::agent::Agent;
 use crate::fleet::holdings::Leaf;
 use crate::fleet::subscribers::Known;
@@ -15,6 +15,7 @@ pub(super) fn agent(
     agent: &Agent,
     root: &KeyId,
     holder: Option<&Holder>,
+    gone: Gone,
     now: SystemTime,
 ) {
     // A leaf without a root that can be read may be under any.
@@ -62,7 +63,7 @@ pub(super) fn agent(
         let detail = "a successor is there, and the node has not done with what it replaces";
         gate.wait(about.since(agent.since()).detail(detail));
     }
-    if gate.unconfirmed.len() == before && holder.is_some() {
+    if gone == Gone::ShownTwice && gate.unconfirmed.len() == before && holder.is_some() {
         let detail = "it has to be missing from two inventories of the node";
         gate.wait(about(Reason::NotReported, agent.since(), detail));
     }

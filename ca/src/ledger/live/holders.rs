@@ -85,6 +85,33 @@ impl Live {
         holders.collect()
     }
 
+    /// Every identity that this node's valid certificates name, its own among them, sorted;
+    /// with `under`, only of those under that root.
+    #[must_use]
+    pub fn identities_on(
+        &self,
+        cluster: &str,
+        node: &str,
+        under: Option<&KeyId>,
+        now: SystemTime,
+    ) -> Vec<Arc<str>> {
+        let since_ms = to_millis(now);
+        let state = self.lock();
+        let root = match under.map(|root| state.root(root)) {
+            Some(None) => return Vec::new(),
+            Some(place) => place,
+            None => None,
+        };
+        let serials = state.nodes.get(&(cluster.into(), node.into()));
+        let leaves = serials.into_iter().flatten();
+        let leaves = leaves.filter_map(|serial| state.leaves.get(serial));
+        let valid = leaves.filter(|leaf| {
+            leaf.not_after_ms >= since_ms && root.is_none_or(|root| leaf.above.root == root)
+        });
+        let named: BTreeSet<_> = valid.map(|leaf| Arc::clone(&leaf.identity)).collect();
+        named.into_iter().collect()
+    }
+
     /// Serial number and time of issue of all that make this node a holder: what ended a
     /// moment ago holds up a rotation, so it has to be possible to release it.
     #[must_use]

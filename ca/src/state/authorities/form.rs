@@ -19,6 +19,8 @@ struct FormOf<'a> {
     registrations: &'a [Registration],
     #[serde(skip_serializing_if = "Option::is_none")]
     pending: Option<PendingFormOf<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    anew: bool,
     #[serde(flatten)]
     extra: &'a Map<String, Value>,
 }
@@ -57,6 +59,8 @@ struct Form {
     roots: Vec<RootForm>,
     registrations: Vec<Registration>,
     pending: Option<PendingForm>,
+    #[serde(default)]
+    anew: bool,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -107,6 +111,7 @@ impl Document for Authorities {
                 made: pending.made,
                 extra: &pending.extra,
             }),
+            anew: self.anew,
             extra: &self.extra,
         })
     }
@@ -130,6 +135,7 @@ impl Document for Authorities {
                 made: pending.made,
                 extra: pending.extra,
             }),
+            anew: form.anew,
             extra: form.extra,
         };
         match authorities.contradiction() {

@@ -195,6 +195,7 @@ impl Authority {
             sequence: bundle.sequence(),
             from_ends: Some(pool.root(pool.place(rotation.from)).not_after()),
             longest_leaf: Duration::from_millis(TTL),
+            counting_for: None,
             confirmed,
             obstacles,
         })
@@ -260,7 +261,8 @@ impl Authority {
                     process.hints.tell(&process.fleet, rotation, root, by);
                 }
             }
-            Effect::Retire(root) => {
+            // No operator of these worlds distrusts a root.
+            Effect::Retire(root) | Effect::Distrust(root) => {
                 if store.active() == root {
                     return Err("the active root is retired".to_owned());
                 }

@@ -11,7 +11,8 @@ fn root(number: u8) -> KeyId {
 
 impl Scene {
     fn users(&self, holders: &[Holder], now: u64) -> Gate {
-        self.fleet.users_of(&root(OLD), holders, at(now))
+        self.fleet
+            .users_of(&root(OLD), holders, Gone::ShownTwice, at(now))
     }
 
     fn reasons(&self, holders: &[Holder]) -> Vec<Reason> {

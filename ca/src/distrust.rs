@@ -1,0 +1,129 @@
+//! Distrusting an authority whose key is in somebody else's hands: a root, by a rotation that
+//! waits for nobody for long; or an intermediate, by issuing everything under it anew.
+
+mod blast;
+mod intermediate;
+mod named;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arx_identity::KeyId;
+use arx_identity::profile::{Leaf, Validity};
+
+pub use self::blast::{Blast, Fails};
+pub use self::intermediate::Reissued;
+pub use self::named::Named;
+use crate::authority::sign_leaf;
+use crate::ca::Ca;
+use crate::refusal::{Fault, Refusal};
+use crate::rotation::View;
+use crate::state::{StateError, Terms};
+
+/// How long each gate is waited for, where nobody says otherwise: whoever answers at all does
+/// so sooner.
+pub const CAP: Duration = Duration::from_secs(5);
+/// How long each gate stays shut after its last confirmation, for handshakes that are under
+/// way.
+pub const DWELL: Duration = Duration::from_secs(1);
+/// Certificates that are signed to measure how fast that is.
+const SAMPLE: u32 = 16;
+
+/// How fast a distrust goes, as far as an operator has said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// How long each gate is waited for.
+    pub cap: Option<Duration>,
+    /// How long it stays shut after its last confirmation.
+    pub dwell: Option<Duration>,
+}
+
+impl Ca {
+    /// Distrusts a root. A rotation that is under way becomes its distrust.
+    ///
+    /// # Errors
+    /// [`Refusal`] if it is trusted no more, no other root can take its place, or the distrust
+    /// of another is under way.
+    pub async fn distrust_root(
+        &self,
+        root: KeyId,
+        pace: Pace,
+        reason: String,
+    ) -> Result<Arc<View>, Refusal> {
+        if let Some(refusal) = self.cannot_distrust(root).await? {
+            return Err(refusal);
+        }
+        let terms = self.distrust_terms(root, pace, self.clock.now());
+        self.distrust(root, terms, reason).await
+    }
+
+    /// How fast it goes: renewals are asked for at once, or over as long as this authority
+    /// needs for them by what it signs now.
+    pub(crate) fn distrust_terms(&self, root: KeyId, pace: Pace, now: SystemTime) -> Terms {
+        let certificates = self.ledger.live().count_under_root(&root, now);
+        let rate = self.measured_rate();
+        let seconds = certificates.checked_div(rate).unwrap_or_default();
+        Terms {
+            window: Duration::from_secs(seconds),
+            dwell: pace.dwell.unwrap_or(DWELL),
+            patience: Some(pace.cap.unwrap_or(CAP)),
+        }
+    }
+
+    /// Certificates that this process can issue in a second, by what it takes it to sign some
+    /// now. Half of that: the rest of issuing takes as long, and workloads that start go first.
+    fn measured_rate(&self) -> u64 {
+        let Some(issuing) = self.authority.issuing() else {
+            return 0;
+        };
+        let Some(svid) = self.authority.serving() else {
+            return 0;
+        };
+        let id = svid.spiffe_id();
+        let begun = Instant::now();
+        for _ in 0..SAMPLE {
+            let ttl = Duration::from_secs(60);
+            let leaf = Leaf {
+                public_key: svid.chain().leaf().public_key(),
+                id,
+                dns_names: &[],
+                validity: Validity::leaf(issuing.issuer(), self.clock.now(), ttl),
+                revocable: false,
+            };
+            // Nobody is given any of them.
+            if sign_leaf(&issuing, &leaf).is_err() {
+                return 0;
+            }
+        }
+        let one = begun.elapsed() / SAMPLE;
+        let processors = std::thread::available_parallelism().map_or(1, |it| it.get() as u64);
+        let nanos = u64::try_from(one.as_nanos()).unwrap_or(u64::MAX).max(1);
+        (1_000_000_000 / nanos * processors / 2).max(1)
+    }
+
+    /// Why `root` can't be distrusted, if it can't.
+    pub(crate) async fn cannot_distrust(&self, root: KeyId) -> Result<Option<Refusal>, StateError> {
+        let Some(stored) = self.state.authorities().await? else {
+            return Ok(None);
+        };
+        let running = self.rotator.watch().borrow().clone();
+        let running = running.is_some_and(|view| !view.rotation.phase.is_over());
+        let active = stored.value.active().filter(|it| it.key_id() == Some(root));
+        // While a rotation is under way there is another.
+        let Some(active) = active.filter(|_| !running) else {
+            return Ok(None);
+        };
+        if self.authority.can_be_followed(active) {
+            return Ok(None);
+        }
+        Ok(Some(Refusal::new(
+            "ARX-DISTRUST-ONLY-ROOT",
+            Fault::Request,
+            format!(
+                "{} is the only root, and no other can be made here, because its key is in the {}: put a new root in its place there, and distrust this one while that rotation is under way",
+                active.certificate.subject(),
+                active.key
+            ),
+        )))
+    }
+}

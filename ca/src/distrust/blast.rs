@@ -1,0 +1,68 @@
+//! Who fails when a root is distrusted: whoever is not within reach to be given other roots and
+//! another certificate first.
+
+use std::time::SystemTime;
+
+use arx_identity::KeyId;
+
+use crate::ca::Ca;
+use crate::rotation::Obstacle;
+
+/// Identities that are named in all.
+const NAMED: usize = 10_000;
+
+/// Who is concerned.
+#[derive(Clone, Debug, Default)]
+pub struct Blast {
+    /// Those who fail, those that will hardly come back by themselves first.
+    pub fails: Vec<Fails>,
+    /// Certificates under the root, of agents and workloads.
+    pub certificates: u64,
+    /// Agents and proxies that are within reach.
+    pub reachable: u64,
+}
+
+/// Somebody who fails.
+#[derive(Clone, Debug)]
+pub struct Fails {
+    /// Who, and why.
+    pub who: Obstacle,
+    /// Every identity that depends on it, as far as there is room for all.
+    pub identities: Vec<String>,
+}
+
+impl Ca {
+    /// Who would fail if `root` were distrusted as things are. Denied holders fail anyway.
+    pub async fn blast(&self, root: KeyId, now: SystemTime) -> Blast {
+        let live = self.ledger.live();
+        let holders = live.holders(now, None);
+        let gate = self
+            .fleet
+            .confirmations(&self.trust.current(), &holders, now);
+        let waiting = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
+        let mut room = NAMED;
+        let fails = self.without_denied(waiting, now).await;
+        let fails = fails.into_iter().map(|who| {
+            let all = match who.node.split_once('/') {
+                // The node as a whole: what it holds is in the ledger.
+                Some((cluster, node)) if who.process.is_empty() => {
+                    live.identities_on(cluster, node, None, now)
+                }
+                _ => Vec::new(),
+            };
+            let identities: Vec<_> = if all.is_empty() {
+                who.workloads.iter().take(room).cloned().collect()
+            } else {
+                let all = all.iter().take(room);
+                all.map(ToString::to_string).collect()
+            };
+            room -= identities.len();
+            Fails { who, identities }
+        });
+        Blast {
+            fails: fails.collect(),
+            certificates: live.count_under_root(&root, now),
+            reachable: gate.confirmed,
+        }
+    }
+}
