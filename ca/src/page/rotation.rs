@@ -29,7 +29,11 @@ pub(super) async fn page(look: &Look<'_>, query: &Query) -> Result<String, Missi
         }));
     };
     let shown = rotation::rotation(look.ca, &view, SHOWN);
-    let title = format!("Rotation {}: {}", shown.id, shown.phase);
+    let kind = match shown.kind.as_str() {
+        "distrust" => "Distrust",
+        _ => "Rotation",
+    };
+    let title = format!("{kind} {}: {}", shown.id, shown.phase);
     Ok(document(look, &title, "Rotation", |h| {
         head(h, &shown, look);
         if !has_ended(&shown) {
@@ -122,6 +126,9 @@ fn gate(h: &mut Html, rotation: &wire::Rotation, now_ms: i64) {
         }
         _ if rotation.held => {
             h.raw("<p><code>arx rotate continue</code> goes on, <code>arx rotate abort</code> goes back.</p>\n");
+        }
+        "confirmations" | "leaves" if rotation.kind == "distrust" => {
+            put!(h, "<p>It goes on by itself when the time of this phase is up, and leaves the rest behind: " {span(rotation.cap_ms)} ", and as long as all renewals take.</p>\n");
         }
         "confirmations" => {
             h.raw("<p>It goes on by itself when everybody has confirmed. <code>arx rotate continue --force --reason TEXT</code> leaves the rest behind, <code>arx rotate abort</code> goes back.</p>\n");
