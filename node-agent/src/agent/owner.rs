@@ -13,7 +13,7 @@ use crate::cache::{Loaded, State};
 use crate::config::Config;
 use crate::issue::{self, Answer, Terms, Wanted, WorkloadId};
 use crate::metrics::Metrics;
-use crate::quiet::Quiet;
+use crate::quiet::QuietByCode;
 use crate::roots::Roots;
 use crate::subscribers::{Holder, Now, Subscribers};
 use crate::trust;
@@ -88,7 +88,7 @@ pub(crate) struct Owner {
     gathering: Option<Instant>,
     next_look: Instant,
     /// Tokens that were never good for anything.
-    refused_tokens: Quiet,
+    refused_tokens: QuietByCode,
     effects: Vec<Effect>,
 }
 
@@ -121,7 +121,7 @@ impl Owner {
             calls: 0,
             gathering: None,
             next_look: now.monotonic + LOOK,
-            refused_tokens: Quiet::default(),
+            refused_tokens: QuietByCode::default(),
             effects: Vec::new(),
         };
         owner.serve_roots(now);
@@ -171,9 +171,10 @@ impl Owner {
         for gone in self.workloads.forget_unused(now) {
             self.forgotten(&gone, now);
         }
-        if let Some(more) = self.refused_tokens.due(now.monotonic) {
+        for (refused, more) in self.refused_tokens.due(now.monotonic) {
             tracing::warn!(
                 code = "ARX-AGENT-TOKENS-REFUSED",
+                refused,
                 more,
                 "more tokens got no certificate within the last minute"
             );
@@ -444,7 +445,7 @@ impl Owner {
             return;
         }
         let more = if report.unproved {
-            self.refused_tokens.happened(now.monotonic)
+            self.refused_tokens.happened(&report.code, now.monotonic)
         } else {
             Some(0)
         };
