@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context as _, bail};
 use arx_identity::{
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use tonic::body::Body;
 
 use crate::mesh::TRUST_DOMAIN;
+use crate::token_issuer::now;
 
 /// Where the authority is and how it is known.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -137,12 +139,14 @@ impl Authority {
 
 /// What every agent begins with.
 pub fn hello() -> Hello {
+    let now = now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Hello {
         min_version: 1,
         max_version: 1,
         instance_id: unique(),
         cache_id: unique(),
         software: "arx-tests".to_owned(),
+        clock_unix_ms: i64::try_from(now.as_millis()).unwrap_or(i64::MAX),
         ..Hello::default()
     }
 }

@@ -10,8 +10,10 @@ use super::Effort;
 use super::authority::{LOCAL_PATH, mesh};
 use super::client::{Client, Role};
 use super::cpu::Cpu;
+use super::fat;
 use super::figure::{Figure, Goal};
 use super::proxies::Options;
+use super::raw::receive;
 use crate::mesh::{Agent, Mesh, TRUST_DOMAIN};
 
 const NODE: &str = "node-1";
@@ -77,9 +79,13 @@ pub(crate) async fn pushes(effort: Effort) -> anyhow::Result<Vec<Figure>> {
             ..same_identity(&agent, connections, ["default"; 2])?
         })
         .await?;
-        let mut values = Vec::new();
+        let (mut values, mut raw) = (Vec::new(), Vec::new());
         let mut memory = 0.0;
         for run in 0..=effort.repetitions {
+            if node_in_acks && run > 0 {
+                let messages = usize::try_from(2 * connections)?;
+                raw.push(receive(messages, fat::length())?.as_secs_f64() * 1e3);
+            }
             let before = Cpu::at_rest(process(&agent)?).await?;
             client.ask::<()>("all", "armed").await?;
             let identity = format!("spiffe://{TRUST_DOMAIN}{LOCAL_PATH}");
@@ -104,7 +110,7 @@ pub(crate) async fn pushes(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         }
         tokio::time::sleep(SETTLED).await;
         let growth = rss_kib(&agent)? - memory;
-        let figure = Figure::new(id, "ms", Goal::AtMost(goal), values);
+        let figure = Figure::new(id, "ms", Goal::AtMost(goal), values).raw(raw);
         let said = format!("memory grew by {growth:.0} KiB in all");
         figures.push(if node_in_acks {
             figure.and(growth <= GROWTH_KIB, said)

@@ -1,6 +1,8 @@
 //! Discovery requests as Envoy sends them: with a node of 61 KiB, nearly all of it a list
 //! of extensions that nobody reads.
 
+use prost::Message as _;
+
 /// A `DiscoveryRequest` (envoy.service.discovery.v3), with a whole node.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Request {
@@ -40,6 +42,11 @@ pub(crate) struct Extension {
     type_urls: Vec<String>,
 }
 
+/// Bytes of a request with a whole node.
+pub(crate) fn length() -> usize {
+    node("a").encoded_len()
+}
+
 /// A node whose encoding has about 61 KiB.
 pub(crate) fn node(id: &str) -> Node {
     let extension = |number: usize| Extension {
@@ -59,11 +66,9 @@ pub(crate) fn node(id: &str) -> Node {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
-
     #[test]
     fn the_node_is_as_large_as_an_envoys() {
-        let length = super::node("a").encoded_len();
+        let length = super::length();
         assert!((60 * 1024..63 * 1024).contains(&length), "{length}");
     }
 }

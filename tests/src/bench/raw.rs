@@ -1,6 +1,9 @@
-//! The raw limit of issuance: verifying a CSR and signing a leaf's bytes, and nothing
-//! else, in a bare loop.
+//! Raw limits: what must be done in any case, and nothing else, in a bare loop. Of issuance,
+//! verifying a CSR and signing a leaf's bytes; of messages, reading them off a socket.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -74,4 +77,20 @@ impl Raw {
         let used = cpu::own_thread()?.saturating_sub(start);
         Ok(f64::from(pairs) / used.as_secs_f64())
     }
+}
+
+/// CPU time that it takes to read `count` messages of `length` bytes off a Unix socket, in
+/// reads as large as the agent's.
+pub(crate) fn receive(count: usize, length: usize) -> anyhow::Result<Duration> {
+    let (mut near, mut far) = UnixStream::pair()?;
+    let message = vec![7; length];
+    let sender = thread::spawn(move || (0..count).try_for_each(|_| far.write_all(&message)));
+    let mut buffer = vec![0; 32 * 1024];
+    let start = cpu::own_thread()?;
+    while near.read(&mut buffer)? > 0 {
+        std::hint::black_box(&buffer);
+    }
+    let used = cpu::own_thread()?.saturating_sub(start);
+    sender.join().expect("the sender does not panic")?;
+    Ok(used)
 }
