@@ -3,7 +3,7 @@
 
 pub(crate) mod agents;
 mod custody;
-mod denial;
+pub(crate) mod denial;
 mod distrust;
 pub(crate) mod rotation;
 pub(crate) mod status;

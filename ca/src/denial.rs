@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::held::Held;
 pub use self::subject::Subject;
+pub(crate) use self::subject::of_node;
 use crate::ca::Ca;
 use crate::caller::NodeName;
 use crate::ledger;
@@ -43,8 +44,9 @@ pub struct Current {
     snapshot: watch::Sender<Snapshot>,
 }
 
+/// What is stored, as of a generation.
 #[derive(Clone, Debug, Default)]
-struct Snapshot {
+pub(crate) struct Snapshot {
     generation: u64,
     denials: Arc<Denials>,
 }
@@ -76,6 +78,11 @@ impl Current {
     #[must_use]
     pub fn get(&self) -> Arc<Denials> {
         Arc::clone(&self.snapshot.borrow().denials)
+    }
+
+    /// Tells of each change of what admissions go by.
+    pub(crate) fn watch(&self) -> watch::Receiver<Snapshot> {
+        self.snapshot.subscribe()
     }
 
     /// Takes over what is stored, and says so to the other replicas.

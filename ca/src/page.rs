@@ -11,6 +11,7 @@ mod agents;
 mod bar;
 mod certificates;
 mod config;
+mod denials;
 mod events;
 mod frame;
 mod html;
@@ -165,6 +166,7 @@ impl Page {
             "/rotation" => rotation::page(&look, &query).await,
             "/agents" => agents::page(&look, &query),
             "/certificates" => certificates::page(&look, &query).await,
+            "/denied" => denials::page(&look, &query).await,
             "/ledger" => ledger::page(&look, &query).await,
             path => agent::page(&look, path),
         };

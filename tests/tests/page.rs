@@ -7,7 +7,8 @@ mod page {
 }
 
 use anyhow::{Context as _, ensure};
-use arx_proto::admin::v1::{RotateRootRequest, RotationStatusRequest};
+use arx_daemon::files::write_atomically;
+use arx_proto::admin::v1::{DenyRequest, RotateRootRequest, RotationStatusRequest};
 use arx_tests::browser::{Browser, Looks};
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::pair::Pair;
@@ -118,7 +119,6 @@ struct Refused {
     mesh: Mesh,
     _agent: arx_tests::mesh::Agent,
     _stream: arx_tests::sds::Stream,
-    certificate: arx_identity::Svid,
 }
 
 impl Refused {
@@ -130,7 +130,6 @@ impl Refused {
         let mut certificates = connection.stream(&["default"]).await?;
         let response = certificates.next().await?;
         certificates.ack(&response)?;
-        let certificate = svid(&secrets(&response)?[0])?;
         let mut stream = connection.stream(&["ROOTCA"]).await?;
         let first = stream.next().await?;
         stream.ack(&first)?;
@@ -149,26 +148,54 @@ impl Refused {
             mesh,
             _agent: agent,
             _stream: stream,
-            certificate,
         })
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_a_proxy_says_is_shown_as_text_and_every_page_can_be_read_by_everybody()
--> anyhow::Result<()> {
-    let own = free_port()?;
-    let options = Options {
+async fn by_tls_the_page_is_for_listed_certificates_and_the_token_alone() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (own, token_file) = (free_port()?, folder.path().join("page.token"));
+    write_atomically(&token_file, page::tls::TOKEN.as_bytes(), 0o600)?;
+    let mesh = Mesh::start(Options {
         authority: format!(
-            "[page]\naddress = \"127.0.0.1:{own}\"\nhosts = [\"ca.example.org\"]\nclients = [\"spiffe://example.org/ns/shop/sa/web\"]\n"
+            "[page]\naddress = \"127.0.0.1:{own}\"\nhosts = [\"ca.example.org\"]\nclients = [\"spiffe://example.org/ns/shop/sa/web\"]\ntoken_file = \"{}\"\n",
+            token_file.display()
         ),
         ..Options::default()
+    })
+    .await?;
+    let agent = mesh.agent("n1").await?;
+    let mut certificates = Vec::new();
+    for account in ["web", "api"] {
+        let token = mesh.token("shop", account, "n1");
+        let connection = Connection::open(&agent.socket, Some(&token)).await?;
+        let response = connection.stream(&["default"]).await?.next().await?;
+        certificates.push(svid(&secrets(&response)?[0])?);
+    }
+    let [listed, other] = &certificates[..] else {
+        anyhow::bail!("there are two");
     };
-    let refused = Refused::start(options.clone()).await?;
-    page::tls::is_for_clients_alone(&refused.mesh, own, &refused.certificate).await?;
-    drop(refused);
+    page::tls::is_for_listed_clients(&mesh, own, listed, other).await?;
+    page::tls::is_for_those_with_the_token(&mesh, own, other, &token_file).await?;
+    // Nothing of it is on the port that everybody may scrape.
+    let (status, _) = arx_tests::http::get(mesh.ops_port, "/").await?;
+    ensure!(status == 404, "{status}");
+    Ok(())
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_proxy_says_is_shown_as_text_and_every_page_can_be_read_by_everybody()
+-> anyhow::Result<()> {
     let refused = Refused::start(Options::default()).await?;
+    for subject in ["node/c1/n2", "sa/shop/api"] {
+        let request = DenyRequest {
+            subject: subject.to_owned(),
+            reason: HOSTILE.to_owned(),
+            ..DenyRequest::default()
+        };
+        refused.mesh.admin().await?.deny(request).await?;
+    }
     let origin = format!("http://127.0.0.1:{}", refused.mesh.ops_port);
     let mut browser = Browser::start().await?;
     let pages = [
@@ -180,6 +207,7 @@ async fn what_a_proxy_says_is_shown_as_text_and_every_page_can_be_read_by_everyb
             "/certificates?q=spiffe://example.org/ns/shop/sa/web",
             "certificates",
         ),
+        ("/denied", "denied"),
         ("/ledger", "ledger"),
         ("/nowhere", "missing"),
     ];

@@ -54,7 +54,7 @@ pub(super) async fn allow(
 }
 
 /// A page of those in force, behind the subject `after`.
-pub(super) async fn list(
+pub(crate) async fn list(
     ca: &Arc<Ca>,
     after: String,
     size: usize,

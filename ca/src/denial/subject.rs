@@ -27,7 +27,7 @@ pub enum Subject {
 }
 
 /// A node as a subject.
-pub(super) fn of_node(node: &NodeName) -> String {
+pub(crate) fn of_node(node: &NodeName) -> String {
     format!("node/{node}")
 }
 

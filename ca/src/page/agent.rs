@@ -8,6 +8,7 @@ use super::words::{counted, grouped};
 use super::{Look, Missing};
 use crate::admin::agents::agent as told;
 use crate::caller::NodeName;
+use crate::denial::of_node;
 use crate::fleet::{Consumer, Detail, Standing};
 use crate::node_api::unix_ms;
 
@@ -37,6 +38,17 @@ pub(super) fn page(look: &Look<'_>, path: &str) -> Result<String, Missing> {
         match agent.connected {
             true => h.chip(Tone::Good, "connected"),
             false => h.chip(Tone::Open, "away"),
+        }
+        if look
+            .ca
+            .denials
+            .get()
+            .of(&of_node(&name), look.page.clock.now())
+            .is_some()
+        {
+            h.raw(" <a href=\"/denied\">");
+            h.chip(Tone::Bad, "denied");
+            h.raw("</a>");
         }
         h.raw(" Its last connection began ");
         h.when(agent.since_unix_ms, look.now_ms);

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::access::{Entitled, Refused};
 use super::{Page, refusal};
 use crate::ca::Ca;
+use crate::denial::Snapshot;
 use crate::rotation::View;
 use crate::state::{Authorities, Document as _};
 use crate::store;
@@ -70,6 +71,7 @@ struct Changes {
     rotation: watch::Receiver<Option<Arc<View>>>,
     fleet: watch::Receiver<u64>,
     roots: store::Changes,
+    denials: watch::Receiver<Snapshot>,
 }
 
 impl Changes {
@@ -78,6 +80,7 @@ impl Changes {
             rotation: ca.rotator.watch(),
             fleet: ca.fleet.changed(),
             roots: ca.state.changes(&Authorities::KIND),
+            denials: ca.denials.watch(),
         }
     }
 
@@ -86,6 +89,7 @@ impl Changes {
             Ok(()) = self.rotation.changed() => {}
             Ok(()) = self.fleet.changed() => {}
             Ok(()) = self.roots.changed() => {}
+            Ok(()) = self.denials.changed() => {}
             else => std::future::pending().await,
         }
     }

@@ -3,17 +3,19 @@
 use arx_daemon::ops::Readiness;
 
 use super::Look;
+use super::denials::in_force;
 use super::html::{Html, put};
-use super::words::{distance, stamp};
+use super::words::{distance, grouped, stamp};
 use crate::admin::rotation;
 use crate::node_api::unix_ms;
 
 /// The parts of the page, and where they are.
-const SECTIONS: [(&str, &str); 5] = [
+const SECTIONS: [(&str, &str); 6] = [
     ("Overview", "/"),
     ("Rotation", "/rotation"),
     ("Agents", "/agents"),
     ("Certificates", "/certificates"),
+    ("Denied", "/denied"),
     ("Ledger", "/ledger"),
 ];
 
@@ -40,6 +42,12 @@ pub(super) fn document(
             && let Some(running) = rotation::running(ca)
         {
             put!(h, " <span class=\"tag\">" {running.phase} "</span>");
+        }
+        if name == "Denied" {
+            match in_force(look) {
+                0 => {}
+                denied => put!(h, " <span class=\"tag\">" {grouped(denied)} "</span>"),
+            }
         }
         h.raw("</a></li>");
     }

@@ -4,6 +4,7 @@ use http::Request;
 use http::header::{CACHE_CONTROL, HOST};
 
 use super::*;
+use crate::denial::Subject;
 use crate::testing::{House, Outcome};
 
 fn page_of(house: &House) -> Arc<Page> {
@@ -51,6 +52,7 @@ async fn every_answer_forbids_to_run_to_frame_and_to_keep_what_is_not_its_own() 
         ("GET", "/rotation", StatusCode::OK),
         ("GET", "/agents", StatusCode::OK),
         ("GET", "/certificates", StatusCode::OK),
+        ("GET", "/denied", StatusCode::OK),
         ("GET", "/ledger", StatusCode::OK),
         ("GET", "/events", StatusCode::OK),
         ("GET", "/page.js", StatusCode::OK),
@@ -89,7 +91,14 @@ async fn every_answer_forbids_to_run_to_frame_and_to_keep_what_is_not_its_own() 
 async fn nothing_on_a_page_comes_from_elsewhere_or_has_a_style_or_script_of_its_own() -> Outcome {
     let house = House::new().await?;
     let page = page_of(&house);
-    for target in ["/", "/rotation", "/agents", "/certificates?q=ab", "/ledger"] {
+    for target in [
+        "/",
+        "/rotation",
+        "/agents",
+        "/certificates?q=ab",
+        "/denied",
+        "/ledger",
+    ] {
         let html = text(ask(&page, "GET", target).await).await;
         for attribute in ["src=\"", "href=\"", "action=\""] {
             for value in html.split(attribute).skip(1) {
@@ -125,6 +134,44 @@ async fn what_is_searched_for_comes_back_as_text() -> Outcome {
     let html = text(ask(&page, "GET", target).await).await;
     let shown = "value=\"&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;\"";
     assert!(html.contains(shown), "{html}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_is_denied_is_shown_with_the_reason_as_text_and_told_to_those_who_follow() -> Outcome {
+    let house = House::new().await?;
+    let page = page_of(&house);
+    let nobody = text(ask(&page, "GET", "/denied").await).await;
+    assert!(nobody.contains("Nobody is denied."), "{nobody}");
+    let overview = text(ask(&page, "GET", "/").await).await;
+    assert!(overview.contains(">Denied</a>"), "{overview}");
+
+    let mut following = ask(&page, "GET", "/events").await.into_body();
+    let _begun = piece(&mut following).await;
+    for subject in ["node/c1/n1", "spiffe://example.org/ns/shop/sa/web"] {
+        let subject = Subject::parse(subject, &house.ca.trust_domain).expect("a subject");
+        let reason = "<i>stolen</i>".to_owned();
+        house.ca.deny(&subject, None, reason).await.expect("stored");
+    }
+    assert_eq!(
+        piece(&mut following).await.as_deref(),
+        Some("data: changed\n\n")
+    );
+    let denied = text(ask(&page, "GET", "/denied").await).await;
+    for part in [
+        "2 are denied",
+        "node <a class=\"node\" href=\"/agents/c1/n1\">c1/n1</a>",
+        "href=\"/certificates?q=spiffe%3A%2F%2Fexample.org%2Fns%2Fshop%2Fsa%2Fweb\"",
+        "&lt;i&gt;stolen&lt;/i&gt;",
+        "allowed again",
+    ] {
+        assert!(denied.contains(part), "{part} is not in {denied}");
+    }
+    let rest = text(ask(&page, "GET", "/denied?after=node%2Fc1%2Fn1").await).await;
+    assert!(!rest.contains("href=\"/agents/c1/n1\""), "{rest}");
+    let overview = text(ask(&page, "GET", "/").await).await;
+    let counted = ">Denied <span class=\"tag\">2</span></a>";
+    assert!(overview.contains(counted), "{overview}");
     Ok(())
 }
 
