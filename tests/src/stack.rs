@@ -182,7 +182,7 @@ ARX_BUNDLE_FILE='{folder}/bundle.pem'
 
 Look at it:
   {arx} --socket '{folder}/admin.sock' status
-  http://{}/   in a browser
+  http://localhost:{}/   in a browser
 
 For your Envoy (kept in {folder}/envoy-snippet.yaml):
 

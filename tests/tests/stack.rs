@@ -94,6 +94,11 @@ async fn a_proxy_with_the_snippet_that_up_prints_gets_its_identity() -> anyhow::
     let printed = folder.done(&["up", "--ttl", "8s"])?;
     let snippet = folder.read("envoy-snippet.yaml")?;
     ensure!(printed.contains(&snippet));
+    let page = printed.split_once("http://localhost:");
+    let page = page.and_then(|(_, rest)| rest.split_once('/'));
+    let (port, _) = page.context("the address of the status page")?;
+    let (status, page) = arx_tests::http::get(port.parse()?, "/").await?;
+    ensure!(status == 200 && page.contains("local.arx"), "{page}");
     let (app, ports) = (App::start().await?, Ports::free()?);
     let config = folder.path("envoy.yaml");
     fs::write(&config, configuration(&snippet, ports, app.port)?)?;
