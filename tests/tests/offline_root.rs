@@ -171,6 +171,39 @@ async fn an_offline_ca_certifies_the_authority_and_renews_it_while_it_issues() -
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_root_whose_key_is_outside_is_called_as_its_certificate_says_and_none_is_made_after_it()
+-> anyhow::Result<()> {
+    let mut mesh = waiting(offline()).await?;
+    let root = Ca::root(&mesh.directory, "root")?;
+    taken(&mesh, &root.certify(&csr(&mesh)?, 1, 365)?)?;
+    mesh.authority_is_ready().await?;
+    let status = mesh.status().await?;
+    let shown = status.authorities.iter().find(|it| it.role == "root");
+    let shown = shown.context("a root")?;
+    let certificate = arx_identity::Certificate::from_der(&shown.certificate)?;
+    let id = certificate.subject_key_id().context("an identifier")?;
+    ensure!(shown.key_id == *id.as_bytes(), "{shown:?}");
+    ensure!(shown.custody == "with a CA outside", "{shown:?}");
+    // By that, it is found again.
+    let named = arx(&mesh, &["distrust", &id.to_string(), "--dry-run"], "")?;
+    let named = String::from_utf8(named.stdout)?;
+    ensure!(named.contains(certificate.subject()), "{named}");
+
+    let plan = arx(&mesh, &["rotate", "root", "--dry-run"], "")?;
+    let told = String::from_utf8(plan.stdout)?;
+    ensure!(plan.status.code() == Some(1), "{told}");
+    ensure!(told.contains("ARX-AUTHORITY-ROOT-OUTSIDE"), "{told}");
+    let refused = arx(&mesh, &["rotate", "root"], "")?;
+    let told = String::from_utf8(refused.stderr)?;
+    ensure!(refused.status.code() == Some(1), "{told}");
+    ensure!(told.contains("ARX-AUTHORITY-ROOT-OUTSIDE"), "{told}");
+    let history = arx(&mesh, &["-o", "json", "rotate", "history"], "")?;
+    let history: Value = serde_json::from_slice(&history.stdout)?;
+    ensure!(history == Value::Array(Vec::new()), "{history}");
+    Ok(())
+}
+
 async fn verified_on(mesh: &Mesh, socket: &Path, root: &Ca) -> anyhow::Result<()> {
     let token = mesh.token("shop", "web", "n2");
     let connection = Connection::open(socket, Some(&token)).await?;

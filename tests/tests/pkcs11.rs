@@ -189,6 +189,42 @@ async fn a_root_in_the_token_is_rotated_to_one_with_a_key_that_is_made_beside_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_rotation_that_is_asked_for_while_the_token_is_out_says_so_and_goes_on_when_it_is_back()
+-> anyhow::Result<()> {
+    let (mut mesh, token) = mesh("", |token| Ok(token.table("arx-root", true)))?;
+    mesh.start_authority().await?;
+    let before = root(&mesh).await?;
+    let now = || async {
+        let request = RotationStatusRequest::default();
+        let answer = mesh.admin().await?.rotation_status(request).await?;
+        answer.into_inner().rotation.context("it is under way")
+    };
+    for id in ["r1", "r2"] {
+        token.unplug()?;
+        let request = RotateRootRequest {
+            window_ms: Some(0),
+            dwell_ms: Some(100),
+            ..RotateRootRequest::default()
+        };
+        mesh.admin().await?.rotate_root(request).await?;
+        until("it says what keeps it from going on", || async {
+            let rotation = now().await?;
+            let says = rotation.message.contains("ARX-SIGNER-UNREACHABLE");
+            let trouble = http::metric(mesh.ops_port, "arx_ca_rotation_trouble").await?;
+            let told = says && trouble == Some(1.0);
+            Ok(told && (&*rotation.id, &*rotation.phase) == (id, "prepare"))
+        })
+        .await?;
+        token.plug()?;
+        until("it is done", || async { Ok(now().await?.phase == "done") }).await?;
+    }
+    ensure!(root(&mesh).await?.certificate != before.certificate);
+    ensure!(token.private_keys()?.len() == 3);
+    mesh.write_bundle().await?;
+    issues(&mesh, "n1").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_wrong_pin_is_tried_once_and_again_only_when_its_file_has_changed() -> anyhow::Result<()>
 {
     let (mut mesh, token) = mesh("", |token| token.spied("arx-root", true))?;

@@ -390,6 +390,11 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
         crate::rotation::check(terms, ca.authority.longest_leaf(), from.not_after(), now)
     {
         refusals.push(refusal(&error));
+    } else if let Err(refused) = ca.can_be_rotated().await {
+        refusals.push(wire::Refusal {
+            code: refused.code.to_owned(),
+            message: refused.message,
+        });
     }
     wire::RotationPlan {
         from: Some(wire::RotationRoot {

@@ -60,10 +60,13 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
         0
     };
     let outside = ca.authority.outside();
-    let custody = outside.clone().unwrap_or_else(|| ca.custody.to_owned());
-    let mut all = vec![authority(
-        "root", "active", root, &custody, under_root, None,
-    )];
+    let upper = ca.authority.upper();
+    let custody = match (&outside, &upper) {
+        (Some(custody), _) => custody,
+        (None, Some(_)) => "with a CA outside",
+        (None, None) => ca.custody,
+    };
+    let mut all = vec![authority("root", "active", root, custody, under_root, None)];
     let active = ca.authority.root_key_id();
     let roots = ca.overview.roots();
     all.extend(
@@ -86,7 +89,7 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
                 )
             }),
     );
-    if let Some(upper) = ca.authority.upper() {
+    if let Some(upper) = upper {
         all.push(authority(
             "upper",
             "active",
@@ -139,11 +142,15 @@ fn authority(
     live_certificates: u64,
     renews: Option<SystemTime>,
 ) -> wire::Authority {
+    let key_id = certificate
+        .subject_key_id()
+        .unwrap_or_else(|| certificate.public_key().key_id());
     wire::Authority {
         role: role.to_owned(),
         state: state.to_owned(),
         subject: certificate.subject().to_owned(),
-        key_id: Bytes::copy_from_slice(certificate.public_key().key_id().as_bytes()),
+        // As certificates, bundles and records have it; a CA outside may count it otherwise.
+        key_id: Bytes::copy_from_slice(key_id.as_bytes()),
         serial: Bytes::copy_from_slice(certificate.serial().as_bytes()),
         key_algorithm: certificate.public_key().algorithm().to_string(),
         custody: custody.to_owned(),

@@ -158,6 +158,26 @@ impl Ca {
             .ok_or_else(|| Wrong::gone("the active root"))
     }
 
+    /// The root that follows this one, which is active, if that is there already; none, if it
+    /// is made here.
+    async fn successor(&self, active: &Root) -> Result<Option<Certificate>, Refusal> {
+        let next = self.authority.successor().await;
+        let next = next.map_err(|error| Wrong::from(error).refusal())?;
+        if next.is_none() && !self.authority.can_be_followed(active) {
+            return Err(no_successor(active));
+        }
+        Ok(next)
+    }
+
+    /// Whether a root can follow the one that is active.
+    ///
+    /// # Errors
+    /// [`Refusal`] that says why none can.
+    pub(crate) async fn can_be_rotated(&self) -> Result<(), Refusal> {
+        let active = self.active_root().await.map_err(Wrong::refusal)?;
+        self.successor(&active).await.map(drop)
+    }
+
     /// Begins the rotation that `begin` makes.
     pub(super) async fn begin(
         &self,
@@ -171,11 +191,8 @@ impl Ca {
         let active = self.active_root().await.map_err(Wrong::refusal)?;
         let mut names = vec![name(&active.certificate)];
         let from = names[0].key_id;
-        let next = self.authority.successor().await;
-        match next.map_err(|error| Wrong::from(error).refusal())? {
-            Some(next) => names.push(name(&next)),
-            None if matches!(active.key, KeyPlace::Files) => return Err(no_successor()),
-            None => {}
+        if let Some(next) = self.successor(&active).await? {
+            names.push(name(&next));
         }
         let key = self.state.key(&Rotations::KIND);
         let rotation = self
@@ -201,9 +218,10 @@ impl Ca {
             json!({ "kind": rotation.kind.as_str(), "from": from.to_string(), "reason": reason, "by": by.as_str() }),
         )
         .await;
-        self.look(&Event::Looked, hints)
-            .await
-            .map_err(Wrong::refusal)?;
+        // It has begun, and goes on as soon as it can.
+        if let Err(wrong) = self.look(&Event::Looked, hints).await {
+            self.in_trouble(&wrong.refusal()).await;
+        }
         self.rotator.wake.notify_one();
         self.current_view()
     }
@@ -301,13 +319,7 @@ impl Ca {
                     Ok(Looked::Waiting) => LOOK,
                     Ok(Looked::Idle) => Duration::MAX,
                     Err(wrong) => {
-                        let refusal = wrong.refusal();
-                        tracing::error!(
-                            code = refusal.code,
-                            "the rotation cannot go on: {}",
-                            refusal.message
-                        );
-                        self.in_trouble(refusal.code, &refusal.message);
+                        self.in_trouble(&wrong.refusal()).await;
                         AGAIN
                     }
                 }
@@ -339,13 +351,32 @@ impl Ca {
         believed.at(stored, now.0, now.1, &mut offsets)
     }
 
-    fn in_trouble(&self, code: &'static str, message: &str) {
-        if let Ok(view) = self.current_view() {
-            self.rotator.publish(View {
-                trouble: Some((code, message.to_owned())),
-                ..(*view).clone()
-            });
-        }
+    /// Tells of what keeps the authority from going on with the rotation that is stored, also
+    /// where that was never looked at.
+    async fn in_trouble(&self, refusal: &Refusal) {
+        let (code, message) = (refusal.code, refusal.message.as_str());
+        tracing::error!(code, "the rotation cannot go on: {message}");
+        let told = self.current_view().ok();
+        let stored = self.state.rotations().await.ok();
+        let stored = stored.and_then(|mut stored| stored.all.pop());
+        let same = |view: &Arc<View>| {
+            let other = stored.as_ref().filter(|it| it.id != view.rotation.id);
+            other.is_none()
+        };
+        let view = match (told.filter(same), stored) {
+            (Some(told), _) => (*told).clone(),
+            (None, Some(rotation)) => View {
+                rotation,
+                confirmed: 0,
+                obstacles: Vec::new(),
+                trouble: None,
+            },
+            (None, None) => return,
+        };
+        self.rotator.publish(View {
+            trouble: Some((code, message.to_owned())),
+            ..view
+        });
     }
 
     /// Looks once, decides, stores what was decided, and does it.
@@ -574,7 +605,17 @@ pub(super) fn refused(error: &RotationError) -> Refusal {
     Refusal::new(error.code(), Fault::Request, error.to_string())
 }
 
-fn no_successor() -> Refusal {
+fn no_successor(active: &Root) -> Refusal {
+    if !matches!(active.key, KeyPlace::Files) {
+        return Refusal::new(
+            "ARX-AUTHORITY-ROOT-OUTSIDE",
+            Fault::Request,
+            format!(
+                "the key of the root {} is not here, and no root is made to follow it: the next one is of whoever has that key",
+                active.certificate.subject()
+            ),
+        );
+    }
     Refusal::new(
         "ARX-ROTATION-FILES",
         Fault::Request,
