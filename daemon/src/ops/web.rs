@@ -1,6 +1,7 @@
 //! HTTP/1.1 as an operator's port speaks it. One request per connection, so that a slow or silent client can hold one of
-//! a few places for a few seconds, and nothing else; who follows what goes on can hold one for longer.
+//! a few places for a few seconds, until another needs it, and nothing else; who follows what goes on can hold one for longer.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -16,9 +17,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
-/// A few probes and scrapers at a time; the others wait in the kernel's queue.
+/// A few probes and scrapers at a time; one more takes the place of the one that has been there longest.
 pub(super) const CONNECTIONS: usize = 64;
 /// A request has no body and few headers.
 pub(super) const HEADERS: usize = 64;
@@ -40,27 +42,45 @@ pub type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 #[derive(Clone, Copy, Debug)]
 pub struct Lasting(pub Duration);
 
-/// Lets `serve` have what connects, 64 connections at a time, for as long as it is polled.
+/// Lets `serve` have what connects, for as long as it is polled: 64 connections at a time. Whoever opens more, and says
+/// nothing, does not keep a probe waiting: what has been open longest is closed. Answers that last are left alone.
 pub async fn accept<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut connections = JoinSet::new();
+    let mut opened = VecDeque::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(serve(stream))),
+                Ok((stream, _)) => {
+                    opened.retain(|(_, connection): &(_, AbortHandle)| !connection.is_finished());
+                    opened.push_back((Instant::now(), connections.spawn(serve(stream))));
+                    if connections.len() == CONNECTIONS {
+                        give_way(&mut opened);
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(code = "ARX-OPS-ACCEPT", %error, "operator port: a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
                     tracing::error!(code = "ARX-TASK-PANIC", task = "ops", %error, "operator port: an answer panicked");
                 }
             }
         }
+    }
+}
+
+/// Closes the connection that was opened first of those that have not outlived the time of any answer but one that lasts.
+fn give_way(opened: &mut VecDeque<(Instant, AbortHandle)>) {
+    let oldest = opened.iter().position(|(since, _)| since.elapsed() <= TIME);
+    if let Some((_, connection)) = oldest.and_then(|place| opened.remove(place)) {
+        connection.abort();
     }
 }
 
