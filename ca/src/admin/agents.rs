@@ -13,6 +13,10 @@ pub(crate) fn agent(ca: &Ca, agent: &Agent, newest: Sequence) -> wire::Agent {
     let name = agent.name();
     let counts = agent.counts(newest);
     let trust = agent.trust().unwrap_or_default();
+    let since = match agent.is_connected() {
+        true => agent.since(),
+        false => agent.heard(),
+    };
     wire::Agent {
         spiffe_id: ca
             .node_id(name)
@@ -21,7 +25,7 @@ pub(crate) fn agent(ca: &Ca, agent: &Agent, newest: Sequence) -> wire::Agent {
         cluster: name.cluster.to_string(),
         node: name.node.to_string(),
         connected: agent.is_connected(),
-        since_unix_ms: agent.since().map_or(0, unix_ms),
+        since_unix_ms: since.map_or(0, unix_ms),
         software: agent.software().to_owned(),
         instance_id: Bytes::copy_from_slice(agent.instance_id()),
         clock_offset_ms: agent.clock_offset_ms(),

@@ -195,6 +195,12 @@ impl Agent {
         self.since
     }
 
+    /// When it last told something.
+    #[must_use]
+    pub fn heard(&self) -> Option<SystemTime> {
+        self.heard
+    }
+
     /// What it calls itself.
     #[must_use]
     pub fn software(&self) -> &str {

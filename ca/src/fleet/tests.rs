@@ -122,6 +122,25 @@ fn a_token_joins_with_one_key_only_while_its_agent_is_connected() {
 }
 
 #[test]
+fn of_an_agent_that_is_away_it_is_known_when_it_was_last_heard_of() {
+    let fleet = Fleet::default();
+    let follow = fleet.follow(&node(1), &hello(1), at(100));
+    let follow = follow.expect("admitted");
+    follow
+        .inventory(inventory(1, &[1]), Vec::new, at(150))
+        .expect("in order");
+    let times = || {
+        let (agents, _) = fleet.page(None, 1, |agent| {
+            (agent.is_connected(), agent.since(), agent.heard())
+        });
+        agents[0]
+    };
+    assert_eq!(times(), (true, Some(at(100)), Some(at(150))));
+    drop(follow);
+    assert_eq!(times(), (false, Some(at(100)), Some(at(150))));
+}
+
+#[test]
 fn renewals_go_on_with_the_line_also_after_a_restart_of_the_authority() {
     let fleet = Fleet::default();
     fleet.renewed(&node(1), serial(2), at(2000));

@@ -50,9 +50,12 @@ pub(super) fn page(look: &Look<'_>, path: &str) -> Result<String, Missing> {
             h.chip(Tone::Bad, "denied");
             h.raw("</a>");
         }
-        h.raw(" Its last connection began ");
+        h.raw(match agent.connected {
+            true => " Its connection began ",
+            false => " It was last heard of ",
+        });
         h.when(agent.since_unix_ms, look.now_ms);
-        if !detail.complete {
+        if agent.connected && !detail.complete {
             h.raw(", and it has not told everything since then");
         }
         h.raw("</p>\n<dl class=\"facts\">\n");
