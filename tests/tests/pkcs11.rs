@@ -174,7 +174,7 @@ async fn a_root_in_the_token_is_rotated_to_one_with_a_key_that_is_made_beside_it
             };
             let _grown = mesh.admin().await?.continue_rotation(request).await;
         }
-        Ok(rotation.phase == "done")
+        Ok(rotation.phase == "done" && rotation.message.contains("yours to remove"))
     })
     .await?;
     let after = root(&mesh).await?;

@@ -139,7 +139,7 @@ pub(crate) fn rotation(ca: &Ca, view: &View, limit: u32) -> wire::Rotation {
             ("dwell", Some(ends)) => unix_ms(ends),
             _ => 0,
         },
-        message: message(view),
+        message: message(view, ca.authority.outside().is_some()),
         ..stored(ca, rotation)
     }
 }
@@ -277,13 +277,14 @@ fn advice(reason: &str) -> &'static str {
     }
 }
 
-fn message(view: &View) -> String {
+/// What happens now; `outside` if keys of roots may be in other places than the state.
+fn message(view: &View, outside: bool) -> String {
     if let Some((code, message)) = &view.trouble {
         return format!("the authority cannot go on: {message} ({code})");
     }
     let waits = !view.obstacles.is_empty();
     if view.rotation.kind == Kind::Distrust {
-        return distrust_message(view);
+        return distrust_message(view, outside);
     }
     let published = view.rotation.sequence.is_some();
     // On the way back it is the other one that leaves.
@@ -316,6 +317,9 @@ fn message(view: &View) -> String {
         Phase::Held => {
             "both roots are trusted again: `arx rotate continue` to go on, `arx rotate abort` to go back to the first".to_owned()
         }
+        Phase::Done if outside => format!(
+            "the new root has taken the place of the old one; {ERASED_HERE}"
+        ),
         Phase::Done => {
             "the new root has taken the place of the old one, whose key is erased".to_owned()
         }
@@ -331,7 +335,11 @@ fn refusal(error: &RotationError) -> wire::Refusal {
     }
 }
 
-fn distrust_message(view: &View) -> String {
+/// Of a key that may be in a token, or behind a signer.
+const ERASED_HERE: &str =
+    "of its key, what the state had is erased, and what a token or a signer has is yours to remove";
+
+fn distrust_message(view: &View, outside: bool) -> String {
     let waits = !view.obstacles.is_empty();
     let cap = view.rotation.terms.patience.unwrap_or_default();
     let told = match view.rotation.phase {
@@ -342,7 +350,14 @@ fn distrust_message(view: &View) -> String {
         Phase::Reissue => "nobody within reach holds a certificate under the distrusted root",
         Phase::Retire => "everybody is given a bundle without the distrusted root",
         Phase::Done => {
-            return "the distrusted root is in no bundle and never will be; its key is erased; connections that proxies have open survive until they close them".to_owned();
+            let key = if outside {
+                ERASED_HERE
+            } else {
+                "its key is erased"
+            };
+            return format!(
+                "the distrusted root is in no bundle and never will be; {key}; connections that proxies have open survive until they close them"
+            );
         }
         Phase::Unknown => "a newer version has begun this phase: use that",
         Phase::Withdraw | Phase::Restore | Phase::Held | Phase::Aborted => "it goes on",
