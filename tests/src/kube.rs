@@ -46,7 +46,7 @@ pub struct NewPod<'a> {
     pub account: &'a str,
     /// The node that it runs on.
     pub node: &'a str,
-    /// For whom it has tokens projected into it.
+    /// For whom it has tokens projected into it; the empty one is the API server.
     pub audiences: &'a [&'a str],
 }
 
@@ -113,8 +113,8 @@ impl Cluster {
     pub async fn pod(&self, wanted: NewPod<'_>) -> anyhow::Result<Pod> {
         // A kubelet may ask for tokens only for the audiences that its pods name.
         let tokens = wanted.audiences.iter().map(|audience| {
-            let token = json!({"audience": audience, "path": audience.replace('/', "-")});
-            json!({"serviceAccountToken": token})
+            let path = format!("token-{}", audience.replace('/', "-"));
+            json!({"serviceAccountToken": {"audience": audience, "path": path}})
         });
         let tokens: Vec<Value> = tokens.collect();
         let pod: Pod = object(json!({

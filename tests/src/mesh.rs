@@ -27,6 +27,9 @@ pub const CLUSTER: &str = "c1";
 /// Audience of workload tokens; those for joining have `/join` after it.
 pub const AUDIENCE: &str = "arx";
 
+const ISSUER: &str = "https://issuer.example.org";
+const AGENTS: &str = "arx-system/arx-node-agent";
+
 /// What differs between meshes.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -40,6 +43,10 @@ pub struct Options {
     pub roots: String,
     /// Lines of its `[policy]`.
     pub policy: String,
+    /// Issuer of its cluster's tokens, if they are not of the mesh's own.
+    pub issuer: Option<String>,
+    /// Service account of its agents, as `namespace/name`.
+    pub agents: String,
     /// Lines of its `[[cluster]]`.
     pub cluster: String,
     /// Where the cluster's keys come from, if not from a file: a line of `[[cluster]]`.
@@ -60,6 +67,8 @@ impl Default for Options {
             node_api: String::new(),
             roots: String::new(),
             policy: String::new(),
+            issuer: None,
+            agents: AGENTS.to_owned(),
             cluster: String::new(),
             keys: None,
             authority: String::new(),
@@ -113,7 +122,7 @@ impl Mesh {
     /// # Errors
     /// If its files can't be written.
     pub fn at(directory: &Path, options: Options) -> anyhow::Result<Self> {
-        let issuer = TokenIssuer::new("https://issuer.example.org", KeyAlgorithm::EcdsaP256)?;
+        let issuer = TokenIssuer::new(ISSUER, KeyAlgorithm::EcdsaP256)?;
         let mesh = Self {
             directory: directory.to_owned(),
             issuer,
@@ -162,6 +171,8 @@ impl Mesh {
             node_api,
             roots,
             policy,
+            issuer,
+            agents,
             cluster,
             keys,
             authority,
@@ -170,6 +181,7 @@ impl Mesh {
         let keys = keys
             .clone()
             .unwrap_or_else(|| format!("jwks_file = \"{directory}/jwks.json\""));
+        let issuer = issuer.as_deref().unwrap_or(ISSUER);
         let (node_port, ops_port) = (self.node_port, self.ops_port);
         format!(
             r#"trust_domain = "{TRUST_DOMAIN}"
@@ -192,9 +204,9 @@ node_ttl = "{node_ttl}"
 {policy}
 [[cluster]]
 name = "{CLUSTER}"
-issuer = "https://issuer.example.org"
+issuer = "{issuer}"
 audiences = ["{AUDIENCE}"]
-agents = ["arx-system/arx-node-agent"]
+agents = ["{agents}"]
 {keys}
 {cluster}
 {authority}

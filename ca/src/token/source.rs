@@ -17,6 +17,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Longest discovery document, in bytes.
 const MAX_DOCUMENT: usize = 64 << 10;
 
+/// What documents of discovery are (OpenID Connect Discovery 1.0, 4.2), and key sets (RFC 7517,
+/// 8.5.2): an API server refuses whoever names only the first with 406 where keys are asked for.
+const ACCEPTED: &str = "application/json, application/jwk-set+json";
+
 /// A place to fetch keys from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -175,7 +179,7 @@ pub(super) fn client(
 
 async fn get(api: &kube::Client, path: &str, limit: usize) -> Result<Vec<u8>, String> {
     let request = http::Request::get(path)
-        .header(http::header::ACCEPT, "application/json")
+        .header(http::header::ACCEPT, ACCEPTED)
         .body(kube::client::Body::empty())
         .map_err(|error| error.to_string())?;
     let answer = api.send(request).await.map_err(|error| in_short(&error))?;

@@ -32,7 +32,7 @@ pub struct Token<'a> {
     pub namespace: &'a str,
     /// Of the pod.
     pub pod: &'a str,
-    /// For whom.
+    /// For whom; the empty one is the API server.
     pub audience: &'a str,
 }
 
@@ -79,8 +79,12 @@ impl Kubelet {
             .as_ref()
             .and_then(|spec| spec.service_account_name.clone())
             .context("a pod has a service account")?;
+        let audiences: Vec<&str> = Some(audience)
+            .filter(|it| !it.is_empty())
+            .into_iter()
+            .collect();
         let request: TokenRequest = object(json!({"spec": {
-            "audiences": [audience],
+            "audiences": audiences,
             "expirationSeconds": TOKEN_SECONDS,
             "boundObjectRef": {
                 "apiVersion": "v1", "kind": "Pod", "name": pod, "uid": bound.uid(),
