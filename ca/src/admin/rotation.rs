@@ -435,8 +435,9 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
             ),
             step(
                 Phase::Reissue,
-                terms.window + terms.dwell,
-                "renewals are spread over the window; it takes an agent two inventories to show that the old certificates are gone",
+                // Who renews when is up to the agents: all may be early in the window.
+                terms.dwell,
+                "renewals are spread over the window, which adds to this; it takes an agent two inventories to show that the old certificates are gone",
             ),
             step(
                 Phase::Retire,

@@ -40,7 +40,14 @@ fn to_text(plan: &wire::RotationPlan, style: Style) -> String {
                 window => format!("within {}", span(window)),
             }
         ),
-        format!("takes        at least {}", span(at_least(plan))),
+        match plan.window_ms {
+            0 => format!("takes        at least {}", span(at_least(plan))),
+            window => format!(
+                "takes        at least {}; the window adds up to {}",
+                span(at_least(plan)),
+                span(window)
+            ),
+        },
         String::new(),
     ];
     for step in &plan.steps {
