@@ -7,6 +7,7 @@
 //! has it; the two steps are [`Authority::prepare`] and [`Authority::install`].
 
 mod check;
+mod closed;
 mod error;
 mod files;
 mod issuing;
@@ -36,6 +37,7 @@ use serde_json::Map;
 use tokio::sync::watch;
 
 pub use self::check::{Checked, check};
+pub use self::closed::nothing_trusted;
 pub use self::error::AuthorityError;
 use self::files::Files;
 pub use self::issuing::{

@@ -39,7 +39,9 @@ pub struct Pace {
 }
 
 impl Ca {
-    /// Distrusts a root. A rotation that is under way becomes its distrust.
+    /// Distrusts a root. A rotation that is under way becomes its distrust. Where no other root
+    /// can take its place, that is refused, unless `nothing_will_connect` says that this is
+    /// understood: then it goes at once.
     ///
     /// # Errors
     /// [`Refusal`] if it is trusted no more, no other root can take its place, or the distrust
@@ -49,12 +51,15 @@ impl Ca {
         root: KeyId,
         pace: Pace,
         reason: String,
+        nothing_will_connect: bool,
     ) -> Result<Arc<View>, Refusal> {
-        if let Some(refusal) = self.cannot_distrust(root).await? {
+        let refusal = self.cannot_distrust(root).await?;
+        if let Some(refusal) = refusal.filter(|_| !nothing_will_connect) {
             return Err(refusal);
         }
         let terms = self.distrust_terms(root, pace, self.clock.now());
-        self.distrust(root, terms, reason).await
+        self.distrust(root, terms, reason, nothing_will_connect)
+            .await
     }
 
     /// How fast it goes: renewals are asked for at once, or over as long as this authority
@@ -120,7 +125,7 @@ impl Ca {
             "ARX-DISTRUST-ONLY-ROOT",
             Fault::Request,
             format!(
-                "{} is the only root, and no other can be made here, because its key is in the {}: put a new root in its place there, and distrust this one while that rotation is under way",
+                "{} is the only root, and no other can be made here, because its key is in the {}: put a new root in its place there, and distrust this one while that rotation is under way; --i-understand-nothing-will-connect cuts it off at once without another",
                 active.certificate.subject(),
                 active.key
             ),

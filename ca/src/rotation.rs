@@ -22,6 +22,7 @@
 //! Turning round in Activate or Reissue is the same machine with the roots exchanged, from
 //! Activate on.
 
+mod alone;
 mod distrust;
 mod driver;
 mod facts;
@@ -39,7 +40,9 @@ pub use self::facts::{Facts, Obstacle, digest};
 pub use self::hints::Hints;
 pub use self::sight::{Seen, Sight};
 pub(crate) use self::step::DISTRUST;
-pub use self::step::{Effect, Event, RotationError, Step, begin, begin_distrust, step};
+pub use self::step::{
+    Effect, Event, RotationError, Step, begin, begin_cut_off, begin_distrust, step,
+};
 pub use self::terms::{Defaults, check, longest_window};
 
 #[cfg(test)]

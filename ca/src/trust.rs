@@ -83,6 +83,16 @@ impl Trust {
     ) -> Result<Self, TrustError> {
         let (history, begin) = look(&state, Some(replica), evidence).await?;
         let head = history.last();
+        let begin = match (begin, head) {
+            // What it has is never trusted again: the root was cut off, and another begins anew.
+            (Begin::GoOn, Some(head))
+                if without_distrusted(&state, &head.roots, root).await? == [root.clone()]
+                    && !head.roots.contains(root) =>
+            {
+                Begin::Publish(after(head.sequence))
+            }
+            (begin, _) => begin,
+        };
         let (sequence, roots) = match (begin, head) {
             (Begin::GoOn, Some(head)) => (head.sequence, head.roots.clone()),
             (Begin::GoOn, None) => return Err(TrustError::Nothing),
@@ -171,6 +181,29 @@ impl Trust {
                 });
             }
         }
+        self.put(after, roots, now).await
+    }
+
+    /// Publishes that nothing is trusted any more, as what follows `after`: a bundle of nothing
+    /// but a `placeholder` that signs nothing.
+    ///
+    /// # Errors
+    /// As of [`Trust::publish`].
+    pub async fn publish_nothing(
+        &self,
+        after: Sequence,
+        placeholder: Certificate,
+        now: SystemTime,
+    ) -> Result<Arc<TrustBundle>, TrustError> {
+        self.put(after, vec![placeholder], now).await
+    }
+
+    async fn put(
+        &self,
+        after: Sequence,
+        roots: Vec<Certificate>,
+        now: SystemTime,
+    ) -> Result<Arc<TrustBundle>, TrustError> {
         let history = self.history().await?;
         let head = history.last().ok_or(TrustError::Nothing)?;
         if head.sequence != after {
@@ -179,10 +212,7 @@ impl Trust {
                 head: head.sequence,
             });
         }
-        let next = Sequence {
-            number: after.number + 1,
-            ..after
-        };
+        let next = self::after(after);
         let next = entry(&self.state, &self.replica, next, roots, Some(head), now)?;
         let stored = commit(&self.state, &next).await?;
         self.adopt(&stored).await?;
@@ -242,6 +272,13 @@ impl Trust {
             newer
         });
         Ok(())
+    }
+}
+
+fn after(sequence: Sequence) -> Sequence {
+    Sequence {
+        number: sequence.number + 1,
+        ..sequence
     }
 }
 

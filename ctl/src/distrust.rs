@@ -33,6 +33,9 @@ pub(crate) struct Distrust {
     /// How long each phase waits for whoever has not followed [default: 5s].
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     cap: Option<Duration>,
+    /// Distrust the root also if no other can take its place: nothing is issued then, and nothing connects, until the authority is started with another one.
+    #[arg(long = "i-understand-nothing-will-connect")]
+    nothing_will_connect: bool,
     /// Follow it until it has ended.
     #[arg(long)]
     watch: bool,
@@ -49,6 +52,7 @@ pub(crate) async fn run(
         reason: distrust.reason.unwrap_or_default(),
         cap_ms: distrust.cap.map(rotate::millis),
         dwell_ms: None,
+        nothing_will_connect: distrust.nothing_will_connect,
     };
     let answer = connect(socket).await?.distrust(request).await?;
     match answer.into_inner().outcome {

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::mesh::{Mesh, TRUST_DOMAIN};
+use crate::root::Root;
 
 /// How long what he forges is valid.
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -61,6 +62,15 @@ impl Thief {
             root: root.certificate.clone(),
             key: key.key()?,
         })
+    }
+
+    /// Somebody who has this root of an operator's.
+    #[must_use]
+    pub fn with(root: Root) -> Self {
+        Self {
+            root: root.certificate,
+            key: root.key,
+        }
     }
 
     /// The key identifier of the root, as operators write it.

@@ -35,15 +35,16 @@ pub(super) async fn distrust(
         cap: request.cap_ms.map(Duration::from_millis),
         dwell: request.dwell_ms.map(Duration::from_millis),
     };
+    let understood = request.nothing_will_connect;
     match (
         ca.authority_named(&request.authority).await?,
         request.dry_run,
     ) {
-        (Named::Root(id, certificate), true) => {
-            Ok(Outcome::Plan(plan(ca, id, &certificate, pace).await?))
-        }
+        (Named::Root(id, certificate), true) => Ok(Outcome::Plan(
+            plan(ca, id, &certificate, pace, understood).await?,
+        )),
         (Named::Root(id, _), false) => {
-            let view = ca.distrust_root(id, pace, reason).await?;
+            let view = ca.distrust_root(id, pace, reason, understood).await?;
             Ok(Outcome::Rotation(rotation::rotation(ca, &view, 0)))
         }
         (Named::Intermediate(intermediate), dry_run) => {
@@ -58,13 +59,20 @@ async fn plan(
     id: KeyId,
     certificate: &Certificate,
     pace: Pace,
+    understood: bool,
 ) -> Result<wire::DistrustPlan, Refusal> {
     let now = ca.clock.now();
-    let blast = ca.blast(id, now).await;
+    let refusal = ca.cannot_distrust(id).await?;
+    let alone = understood && refusal.is_some();
+    let refusals = refusal.filter(|_| !alone).into_iter();
+    let blast = if alone {
+        ca.whole_blast(id, now)
+    } else {
+        ca.blast(id, now).await
+    };
     let terms = ca.distrust_terms(id, pace, now);
     let cap = terms.patience.unwrap_or_default();
     let running = rotation::running(ca);
-    let refusals = ca.cannot_distrust(id).await?.into_iter();
     let gate = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
         phase: phase.as_str().to_owned(),
         at_least_ms: millis(at_least),
@@ -84,33 +92,49 @@ async fn plan(
         reachable: blast.reachable,
         fails: fails.collect(),
         fails_total: blast.fails.len() as u64,
-        steps: vec![
-            gate(
-                Phase::Prepare,
-                Duration::ZERO,
-                "a new root is made, and signs for trial",
-            ),
-            gate(
-                Phase::Distribute,
-                terms.dwell,
-                "a bundle with both roots is published; whoever does not take it in time does not trust the new one",
-            ),
-            gate(
-                Phase::Activate,
-                terms.dwell,
-                "the authority signs and serves under the new root",
-            ),
-            gate(
-                Phase::Reissue,
-                terms.dwell,
-                "everything is issued anew; whoever does not renew in time is refused by all others",
-            ),
-            gate(
-                Phase::Retire,
-                terms.dwell,
-                "a bundle without the old root is published; whoever does not take it goes on trusting a root whose key is stolen",
-            ),
-        ],
+        without_successor: alone,
+        steps: if alone {
+            vec![
+                gate(
+                    Phase::Prepare,
+                    Duration::ZERO,
+                    "the root is distrusted for good, its key is erased, and nothing is issued any more",
+                ),
+                gate(
+                    Phase::Retire,
+                    terms.dwell,
+                    "a bundle is published that nothing can be verified by: nothing connects until the authority is started with another root",
+                ),
+            ]
+        } else {
+            vec![
+                gate(
+                    Phase::Prepare,
+                    Duration::ZERO,
+                    "a new root is made, and signs for trial",
+                ),
+                gate(
+                    Phase::Distribute,
+                    terms.dwell,
+                    "a bundle with both roots is published; whoever does not take it in time does not trust the new one",
+                ),
+                gate(
+                    Phase::Activate,
+                    terms.dwell,
+                    "the authority signs and serves under the new root",
+                ),
+                gate(
+                    Phase::Reissue,
+                    terms.dwell,
+                    "everything is issued anew; whoever does not renew in time is refused by all others",
+                ),
+                gate(
+                    Phase::Retire,
+                    terms.dwell,
+                    "a bundle without the old root is published; whoever does not take it goes on trusting a root whose key is stolen",
+                ),
+            ]
+        },
         refusals: refusals
             .map(|refusal| wire::Refusal {
                 code: refusal.code.to_owned(),

@@ -206,6 +206,7 @@ pub(crate) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
         started_by: rotation.by.as_str().to_owned(),
         reason: rotation.reason.clone(),
         kind: rotation.kind.as_str().to_owned(),
+        without_successor: rotation.without_successor,
         cap_ms: match rotation.kind {
             Kind::Distrust => rotation.terms.patience.map_or(0, millis),
             _ => 0,
@@ -342,6 +343,9 @@ const ERASED_HERE: &str =
 fn distrust_message(view: &View, outside: bool) -> String {
     let waits = !view.obstacles.is_empty();
     let cap = view.rotation.terms.patience.unwrap_or_default();
+    if view.rotation.without_successor {
+        return alone_message(&view.rotation);
+    }
     let told = match view.rotation.phase {
         Phase::Prepare => "the new root is being made",
         Phase::Distribute => "everybody is given a bundle with both roots",
@@ -370,6 +374,21 @@ fn distrust_message(view: &View, outside: bool) -> String {
     } else {
         told.to_owned()
     }
+}
+
+/// Of a distrust that no other root follows.
+fn alone_message(rotation: &Rotation) -> String {
+    let told = match rotation.phase {
+        Phase::Prepare => "the only root is being cut off",
+        Phase::Retire => {
+            "the only root is distrusted, and nothing is issued any more; everybody is given a bundle that nothing can be verified by"
+        }
+        Phase::Done => {
+            "the only root is distrusted, its key is erased, and nothing connects: give the authority another root, start it again, and replace the bundle files of the nodes; connections that proxies have open survive until they close them"
+        }
+        _ => "it goes on",
+    };
+    told.to_owned()
 }
 
 /// What a rotation would do.
@@ -518,6 +537,7 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
         "reason": rotation.reason,
         "phases": phases.collect::<Vec<_>>(),
         "forced": forced.collect::<Vec<_>>(),
+        "without_successor": rotation.without_successor,
         "cut_off": off,
         "to_come_back": away,
     })
@@ -544,7 +564,7 @@ impl Cut {
         let mut cut = Self::default();
         for (passed, holder) in last.into_values() {
             // Whoever was late for one gate and was there for the next has lost nothing for good.
-            if passed.phase < Phase::Reissue {
+            if passed.phase < Phase::Reissue && !rotation.without_successor {
                 continue;
             }
             if holder.reason == Reason::AgentAway.as_str() {

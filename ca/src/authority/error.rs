@@ -73,6 +73,16 @@ pub enum AuthorityError {
     /// The CA above gave no chain.
     #[error(transparent)]
     Upstream(#[from] CommandError),
+    /// The only root is distrusted, and no other has taken its place.
+    #[error(
+        "the root {root} is distrusted, and no other has taken its place, so nothing is issued and \
+         nothing connects: give the authority another one (its own files, token or CA above), \
+         start it again, and replace the bundle files of the nodes"
+    )]
+    NothingTrusted {
+        /// The root.
+        root: String,
+    },
     /// There is no intermediate yet.
     #[error("there is no issuing certificate yet: wait until the authority has made one")]
     NotReady,
@@ -116,6 +126,7 @@ impl AuthorityError {
             Self::Serving(_) => "ARX-AUTHORITY-SERVING",
             Self::Awaiting(_) => "ARX-AUTHORITY-AWAITING",
             Self::Upstream(error) => error.code(),
+            Self::NothingTrusted { .. } => "ARX-AUTHORITY-NOTHING-TRUSTED",
             Self::NotReady => "ARX-AUTHORITY-NOT-READY",
             Self::NotRecorded(_) => "ARX-AUTHORITY-NOT-RECORDED",
             Self::CutOff(_) => "ARX-AUTHORITY-CUT-OFF",

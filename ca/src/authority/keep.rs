@@ -95,6 +95,7 @@ impl Authority {
     where
         F: FnMut(Made) -> BoxFuture<'static, Result<(), String>> + Send,
     {
+        self.still_trusted().await?;
         let now = clock.now();
         let longest = self.longest_leaf();
         let root = self.root_key_id();

@@ -218,7 +218,18 @@ fn put(
         .iter_mut()
         .find(|root| root.state == RootState::Active);
     let Some(active) = active else {
-        if let Some(other) = authorities.roots.first() {
+        if let Some(distrusted) = authorities.tombstone(root) {
+            return Err(refused(
+                "ARX-AUTHORITY-DISTRUSTED",
+                format!(
+                    "the chain ends at {}, which was distrusted here for good: have the request \
+                     signed under another root, with another key",
+                    describe(&distrusted.certificate)
+                ),
+            ));
+        }
+        let anew = authorities.is_to_begin_anew();
+        if let Some(other) = authorities.roots.first().filter(|_| !anew) {
             return Err(refused(
                 "ARX-AUTHORITY-NO-ACTIVE-ROOT",
                 format!(
@@ -228,6 +239,7 @@ fn put(
                 ),
             ));
         }
+        authorities.anew = false;
         authorities.roots.push(Root {
             certificate: root.clone(),
             state: RootState::Active,
@@ -363,6 +375,9 @@ pub async fn awaits(
     let stored = state.authorities().await?.map(|stored| stored.value);
     fits(stored.as_ref(), options).map_err(|problem| AuthorityError::Problems(vec![problem]))?;
     Ok(match stored.as_ref().and_then(Authorities::active) {
+        None if stored.as_ref().is_some_and(Authorities::is_to_begin_anew) => {
+            Some("the root before is distrusted, and no chain to another was installed".to_owned())
+        }
         None if stored.as_ref().is_some_and(|it| !it.roots.is_empty()) => None,
         None => Some("no chain was installed yet".to_owned()),
         Some(root) if root.certificate.not_after() < now => None,

@@ -228,7 +228,7 @@ impl Authority {
         }
     }
 
-    fn gone(&self) -> AuthorityError {
+    pub(super) fn gone(&self) -> AuthorityError {
         let key = self.state.key(&Authorities::KIND).to_string();
         StateError::Gone { key }.into()
     }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use arx_identity::KeyId;
 
 use crate::ca::Ca;
+use crate::fleet::Gone;
 use crate::rotation::Obstacle;
 
 /// Identities that are named in all.
@@ -32,6 +33,20 @@ pub struct Fails {
 }
 
 impl Ca {
+    /// All who hold something under `root`: they fail if it is cut off with no other in its
+    /// place.
+    pub fn whole_blast(&self, root: KeyId, now: SystemTime) -> Blast {
+        let live = self.ledger.live();
+        let holders = live.holders(now, Some(&root));
+        let gate = self.fleet.users_of(&root, &holders, Gone::ShownOnce, now);
+        let fails = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
+        Blast {
+            fails: self.with_identities(fails, now),
+            certificates: live.count_under_root(&root, now),
+            reachable: 0,
+        }
+    }
+
     /// Who would fail if `root` were distrusted as things are. Denied holders fail anyway.
     pub async fn blast(&self, root: KeyId, now: SystemTime) -> Blast {
         let live = self.ledger.live();
@@ -40,8 +55,18 @@ impl Ca {
             .fleet
             .confirmations(&self.trust.current(), &holders, now);
         let waiting = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
-        let mut room = NAMED;
         let fails = self.without_denied(waiting, now).await;
+        Blast {
+            fails: self.with_identities(fails, now),
+            certificates: live.count_under_root(&root, now),
+            reachable: gate.confirmed,
+        }
+    }
+
+    /// Each with all that it holds.
+    fn with_identities(&self, fails: Vec<Obstacle>, now: SystemTime) -> Vec<Fails> {
+        let live = self.ledger.live();
+        let mut room = NAMED;
         let fails = fails.into_iter().map(|who| {
             let all = match who.node.split_once('/') {
                 // The node as a whole: what it holds is in the ledger.
@@ -59,10 +84,6 @@ impl Ca {
             room -= identities.len();
             Fails { who, identities }
         });
-        Blast {
-            fails: fails.collect(),
-            certificates: live.count_under_root(&root, now),
-            reachable: gate.confirmed,
-        }
+        fails.collect()
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::driver::{View, Wrong, refused};
 use super::facts::Facts;
-use super::step::{Event, RotationError, Step, begin_distrust, pass};
+use super::step::{Event, RotationError, Step, begin_cut_off, begin_distrust, pass};
 use crate::ca::Ca;
 use crate::ledger;
 use crate::refusal::{Fault, Refusal};
@@ -88,25 +88,32 @@ pub(super) fn is_over(rotation: &Rotation, facts: &Facts, now: SystemTime) -> bo
 }
 
 impl Ca {
-    /// Begins the distrust of a root, or makes it of the rotation that is under way.
+    /// Begins the distrust of a root, or makes it of the rotation that is under way; with
+    /// `nothing_will_connect`, also where no other can take its place.
     pub(crate) async fn distrust(
         &self,
         root: KeyId,
         terms: Terms,
         reason: String,
+        nothing_will_connect: bool,
     ) -> Result<Arc<View>, Refusal> {
         let mut hints = self.rotator.turn.lock().await;
         let stored = self.state.rotations().await?;
-        let view = if stored.running().is_some() {
-            let event = Event::Distrust(root, terms, reason);
+        let view = if let Some(running) = stored.running() {
+            let event = if nothing_will_connect && is_stuck(running, root) {
+                Event::Alone
+            } else {
+                Event::Distrust(root, terms, reason)
+            };
             self.look(&event, &mut hints)
                 .await
                 .map_err(Wrong::refusal)?;
             self.current_view()?
         } else if self.is_active(root).await.map_err(Wrong::refusal)? {
             let by = Initiator::Operator;
-            self.begin(begin_distrust, terms, reason, by, &mut hints)
-                .await?
+            let alone = self.cannot_distrust(root).await?.is_some();
+            let begin = if alone { begin_cut_off } else { begin_distrust };
+            self.begin(begin, terms, reason, by, &mut hints).await?
         } else {
             return Err(refused(&RotationError::NoSuchRoot(root)));
         };
@@ -140,6 +147,14 @@ impl Ca {
             ))
         })
     }
+}
+
+/// Whether this is the distrust of `root`, and the one that is to follow can't be made.
+fn is_stuck(running: &Rotation, root: KeyId) -> bool {
+    running.kind == Kind::Distrust
+        && running.from == root
+        && running.phase == Phase::Prepare
+        && running.to.is_none()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::hints::Hints;
 use super::step::{Effect, Event, RotationError, begin, step};
 use super::terms;
 use super::time::{BelievedTime, Doubt, moved_ms};
+use crate::authority::nothing_trusted;
 use crate::ca::Ca;
 use crate::ledger;
 use crate::refusal::{Fault, Refusal};
@@ -144,6 +145,7 @@ impl Ca {
             let (longest_leaf, now) = (self.authority.longest_leaf(), self.clock.now());
             terms::check(&terms, longest_leaf, root.certificate.not_after(), now)
                 .map_err(|error| refused(&error))?;
+            self.successor(&root).await?;
         }
         self.begin(begin, terms, reason, by, &mut hints).await
     }
@@ -152,7 +154,11 @@ impl Ca {
     /// roots.
     pub(super) async fn active_root(&self) -> Result<Root, Wrong> {
         let stored = self.state.authorities().await?.map(|stored| stored.value);
-        let mut roots = stored.unwrap_or_default().roots.into_iter();
+        let stored = stored.unwrap_or_default();
+        if let Some(nothing) = nothing_trusted(&stored) {
+            return Err(nothing.into());
+        }
+        let mut roots = stored.roots.into_iter();
         roots
             .find(|root| root.state == RootState::Active)
             .ok_or_else(|| Wrong::gone("the active root"))
@@ -191,7 +197,13 @@ impl Ca {
         let active = self.active_root().await.map_err(Wrong::refusal)?;
         let mut names = vec![name(&active.certificate)];
         let from = names[0].key_id;
-        if let Some(next) = self.successor(&active).await? {
+        // Whether there may be none is for whoever begins it.
+        if let Some(next) = self
+            .authority
+            .successor()
+            .await
+            .map_err(|error| Wrong::from(error).refusal())?
+        {
             names.push(name(&next));
         }
         let key = self.state.key(&Rotations::KIND);
@@ -215,7 +227,7 @@ impl Ca {
         self.record_step(
             &rotation,
             "begin",
-            json!({ "kind": rotation.kind.as_str(), "from": from.to_string(), "reason": reason, "by": by.as_str() }),
+            json!({ "kind": rotation.kind.as_str(), "from": from.to_string(), "reason": reason, "by": by.as_str(), "without_successor": rotation.without_successor }),
         )
         .await;
         // It has begun, and goes on as soon as it can.
@@ -433,6 +445,25 @@ impl Ca {
         })
     }
 
+    /// Takes the only root out of use and out of the bundle. The ledger has it first.
+    async fn cut_off(
+        &self,
+        rotation: &Rotation,
+        root: KeyId,
+        now: SystemTime,
+    ) -> Result<(), Wrong> {
+        self.record_distrusted(rotation, root).await?;
+        let placeholder = self.authority.cut_off(root, now).await?;
+        let mut bundle = self.trust.refresh().await?;
+        let mut roots = bundle.roots().iter();
+        if roots.any(|it| it.subject_key_id() == Some(root)) {
+            let after = bundle.sequence();
+            bundle = self.trust.publish_nothing(after, placeholder, now).await?;
+        }
+        tracing::warn!(rotation = %rotation.id, %root, bundle = %bundle.sequence(), "the only root is distrusted for good: nothing is issued, and nothing connects, until the authority begins anew with another one");
+        Ok(())
+    }
+
     /// Stores `next` in place of `before`; nothing if that is not there any more.
     async fn store(
         &self,
@@ -539,6 +570,8 @@ impl Ca {
                 self.authority.distrust(root).await?;
                 tracing::warn!(rotation = %rotation.id, %root, "a root is distrusted for good");
             }
+            Effect::CutOff(root) => self.cut_off(rotation, root, now).await?,
+            Effect::StopSigning => self.authority.stop_signing(),
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 use arx_identity::KeyId;
 
 use super::driver::Wrong;
+use crate::authority::nothing_trusted;
 use crate::ca::Ca;
 use crate::state::{Initiator, Phase, Rotation, Rotations};
 
@@ -119,6 +120,9 @@ impl Ca {
         let refused = self.authority.files_refused();
         let stored = self.state.authorities().await?;
         let stored = stored.ok_or_else(|| Wrong::gone("the authorities"))?.value;
+        if let Some(nothing) = nothing_trusted(&stored) {
+            return Ok(Some((nothing.code(), nothing.to_string())));
+        }
         let active = stored
             .active()
             .ok_or_else(|| Wrong::gone("the active root"))?;

@@ -24,6 +24,8 @@ impl Ca {
         let active = stored
             .active()
             .and_then(Root::key_id)
+            // Cut off, with no other in its place.
+            .or(rotation.without_successor.then_some(rotation.from))
             .ok_or_else(|| Wrong::gone("the active root"))?;
         let of = |state: &RootState| {
             let mut roots = stored.roots.iter();

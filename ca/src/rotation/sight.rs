@@ -64,6 +64,8 @@ impl Sight<'_> {
                 }
             }
             Phase::Reissue => self.users(rotation, now),
+            // All who lose what they have.
+            Phase::Prepare if rotation.without_successor => self.users(rotation, now),
             _ => Seen::default(),
         }
     }

@@ -7,9 +7,9 @@ use arx_daemon::config::Span;
 use arx_identity::KeyId;
 use serde_json::Map;
 
-use super::distrust;
 use super::facts::Facts;
 use super::terms::last_call;
+use super::{alone, distrust};
 use crate::state::{
     Forced, Initiator, Kind, LeftBehind, Passed, Phase, Rotation, Rotations, Terms,
 };
@@ -36,6 +36,8 @@ pub enum Event {
     Force(String),
     /// The operator must not trust one of its roots any more: how fast it has to go, and why.
     Distrust(KeyId, Terms, String),
+    /// No other root can be had, and the one that leaves goes all the same.
+    Alone,
 }
 
 /// What is to be done. All of it can be done twice.
@@ -57,6 +59,11 @@ pub enum Effect {
     Retire(KeyId),
     /// A root's key goes for good, and what is left of the root says that it never comes again.
     Distrust(KeyId),
+    /// The only root goes for good, and out of the bundle at once, in which a placeholder takes
+    /// its place that nothing can be signed by.
+    CutOff(KeyId),
+    /// This replica signs nothing more.
+    StopSigning,
 }
 
 /// What follows.
@@ -155,6 +162,11 @@ pub enum RotationError {
     /// The root is not one of those that are trusted.
     #[error("{0} is none of the roots that are trusted: see `arx status`")]
     NoSuchRoot(KeyId),
+    /// Another root is there, or on its way.
+    #[error(
+        "distrust {0} has another root to go to: it ends by itself, see `arx rotate status --watch`"
+    )]
+    Followed(String),
     /// No reason was given.
     #[error(
         "a gate is forced for a reason that will be found in the ledger: give one with --reason"
@@ -181,6 +193,7 @@ impl RotationError {
             Self::Irrevocable(_) => "ARX-DISTRUST-ABORT",
             Self::Distrusting(_) => "ARX-DISTRUST-UNDER-WAY",
             Self::NoSuchRoot(_) => "ARX-DISTRUST-UNKNOWN",
+            Self::Followed(_) => "ARX-DISTRUST-FOLLOWED",
             Self::NoReason => "ARX-ROTATION-REASON",
         }
     }
@@ -213,6 +226,7 @@ pub fn begin(
         from,
         to: None,
         aborting: false,
+        without_successor: false,
         terms,
         reason,
         by: Initiator::Operator,
@@ -254,6 +268,28 @@ pub fn begin_distrust(
     Ok(rotation)
 }
 
+/// The same for a root that no other takes the place of.
+///
+/// # Errors
+/// [`RotationError::UnderWay`] if a rotation is.
+pub fn begin_cut_off(
+    rotations: &mut Rotations,
+    root: KeyId,
+    terms: Terms,
+    reason: String,
+    now: SystemTime,
+) -> Result<Rotation, RotationError> {
+    let begun = begin_distrust(rotations, root, terms, reason, now)?;
+    let rotation = Rotation {
+        without_successor: true,
+        ..begun
+    };
+    if let Some(last) = rotations.all.last_mut() {
+        last.clone_from(&rotation);
+    }
+    Ok(rotation)
+}
+
 /// What follows for `rotation` from `event` and from what was seen at `now`.
 ///
 /// # Errors
@@ -277,7 +313,13 @@ pub fn step(
         };
     }
     match event {
+        Event::Looked if rotation.without_successor => Ok(alone::looked(rotation, facts, now)),
         Event::Looked => Ok(looked(rotation, facts, now)),
+        Event::Alone => alone::step(rotation, facts),
+        Event::Force(_) if rotation.without_successor => Err(RotationError::NoGate {
+            id: rotation.id.clone(),
+            phase: rotation.phase.as_str(),
+        }),
         Event::Abort(_) if rotation.kind == Kind::Distrust => {
             Err(RotationError::Irrevocable(rotation.id.clone()))
         }
@@ -401,7 +443,7 @@ fn publish(rotation: &Rotation, roots: &[KeyId], facts: &Facts) -> Option<Step> 
 }
 
 /// The next phase, if nothing has been in the way for long enough.
-fn gate(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemTime) -> Step {
+pub(super) fn gate(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemTime) -> Step {
     if !facts.obstacles.is_empty() {
         if let Some(reason) = out_of_patience(rotation, facts, now) {
             return pass(
@@ -560,7 +602,7 @@ fn force(
     Ok(pass(rotation, next, facts, now, forced, None))
 }
 
-fn forced(rotation: &Rotation, reason: String, facts: &Facts) -> Forced {
+pub(super) fn forced(rotation: &Rotation, reason: String, facts: &Facts) -> Forced {
     let named = facts.obstacles.iter().take(NAMED);
     let mut room = CUT_OFF;
     let holders = named.clone().map_while(|obstacle| {
@@ -631,7 +673,7 @@ pub(super) fn pass(
 }
 
 impl Step {
-    fn act(effect: Effect) -> Self {
+    pub(super) fn act(effect: Effect) -> Self {
         Self {
             next: None,
             effects: vec![effect],
@@ -639,7 +681,7 @@ impl Step {
     }
 
     /// Stays in the phase.
-    fn stand(before: &Rotation, after: Rotation) -> Self {
+    pub(super) fn stand(before: &Rotation, after: Rotation) -> Self {
         Self {
             next: (*before != after).then_some(after),
             effects: Vec::new(),

@@ -258,6 +258,9 @@ impl World {
                 self.prepared = self.prepared.filter(|prepared| *prepared != root);
                 self.distrusted.push(root);
             }
+            Effect::CutOff(_) | Effect::StopSigning => {
+                unreachable!("in these worlds another root can always be made")
+            }
         }
     }
 

@@ -46,6 +46,9 @@ pub struct Rotation {
     /// The operator has turned it round: `to` is the root that it began with.
     #[serde(default)]
     pub aborting: bool,
+    /// Of a distrust: no other root takes the place of the one that leaves, and nothing connects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_successor: bool,
     /// How fast, and how patiently.
     pub terms: Terms,
     /// Why, as far as whoever began it has said.

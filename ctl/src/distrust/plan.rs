@@ -29,24 +29,35 @@ fn to_text(plan: &wire::DistrustPlan, style: Style) -> String {
     let (least, most) = takes(plan);
     let mut lines = vec![
         format!("distrusts   {}", show::root(plan.root.as_ref(), style)),
-        format!(
-            "reissues    {}, {}",
-            show::certificates(plan.live_certificates),
-            match plan.window_ms {
-                0 => "at once".to_owned(),
-                window => format!("within {}: so long this authority needs", span(window)),
-            }
-        ),
+        if plan.without_successor {
+            format!(
+                "ends        {}, at once: no other root takes its place, so nothing is issued",
+                show::certificates(plan.live_certificates)
+            )
+        } else {
+            format!(
+                "reissues    {}, {}",
+                show::certificates(plan.live_certificates),
+                match plan.window_ms {
+                    0 => "at once".to_owned(),
+                    window => format!("within {}: so long this authority needs", span(window)),
+                }
+            )
+        },
         format!(
             "takes       {} to {}: each phase waits {} at most",
             span(least),
             span(most),
             span(plan.cap_ms)
         ),
-        format!(
-            "loses       nothing for the {} agents and proxies within reach",
-            plan.reachable
-        ),
+        if plan.without_successor {
+            "loses       everything: nothing connects until the authority is started with another root, and the nodes have its bundle file".to_owned()
+        } else {
+            format!(
+                "loses       nothing for the {} agents and proxies within reach",
+                plan.reachable
+            )
+        },
     ];
     if !plan.rotation.is_empty() {
         lines.push(format!(
@@ -59,6 +70,8 @@ fn to_text(plan: &wire::DistrustPlan, style: Style) -> String {
     let total = plan.fails_total.max(shown);
     if total == 0 {
         lines.push("fails: nobody who is known".to_owned());
+    } else if plan.without_successor {
+        lines.push(format!("fails: {total}, all that hold something under it"));
     } else {
         lines.push(format!("fails: {total}, until they come back"));
     }
@@ -101,6 +114,7 @@ fn to_json(plan: &wire::DistrustPlan) -> Value {
         "steps": steps.collect::<Vec<_>>(), "refusals": refusals.collect::<Vec<_>>(),
         "window_ms": plan.window_ms, "cap_ms": plan.cap_ms, "at_least_ms": at_least_ms,
         "at_most_ms": at_most_ms,
+        "without_successor": plan.without_successor,
         "rotation": (!plan.rotation.is_empty()).then_some(&plan.rotation),
     })
 }

@@ -64,6 +64,31 @@ async fn a_dry_run_names_every_workload_that_fails() {
 }
 
 #[tokio::test]
+async fn of_the_only_root_it_is_said_that_nothing_connects_and_who_that_is() {
+    let authority = answering(Outcome::Plan(wire::DistrustPlan {
+        without_successor: true,
+        ..plan()
+    }));
+    let line = [
+        "distrust",
+        "0101",
+        "--dry-run",
+        "--i-understand-nothing-will-connect",
+    ];
+    let told = text(authority.path(), &line).await;
+    for part in [
+        "ends        120 certificates, at once: no other root takes its place",
+        "loses       everything: nothing connects until",
+        "fails: 1, all that hold something under it",
+    ] {
+        assert!(told.contains(part), "{part:?} is not in {told}");
+    }
+    assert!(!told.contains("loses       nothing"), "{told}");
+    let told = json(authority.path(), &line).await;
+    assert_eq!(told["without_successor"], true);
+}
+
+#[tokio::test]
 async fn a_distrust_that_would_be_refused_says_why_and_is_exit_code_1() {
     let authority = answering(Outcome::Plan(wire::DistrustPlan {
         refusals: vec![wire::Refusal {

@@ -83,6 +83,13 @@ fn cut_off(report: &Value) -> Vec<String> {
     }
     let off = items(&report["cut_off"]);
     let mut lines = vec![String::new()];
+    let alone = report["without_successor"] == true;
+    if alone {
+        lines.push(
+            "no other root took its place: nothing was issued any more, and nothing connected"
+                .to_owned(),
+        );
+    }
     if off.is_empty() {
         lines.push("cut off: nobody who is known".to_owned());
     } else {

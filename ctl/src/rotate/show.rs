@@ -349,6 +349,7 @@ pub(super) fn to_json(rotation: &wire::Rotation) -> Value {
         "gate": text_or_null(&rotation.gate), "gate_opens": instant_json(rotation.gate_opens_unix_ms),
         "forced": forced, "phases": phases,
         "window_ms": rotation.window_ms, "wait_unconfirmed_ms": rotation.wait_unconfirmed_ms,
+        "without_successor": rotation.without_successor,
         "cap_ms": (rotation.cap_ms != 0).then_some(rotation.cap_ms),
         "message": rotation.message, "started_by": rotation.started_by, "reason": rotation.reason,
         "abort_reason": rotation.abort_reason,

@@ -268,6 +268,12 @@ impl Authority {
                 }
                 store.roots.retain(|(id, _)| *id != root);
             }
+            Effect::CutOff(root) => {
+                return Err(format!(
+                    "the only root is cut off, which nobody asked for: {root}"
+                ));
+            }
+            Effect::StopSigning => return Err("it stops signing".to_owned()),
         }
         Ok(false)
     }
