@@ -197,11 +197,14 @@ impl Proxy {
         context.load(certificate, now, dice)
     }
 
-    /// Its streams break; `told` if the agent is there to notice.
+    /// Its streams break; `told` if the agent is there to notice. A proxy whose refusal gets
+    /// lost with them is restarted.
     pub fn cut(&mut self, told: bool, now: Millis, dice: &mut Dice) {
         for context in &mut self.contexts {
             for (client, _) in context.named() {
-                client.cut(told, now + 100 + dice.below(4000));
+                if client.cut(told, now + 100 + dice.below(4000)) {
+                    self.dies_at = self.dies_at.min(now);
+                }
             }
         }
     }
@@ -291,16 +294,26 @@ impl Client {
         }
     }
 
-    fn cut(&mut self, told: bool, connects_at: Millis) {
-        if let Some(server) = self.server.take()
-            && told
-        {
-            server.end();
+    /// Whether a refusal got lost with the stream. Of that nobody would know: the same bytes
+    /// are acknowledged when they come again.
+    fn cut(&mut self, told: bool, connects_at: Millis) -> bool {
+        let mut lost = false;
+        if let Some(mut server) = self.server.take() {
+            while let Some(ask) = self.up.take(Millis::MAX) {
+                if ask.rejection.is_some() {
+                    // What was written last is read before the end.
+                    lost |= !told || server.request(ask).is_err();
+                }
+            }
+            if told {
+                server.end();
+            }
         }
         self.up.clear();
         self.down.clear();
         self.is_stale = true;
         self.connects_at = connects_at;
+        lost
     }
 }
 
