@@ -151,6 +151,8 @@ fn account(at: usize) -> String {
     format!("p{at}")
 }
 
-fn identity(at: usize) -> String {
+/// Who proxy `p{at}` is.
+#[must_use]
+pub fn identity(at: usize) -> String {
     format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/{}", account(at))
 }

@@ -1,9 +1,13 @@
 //! Rotations of the root, asked for and followed by the admin API.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
+use arx_proto::admin::v1::distrust_response::Outcome as Distrusted;
 use arx_proto::admin::v1::rotate_root_response::Outcome;
 use arx_proto::admin::v1::{
-    AbortRotationRequest, GetBundleRequest, RotateRootRequest, Rotation, RotationStatusRequest,
+    AbortRotationRequest, DistrustRequest, GetBundleRequest, RotateRootRequest, Rotation,
+    RotationStatusRequest,
 };
 
 use crate::mesh::Mesh;
@@ -43,6 +47,24 @@ pub async fn abort(mesh: &Mesh) -> anyhow::Result<Rotation> {
     };
     let answer = mesh.admin().await?.abort_rotation(request).await?;
     answer.into_inner().rotation.context("there is a rotation")
+}
+
+/// Distrusts a root by the first digits of its key identifier, with so long for each gate.
+///
+/// # Errors
+/// If that is refused.
+pub async fn distrust(mesh: &Mesh, root: &str, cap: Duration) -> anyhow::Result<Rotation> {
+    let request = DistrustRequest {
+        authority: root.to_owned(),
+        reason: "a test".to_owned(),
+        cap_ms: u64::try_from(cap.as_millis()).ok(),
+        ..DistrustRequest::default()
+    };
+    let answer = mesh.admin().await?.distrust(request).await?.into_inner();
+    match answer.outcome {
+        Some(Distrusted::Rotation(rotation)) => Ok(rotation),
+        other => anyhow::bail!("{other:?}"),
+    }
 }
 
 /// The rotation that goes on, or the last one.
