@@ -6,15 +6,13 @@ mod intermediate;
 mod named;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use arx_identity::KeyId;
-use arx_identity::profile::{Leaf, Validity};
 
 pub use self::blast::{Blast, Fails};
 pub use self::intermediate::Reissued;
 pub use self::named::Named;
-use crate::authority::sign_leaf;
 use crate::ca::Ca;
 use crate::refusal::{Fault, Refusal};
 use crate::rotation::View;
@@ -26,8 +24,6 @@ pub const CAP: Duration = Duration::from_secs(5);
 /// How long each gate stays shut after its last confirmation, for handshakes that are under
 /// way.
 pub const DWELL: Duration = Duration::from_secs(1);
-/// Certificates that are signed to measure how fast that is.
-const SAMPLE: u32 = 16;
 
 /// How fast a distrust goes, as far as an operator has said.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,45 +61,11 @@ impl Ca {
     /// How fast it goes: renewals are asked for at once, or over as long as this authority
     /// needs for them by what it signs now.
     pub(crate) fn distrust_terms(&self, root: KeyId, pace: Pace, now: SystemTime) -> Terms {
-        let certificates = self.ledger.live().count_under_root(&root, now);
-        let rate = self.measured_rate();
-        let seconds = certificates.checked_div(rate).unwrap_or_default();
         Terms {
-            window: Duration::from_secs(seconds),
+            window: self.reissue_takes(root, now),
             dwell: pace.dwell.unwrap_or(DWELL),
             patience: Some(pace.cap.unwrap_or(CAP)),
         }
-    }
-
-    /// Certificates that this process can issue in a second, by what it takes it to sign some
-    /// now. Half of that: the rest of issuing takes as long, and workloads that start go first.
-    fn measured_rate(&self) -> u64 {
-        let Some(issuing) = self.authority.issuing() else {
-            return 0;
-        };
-        let Some(svid) = self.authority.serving() else {
-            return 0;
-        };
-        let id = svid.spiffe_id();
-        let begun = Instant::now();
-        for _ in 0..SAMPLE {
-            let ttl = Duration::from_secs(60);
-            let leaf = Leaf {
-                public_key: svid.chain().leaf().public_key(),
-                id,
-                dns_names: &[],
-                validity: Validity::leaf(issuing.issuer(), self.clock.now(), ttl),
-                revocable: false,
-            };
-            // Nobody is given any of them.
-            if sign_leaf(&issuing, &leaf).is_err() {
-                return 0;
-            }
-        }
-        let one = begun.elapsed() / SAMPLE;
-        let processors = std::thread::available_parallelism().map_or(1, |it| it.get() as u64);
-        let nanos = u64::try_from(one.as_nanos()).unwrap_or(u64::MAX).max(1);
-        (1_000_000_000 / nanos * processors / 2).max(1)
     }
 
     /// Why `root` can't be distrusted, if it can't.

@@ -204,7 +204,7 @@ fn seen(root: &Root, renews: Option<SystemTime>) -> Option<RootSeen> {
 mod tests {
     use super::*;
     use crate::rotation::begin;
-    use crate::state::{Forced, Passed, Terms};
+    use crate::state::{Forced, Opener, Passed, Terms};
     use crate::testing::{House, Outcome};
 
     fn one() -> Result<Rotations, Box<dyn std::error::Error>> {
@@ -233,6 +233,7 @@ mod tests {
             sequence: None,
             confirmed: 0,
             forced: Some(Forced {
+                by: Opener::Operator,
                 reason: "it is gone".to_owned(),
                 left_behind: Vec::new(),
                 count: 1,

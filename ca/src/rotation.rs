@@ -29,6 +29,7 @@ mod facts;
 mod files;
 mod hints;
 mod look;
+mod rate;
 mod renewal;
 mod sight;
 mod step;
@@ -39,7 +40,6 @@ pub use self::driver::{Rotator, View};
 pub use self::facts::{Facts, Obstacle, digest};
 pub use self::hints::Hints;
 pub use self::sight::{Seen, Sight};
-pub(crate) use self::step::DISTRUST;
 pub use self::step::{
     Effect, Event, RotationError, Step, begin, begin_cut_off, begin_distrust, step,
 };

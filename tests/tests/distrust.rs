@@ -205,9 +205,9 @@ async fn an_agent_that_is_away_is_cut_off_by_name_and_comes_back_by_its_token() 
     let forced = done["forced"].as_array().context("gates")?;
     ensure!(
         !forced.is_empty()
-            && forced
-                .iter()
-                .all(|it| it["reason"] == "distrust" && it["left_behind"] == 1),
+            && forced.iter().all(|it| it["reason"] == "distrust"
+                && it["by"] == "distrust"
+                && it["left_behind"] == 1),
         "{done:#}"
     );
     let report = arx(&pair.mesh, &["rotate", "report", "r1"])?;

@@ -134,7 +134,8 @@ async fn a_session_of_before_a_rotation_lets_nobody_in_after_it() -> anyhow::Res
         ..quickly()
     };
     rotate(&mesh, request).await?;
-    reaches(&mesh, "done", |it| it.phase == "done").await?;
+    let done = reaches(&mesh, "done", |it| it.phase == "done").await?;
+    ensure!(!done.forced.is_empty() && done.forced.iter().all(|it| it.by == "wait-unconfirmed"));
     let new: String = roots(&mesh)
         .await?
         .iter()

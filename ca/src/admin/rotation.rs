@@ -16,15 +16,13 @@ use crate::ca::Ca;
 use crate::fleet::{Gate, Reason};
 use crate::hex::Hex;
 use crate::refusal::{Fault, Refusal};
-use crate::rotation::{DISTRUST, Obstacle, RotationError, View};
-use crate::state::{Kind, Passed, Phase, Rotation, Rotations, Terms};
+use crate::rotation::{Obstacle, RotationError, View};
+use crate::state::{Kind, Opener, Passed, Phase, Rotation, Rotations, Terms};
 
 /// Entries of the list of the unconfirmed in one message.
 const MOST_UNCONFIRMED: usize = 1000;
 /// Longest reason.
 const REASON: usize = 1024;
-/// By whom a gate was forced.
-const OPERATOR: &str = "operator";
 
 /// What an operator asks for.
 pub(super) fn terms(ca: &Ca, request: &wire::RotateRootRequest) -> Terms {
@@ -221,18 +219,13 @@ pub(crate) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
     }
 }
 
-/// Who passed a gate: of a distrust nobody did, its time was up.
-fn by(reason: &str) -> &'static str {
-    if reason == DISTRUST { "" } else { OPERATOR }
-}
-
 fn forced(passed: &Passed) -> Option<wire::ForcedGate> {
     let forced = passed.forced.as_ref()?;
     Some(wire::ForcedGate {
         phase: phase(passed.phase).to_owned(),
         unix_ms: unix_ms(passed.ended),
         reason: forced.reason.clone(),
-        by: by(&forced.reason).to_owned(),
+        by: forced.by.as_str().to_owned(),
         left_behind: forced.count,
         digest: Bytes::new(),
     })
@@ -394,6 +387,9 @@ fn alone_message(rotation: &Rotation) -> String {
 /// What a rotation would do.
 pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::RotationPlan {
     let live = ca.ledger.live();
+    // No sooner than everything can be issued.
+    let takes = ca.reissue_takes(ca.authority.root_key_id(), now);
+    let window = terms.window.max(takes);
     let from = ca.authority.root();
     let bundle = ca.trust.current();
     let holders = live.holders(now, None);
@@ -474,7 +470,7 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
             .map(unconfirmed)
             .collect(),
         refusals,
-        window_ms: millis(terms.window),
+        window_ms: millis(window),
     }
 }
 
@@ -508,7 +504,7 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
         Some(json!({
             "phase": phase(passed.phase),
             "at": rfc3339(passed.ended),
-            "by": by(&forced.reason),
+            "by": forced.by.as_str(),
             "reason": forced.reason,
             "left_behind": forced.count,
             "names": forced.left_behind,
@@ -556,7 +552,7 @@ impl Cut {
     fn of(rotation: &Rotation) -> Self {
         let mut last = BTreeMap::new();
         for passed in &rotation.passed {
-            let forced = passed.forced.iter().filter(|it| it.reason == DISTRUST);
+            let forced = passed.forced.iter().filter(|it| it.by == Opener::Distrust);
             for holder in forced.flat_map(|forced| &forced.holders) {
                 last.insert((&holder.node, &holder.process), (passed, holder));
             }

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use super::facts::Facts;
 use super::step::{DISTRUST, Effect, RotationError, Step, forced, gate, pass};
-use crate::state::{Kind, Phase, Rotation};
+use crate::state::{Kind, Opener, Phase, Rotation};
 
 /// What follows for a distrust that is under way and finds no other root.
 pub(super) fn step(rotation: &Rotation, facts: &Facts) -> Result<Step, RotationError> {
@@ -43,7 +43,7 @@ pub(super) fn looked(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Ste
             return Step::default();
         }
         let behind = !facts.obstacles.is_empty();
-        let behind = behind.then(|| forced(rotation, DISTRUST.to_owned(), facts));
+        let behind = behind.then(|| forced(rotation, Opener::Distrust, DISTRUST.to_owned(), facts));
         return pass(rotation, Phase::Retire, facts, now, behind, None);
     }
     // Another one, if the authority has begun anew meanwhile.
@@ -105,6 +105,7 @@ mod tests {
             },
             from_ends: None,
             longest_leaf: Duration::from_secs(3600),
+            reissue_takes: Duration::ZERO,
             counting_for: Some(Duration::from_secs(3600)),
             confirmed: 0,
             obstacles: vec![Obstacle {

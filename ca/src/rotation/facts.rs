@@ -29,6 +29,9 @@ pub struct Facts {
     pub from_ends: Option<SystemTime>,
     /// The longest lifetime of what is issued.
     pub longest_leaf: Duration,
+    /// How long this authority needs to issue everything under the root that leaves anew; known
+    /// before it is begun with.
+    pub reissue_takes: Duration,
     /// How long this process has known who has to; nothing while it does not.
     pub counting_for: Option<Duration>,
     /// Who has done what the phase waits for.

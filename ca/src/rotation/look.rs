@@ -9,7 +9,7 @@ use super::facts::{Facts, Obstacle};
 use super::sight::{Seen, Sight};
 use super::time::Doubt;
 use crate::ca::Ca;
-use crate::state::{Authorities, KeyPlace, Root, RootState, Rotation};
+use crate::state::{Authorities, KeyPlace, Phase, Root, RootState, Rotation};
 
 impl Ca {
     /// What is seen at `now` of everything that `rotation` depends on.
@@ -62,6 +62,10 @@ impl Ca {
                 .root(rotation.from)
                 .map(|root| root.certificate.not_after()),
             longest_leaf: self.authority.longest_leaf(),
+            reissue_takes: match rotation.phase {
+                Phase::Activate => self.reissue_takes(rotation.from, now),
+                _ => Duration::ZERO,
+            },
             counting_for: self.counting_for(),
             confirmed,
             obstacles,

@@ -11,7 +11,7 @@ use super::facts::Facts;
 use super::terms::last_call;
 use super::{alone, distrust};
 use crate::state::{
-    Forced, Initiator, Kind, LeftBehind, Passed, Phase, Rotation, Rotations, Terms,
+    Forced, Initiator, Kind, LeftBehind, Opener, Passed, Phase, Rotation, Rotations, Terms,
 };
 
 /// Rotations that are remembered.
@@ -21,7 +21,7 @@ const NAMED: usize = 1000;
 /// Identities of those who were cut off that such a record has at most, and of each of them.
 const CUT_OFF: usize = 1000;
 /// Why the gates of a distrust are passed.
-pub(crate) const DISTRUST: &str = "distrust";
+pub(super) const DISTRUST: &str = "distrust";
 
 /// What a rotation has to deal with.
 #[derive(Clone, Debug)]
@@ -445,13 +445,13 @@ fn publish(rotation: &Rotation, roots: &[KeyId], facts: &Facts) -> Option<Step> 
 /// The next phase, if nothing has been in the way for long enough.
 pub(super) fn gate(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemTime) -> Step {
     if !facts.obstacles.is_empty() {
-        if let Some(reason) = out_of_patience(rotation, facts, now) {
+        if let Some((by, reason)) = out_of_patience(rotation, facts, now) {
             return pass(
                 rotation,
                 next,
                 facts,
                 now,
-                Some(forced(rotation, reason, facts)),
+                Some(forced(rotation, by, reason, facts)),
                 None,
             );
         }
@@ -480,25 +480,31 @@ pub(super) fn gate(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemT
     }
 }
 
-/// Why a shut gate is passed, if it is.
-fn out_of_patience(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Option<String> {
+/// What passes a shut gate and why, if it is passed.
+fn out_of_patience(
+    rotation: &Rotation,
+    facts: &Facts,
+    now: SystemTime,
+) -> Option<(Opener, String)> {
     if rotation.kind == Kind::Distrust {
-        return distrust::is_over(rotation, facts, now).then(|| DISTRUST.to_owned());
+        let over = distrust::is_over(rotation, facts, now);
+        return over.then(|| (Opener::Distrust, DISTRUST.to_owned()));
     }
     if let Some(patience) = rotation.terms.patience
         && now >= rotation.phase_began + patience
     {
-        return Some(format!(
-            "the rotation was begun with --wait-unconfirmed {} s",
-            patience.as_secs()
-        ));
+        let reason = format!(
+            "the rotation was begun with --wait-unconfirmed {}",
+            span(&patience)
+        );
+        return Some((Opener::WaitUnconfirmed, reason));
     }
     // What is turned round goes back to a root that may end just as soon.
     let ends = facts.from_ends?;
     let left = ends.duration_since(rotation.began).unwrap_or_default();
     let room = last_call(left) + facts.longest_leaf + rotation.terms.window;
-    (!rotation.aborting && now + room >= ends)
-        .then(|| "the root that leaves is about to end".to_owned())
+    let reason = || format!("the root that leaves ends at {}", rfc3339(ends));
+    (!rotation.aborting && now + room >= ends).then(|| (Opener::RootEnd, reason()))
 }
 
 fn abort(
@@ -578,7 +584,7 @@ fn force(
             };
             let mut passed = rotation.passed.clone();
             passed.push(Passed {
-                forced: Some(forced(rotation, reason.to_owned(), facts)),
+                forced: Some(forced(rotation, Opener::Operator, reason.to_owned(), facts)),
                 ..record(rotation, facts, now)
             });
             let next = Rotation {
@@ -598,11 +604,11 @@ fn force(
             });
         }
     };
-    let forced = Some(forced(rotation, reason.to_owned(), facts));
+    let forced = Some(forced(rotation, Opener::Operator, reason.to_owned(), facts));
     Ok(pass(rotation, next, facts, now, forced, None))
 }
 
-pub(super) fn forced(rotation: &Rotation, reason: String, facts: &Facts) -> Forced {
+pub(super) fn forced(rotation: &Rotation, by: Opener, reason: String, facts: &Facts) -> Forced {
     let named = facts.obstacles.iter().take(NAMED);
     let mut room = CUT_OFF;
     let holders = named.clone().map_while(|obstacle| {
@@ -618,6 +624,7 @@ pub(super) fn forced(rotation: &Rotation, reason: String, facts: &Facts) -> Forc
         Some(left)
     });
     Forced {
+        by,
         reason,
         left_behind: named.map(ToString::to_string).collect(),
         count: facts.obstacles.len() as u64,
@@ -659,8 +666,16 @@ pub(super) fn pass(
         aborted,
         ..record(rotation, facts, now)
     });
+    let mut terms = rotation.terms;
+    if next == Phase::Reissue {
+        // Whatever was asked for: nobody is told to renew sooner than that can be done. By the
+        // end of the longest certificate everybody has renewed anyway.
+        let most = facts.longest_leaf.max(terms.window);
+        terms.window = terms.window.max(facts.reissue_takes).min(most);
+    }
     Step {
         next: Some(Rotation {
+            terms,
             phase: next,
             phase_began: now,
             sequence: None,
@@ -688,3 +703,6 @@ impl Step {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

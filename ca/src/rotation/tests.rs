@@ -161,6 +161,7 @@ impl World {
             sequence: sequence(self.sequence),
             from_ends: None,
             longest_leaf: Duration::from_secs(TTL),
+            reissue_takes: Duration::ZERO,
             counting_for: Some(Duration::from_secs(self.now)),
             confirmed: AGENTS as u64 - obstacles.len() as u64,
             obstacles,

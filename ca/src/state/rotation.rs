@@ -99,6 +99,24 @@ pub enum Initiator {
     Unknown,
 }
 
+/// Who or what passes a gate though it is shut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Opener {
+    /// An operator, by a command.
+    #[default]
+    Operator,
+    /// The patience that the rotation was begun with.
+    WaitUnconfirmed,
+    /// The root that leaves, because it is about to end.
+    RootEnd,
+    /// The distrust, whose gates are not waited for.
+    Distrust,
+    /// Of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
 /// What a rotation is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -194,6 +212,9 @@ pub struct Passed {
 /// A gate that was passed though it was shut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forced {
+    /// Who or what has passed it.
+    #[serde(default)]
+    pub by: Opener,
     /// Why.
     pub reason: String,
     /// Who was left behind, in words.
@@ -277,6 +298,20 @@ impl Phase {
     fn named(name: &str) -> Self {
         let named = Self::NAMES.iter().find(|(_, known)| *known == name);
         named.map_or(Self::Unknown, |(phase, _)| *phase)
+    }
+}
+
+impl Opener {
+    /// What records and `arx rotate` call it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::WaitUnconfirmed => "wait-unconfirmed",
+            Self::RootEnd => "root-end",
+            Self::Distrust => "distrust",
+            Self::Unknown => "a newer version",
+        }
     }
 }
 

@@ -65,7 +65,12 @@ fn to_text(report: &Value) -> String {
             after("forced past ", &forced["left_behind"]),
             after("in ", &forced["phase"]),
             after("at ", &forced["at"]),
-            after("by ", &forced["by"]),
+            // Of a distrust, that is why.
+            if forced["by"] == forced["reason"] {
+                String::new()
+            } else {
+                after("by ", &forced["by"])
+            },
             after("because ", &forced["reason"]),
         ]));
         for name in items(&forced["names"]) {

@@ -114,6 +114,8 @@ pub(super) fn head(rotation: &wire::Rotation, style: Style) -> Vec<String> {
 fn by_and_why(by: &str, why: &str) -> String {
     let by = match by {
         "" => String::new(),
+        // Of a distrust, that is why.
+        by if by == why => String::new(),
         by => format!(" by {by}"),
     };
     match why {

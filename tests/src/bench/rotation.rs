@@ -273,6 +273,7 @@ async fn two_steps(state: &State, rotations: &mut Rotations) -> anyhow::Result<u
         sequence,
         from_ends: None,
         longest_leaf: Duration::from_secs(3600),
+        reissue_takes: Duration::ZERO,
         counting_for: None,
         confirmed: 1000,
         obstacles: vec![Obstacle {

@@ -61,6 +61,7 @@ fn facts() -> Facts {
         sequence: ONE,
         from_ends: None,
         longest_leaf: Duration::from_secs(3600),
+        reissue_takes: Duration::ZERO,
         counting_for: Some(Duration::from_secs(3600)),
         confirmed: 3,
         obstacles: Vec::new(),

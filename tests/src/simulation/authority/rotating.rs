@@ -195,6 +195,7 @@ impl Authority {
             sequence: bundle.sequence(),
             from_ends: Some(pool.root(pool.place(rotation.from)).not_after()),
             longest_leaf: Duration::from_millis(TTL),
+            reissue_takes: Duration::ZERO,
             counting_for: None,
             confirmed,
             obstacles,

@@ -1,0 +1,173 @@
+//! What a step writes down, row by row.
+
+use arx_identity::Sequence;
+
+use super::*;
+use crate::rotation::Obstacle;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn key(number: u8) -> KeyId {
+    KeyId::from_slice(&[number; 20]).expect("20 bytes")
+}
+
+fn at(second: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000 + second)
+}
+
+const ONE: Sequence = Sequence {
+    epoch: 1,
+    number: 1,
+};
+
+fn rotation(phase: Phase, window: Duration) -> Rotation {
+    let terms = Terms {
+        window,
+        dwell: Duration::ZERO,
+        patience: None,
+    };
+    let why = String::new();
+    let begun = begin(&mut Rotations::default(), key(1), terms, why, at(0));
+    Rotation {
+        phase,
+        to: Some(key(2)),
+        sequence: Some(ONE),
+        ..begun.expect("none is under way")
+    }
+}
+
+/// Both roots are there, the second signs, and somebody is in the way.
+fn facts() -> Facts {
+    Facts {
+        active: key(2),
+        prepared: None,
+        roots: vec![key(1), key(2)],
+        signs_under: key(2),
+        serves_under: key(2),
+        bundle: vec![key(1), key(2)],
+        sequence: ONE,
+        from_ends: None,
+        longest_leaf: HOUR,
+        reissue_takes: Duration::ZERO,
+        counting_for: Some(HOUR),
+        confirmed: 0,
+        obstacles: vec![Obstacle {
+            node: "c1/n1".to_owned(),
+            reason: "agent-away",
+            ..Obstacle::default()
+        }],
+    }
+}
+
+/// The window that Reissue begins with, and until when everybody is told to renew.
+fn reissue(window: u64, takes: u64) -> (u64, u64) {
+    let clear = Facts {
+        obstacles: Vec::new(),
+        reissue_takes: Duration::from_secs(takes),
+        ..facts()
+    };
+    let before = rotation(Phase::Activate, Duration::from_secs(window));
+    let begun = step(&before, &Event::Looked, &clear, at(100)).expect("a look");
+    let begun = begun.next.expect("the gate is open");
+    assert_eq!(begun.phase, Phase::Reissue);
+    let told = step(&begun, &Event::Looked, &facts(), at(100)).expect("a look");
+    let [Effect::Renew(root, by)] = told.effects[..] else {
+        panic!("{:?}", told.effects);
+    };
+    assert_eq!(root, key(1));
+    let by = by.duration_since(at(100)).expect("it is later");
+    (begun.terms.window.as_secs(), by.as_secs())
+}
+
+#[test]
+fn nobody_is_told_to_renew_sooner_than_the_authority_can_issue_whatever_was_asked_for() {
+    assert_eq!(reissue(0, 0), (0, 0), "few, at once");
+    assert_eq!(reissue(0, 500), (500, 500), "many, as fast as can be");
+    assert_eq!(reissue(60, 500), (500, 500));
+    assert_eq!(reissue(600, 500), (600, 600), "slowly enough");
+    // By then everybody has renewed anyway.
+    assert_eq!(reissue(0, 9000), (3600, 3600));
+}
+
+#[test]
+fn a_gate_that_is_forced_into_reissue_keeps_to_what_can_be_issued_too() {
+    let many = Facts {
+        reissue_takes: Duration::from_secs(500),
+        ..facts()
+    };
+    let before = rotation(Phase::Activate, Duration::ZERO);
+    let force = Event::Force("now".to_owned());
+    let next = step(&before, &force, &many, at(1)).expect("it can be");
+    let next = next.next.expect("it goes on");
+    assert_eq!(next.terms.window, Duration::from_secs(500));
+}
+
+/// By whom the gate was passed and why, if it was.
+fn opened(rotation: &Rotation, event: &Event, facts: &Facts) -> Option<(Opener, String)> {
+    let next = step(rotation, event, facts, at(1000))
+        .expect("it can be")
+        .next?;
+    let forced = next.passed.last()?.forced.clone()?;
+    Some((forced.by, forced.reason))
+}
+
+#[test]
+fn it_is_on_record_who_or_what_has_passed_a_shut_gate() {
+    for phase in [Phase::Distribute, Phase::Activate, Phase::Reissue] {
+        let planned = rotation(phase, Duration::ZERO);
+        let looked = |rotation: &Rotation, facts: &Facts| opened(rotation, &Event::Looked, facts);
+        assert_eq!(looked(&planned, &facts()), None, "it waits");
+
+        let force = Event::Force("it is scrap".to_owned());
+        let by = opened(&planned, &force, &facts()).expect("passed");
+        assert_eq!(by, (Opener::Operator, "it is scrap".to_owned()));
+
+        let mut patient = planned.clone();
+        patient.terms.patience = Some(Duration::from_secs(900));
+        let by = looked(&patient, &facts()).expect("passed");
+        let reason = "the rotation was begun with --wait-unconfirmed 15m";
+        assert_eq!(by, (Opener::WaitUnconfirmed, reason.to_owned()));
+
+        let ending = Facts {
+            from_ends: Some(at(2000)),
+            ..facts()
+        };
+        let (by, reason) = looked(&planned, &ending).expect("passed");
+        assert_eq!(by, Opener::RootEnd);
+        assert!(
+            reason.starts_with("the root that leaves ends at 20"),
+            "{reason}"
+        );
+
+        let mut distrust = patient.clone();
+        distrust.kind = Kind::Distrust;
+        let by = looked(&distrust, &facts()).expect("passed");
+        assert_eq!(by, (Opener::Distrust, DISTRUST.to_owned()));
+    }
+}
+
+#[test]
+fn the_last_gate_too_says_who_has_passed_it() {
+    let alone = Facts {
+        bundle: vec![key(2)],
+        ..facts()
+    };
+    let mut retire = rotation(Phase::Retire, Duration::ZERO);
+    let force = Event::Force("it is scrap".to_owned());
+    let by = opened(&retire, &force, &alone).expect("passed");
+    assert_eq!(by.0, Opener::Operator);
+    retire.terms.patience = Some(Duration::ZERO);
+    let by = opened(&retire, &Event::Looked, &alone).expect("passed");
+    assert_eq!(by.0, Opener::WaitUnconfirmed);
+}
+
+#[test]
+fn a_record_of_before_that_does_not_say_it_was_by_an_operator_and_one_of_later_is_read() {
+    let read = |text: &str| serde_json::from_str::<Forced>(text).map(|it| it.by);
+    let before = r#"{"reason":"x","left_behind":[],"count":1}"#;
+    assert_eq!(read(before).ok(), Some(Opener::Operator));
+    let later = r#"{"by":"a-vote","reason":"x","left_behind":[],"count":1}"#;
+    assert_eq!(read(later).ok(), Some(Opener::Unknown));
+    let told = serde_json::to_string(&Opener::WaitUnconfirmed);
+    assert_eq!(told.ok().as_deref(), Some(r#""wait-unconfirmed""#));
+}
