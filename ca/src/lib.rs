@@ -15,11 +15,13 @@ pub mod fleet;
 mod hex;
 mod issue;
 
+mod kubernetes;
 pub mod ledger;
 pub mod metrics;
 pub mod node_api;
 pub mod overview;
 pub mod page;
+mod pods;
 pub mod policy;
 pub mod queue;
 pub mod refusal;

@@ -10,13 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use self::rotation::{RootLabel, Rotating};
+use crate::pods::Health;
 use crate::state::Phase;
 
 /// For whom a certificate is.
@@ -254,6 +255,8 @@ pub struct Readings {
     pub rotating: Rotating,
     /// Whether what lies in the operator's files is in use, if there are any.
     pub files_in_use: Option<bool>,
+    /// What is known of pods, by cluster.
+    pub(crate) pods: Vec<(Arc<str>, Health)>,
     /// Denials that are in force.
     pub denials: usize,
     /// Number of the bundle's sequence.
@@ -269,6 +272,11 @@ impl<F> fmt::Debug for Gauges<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Gauges")
     }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct ClusterLabel {
+    cluster: String,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
@@ -357,9 +365,53 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
             "When the authorities' certificates are due to be renewed, since 1970",
             &readings.authority_renewals,
         )?;
+        pods(&mut encoder, &readings.pods)?;
         rotation::encode_roots(&readings.roots, &mut encoder)?;
         readings.rotating.encode(&mut encoder)
     }
+}
+
+/// What is known of the pods of each cluster where they are watched.
+fn pods(
+    encoder: &mut DescriptorEncoder<'_>,
+    clusters: &[(Arc<str>, Health)],
+) -> Result<(), fmt::Error> {
+    type Read = fn(&Health) -> Option<f64>;
+    let metrics: [(&str, &str, Option<&Unit>, Read); 2] = [
+        (
+            "arx_ca_pods",
+            "Pods that are known, by cluster",
+            None,
+            |health| Some(health.pods as f64),
+        ),
+        (
+            "arx_ca_pods_age",
+            "Since the API server was last heard that tells of pods, by cluster",
+            Some(&Unit::Seconds),
+            |health| health.age.map(|age| age.as_secs_f64()),
+        ),
+    ];
+    for (name, help, unit, read) in metrics {
+        let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (cluster, health) in clusters {
+            let cluster = cluster.to_string();
+            if let Some(value) = read(health) {
+                ConstGauge::new(value).encode(metric.encode_family(&ClusterLabel { cluster })?)?;
+            }
+        }
+    }
+    let mut events = encoder.encode_descriptor(
+        "arx_ca_pod_events",
+        "Changes of pods that were seen, by cluster",
+        None,
+        MetricType::Counter,
+    )?;
+    for (cluster, health) in clusters {
+        let cluster = cluster.to_string();
+        let label = ClusterLabel { cluster };
+        ConstCounter::new(health.events).encode(events.encode_family(&label)?)?;
+    }
+    Ok(())
 }
 
 /// A moment for each role.

@@ -263,6 +263,7 @@ impl Process {
             files,
             key,
             ledger,
+            pods,
             store,
         } = conditions;
         let ca = &self.ca;
@@ -282,6 +283,7 @@ impl Process {
             self.until_drained("upper health", keep::watch_upper(Arc::clone(ca), upper));
         }
         self.until_drained("ledger health", keep::watch_ledger(Arc::clone(ca), ledger));
+        self.until_drained("pods", keep::watch_pods(Arc::clone(ca), pods));
         self.until_drained("store health", keep::watch_store(Arc::clone(ca), store));
         let trust = Arc::clone(&ca.trust);
         self.until_drained("trust", async move {
@@ -488,6 +490,13 @@ fn readings(ca: &Ca) -> Readings {
             .authority
             .looks_every()
             .map(|_| ca.overview.files().borrow().is_none()),
+        pods: ca
+            .rules
+            .get()
+            .tokens
+            .pods()
+            .map(|it| (it.cluster().clone(), it.health()))
+            .collect(),
         denials: ca.denials.get().holding(now).count(),
         bundle_number: ca.trust.current().sequence().number,
         generation: ca.rules.get().generation,

@@ -27,9 +27,11 @@ use arx_daemon::Clock;
 
 use claims::Claims;
 use keys::Keys;
-use realm::{Case, Realm, Verifier, judge, key_missing};
+use realm::{Case, Realm, Verdict, Verifier, judge, key_missing};
 use review::Reviewer;
 use source::Source;
+
+use crate::pods::{Api, Claim, Pods};
 
 pub use claims::{Bound, SKEW};
 pub(crate) use config::is_segment;
@@ -102,6 +104,20 @@ pub struct Verified {
     pub purpose: Purpose,
 }
 
+impl Verified {
+    /// What it says of its pod, if it is bound to one.
+    fn pod_claim(&self) -> Option<Claim<'_>> {
+        let pod = self.pod.as_ref()?;
+        Some(Claim {
+            uid: &pod.uid,
+            namespace: &self.namespace,
+            name: &pod.name,
+            account: &self.service_account,
+            node: self.node.as_ref().map(|node| node.name.as_str()),
+        })
+    }
+}
+
 /// All that is needed to verify tokens. Clones are the same.
 #[derive(Clone)]
 pub struct Tokens {
@@ -140,21 +156,17 @@ impl Tokens {
     ) -> Result<Self, SourceError> {
         let mut realms = Vec::with_capacity(clusters.len());
         for cluster in clusters {
-            let verifier = match cluster.verification {
-                Verification::Local => Source::of(cluster)
-                    .map(|source| Verifier::Local(Self::keys(cluster, source, clock, before))),
-                Verification::Review => Reviewer::of(cluster).await.map(Verifier::Review),
-            };
-            let verifier = verifier.map_err(|reason| SourceError {
+            let realm = Self::realm(cluster, clock, before).await;
+            let realm = realm.map_err(|reason| SourceError {
                 cluster: cluster.name.clone(),
                 reason,
             })?;
-            if let Verifier::Local(keys) = &verifier
+            if let Some(keys) = realm.keys(Purpose::Workload)
                 && keys.source().is_file()
             {
                 keys.refetch_at_once().await;
             }
-            realms.push(Realm::new(cluster, verifier));
+            realms.push(realm);
         }
         Ok(Self {
             inner: Arc::new(Inner {
@@ -162,6 +174,47 @@ impl Tokens {
                 clock: clock.clone(),
             }),
         })
+    }
+
+    async fn realm(
+        cluster: &Cluster,
+        clock: &Clock,
+        before: Option<&Self>,
+    ) -> Result<Realm, String> {
+        let keys = || {
+            let source = Source::of(cluster)?;
+            Ok::<_, String>(Self::keys(cluster, source, clock, before))
+        };
+        let verifier = match cluster.verification {
+            Verification::Local => Verifier::Local(keys()?),
+            Verification::Review => Verifier::Review(Reviewer::of(cluster).await?),
+            Verification::LocalThenReview => {
+                Verifier::LocalThenReview(keys()?, Reviewer::of(cluster).await?)
+            }
+        };
+        let pods = if cluster.watches_pods() {
+            Some(Self::watched(cluster, clock, before).await?)
+        } else {
+            None
+        };
+        Ok(Realm::new(cluster, verifier, pods))
+    }
+
+    /// The pods of a cluster; those at hand, where they are watched in the same way.
+    async fn watched(
+        cluster: &Cluster,
+        clock: &Clock,
+        before: Option<&Self>,
+    ) -> Result<Arc<Pods>, String> {
+        let api = Api::of(cluster.kubeconfig.as_deref()).await?;
+        let grace = cluster.pod_grace.get();
+        let old = before.iter().flat_map(|before| &before.inner.realms);
+        let mut old = old.filter_map(|realm| realm.pods.as_ref());
+        let kept = old.find(|pods| pods.is_same_as(&cluster.name, &api, grace));
+        Ok(kept.map(Arc::clone).unwrap_or_else(|| {
+            let name = cluster.name.as_str().into();
+            Arc::new(Pods::new(name, api, grace, clock.clone()))
+        }))
     }
 
     fn keys(cluster: &Cluster, source: Source, clock: &Clock, before: Option<&Self>) -> Arc<Keys> {
@@ -184,10 +237,7 @@ impl Tokens {
         self.inner
             .realms
             .iter()
-            .filter_map(|realm| match &realm.verifier {
-                Verifier::Local(keys) => Some((realm, keys)),
-                Verifier::Review(_) => None,
-            })
+            .filter_map(|realm| Some((realm, realm.keys(Purpose::Workload)?)))
     }
 
     /// Verifies a token. Where the cluster of the caller is proved already, it is `cluster`,
@@ -218,7 +268,10 @@ impl Tokens {
         let now = self.inner.clock.now();
         let judged = token.open().and_then(|compact| {
             let case = Case::open(token, &compact, purpose, now)?;
-            judge(&self.candidates(&case.claims, cluster)?, &case)
+            match judge(&self.candidates(&case.claims, cluster)?, &case)? {
+                Verdict::Proved(verified) => Ok(Some(verified)),
+                Verdict::OfPod(..) | Verdict::Unknown => Ok(None),
+            }
         });
         judged.transpose()
     }
@@ -233,13 +286,21 @@ impl Tokens {
         let case = Case::open(token, &compact, purpose, self.inner.clock.now())?;
         let realms = self.candidates(&case.claims, cluster)?;
         if let [realm] = realms.as_slice()
-            && let Verifier::Review(reviewer) = &realm.verifier
+            && let Some(reviewer) = realm.reviewer(purpose)
         {
             return realm.review(reviewer, &case).await;
         }
-        let keys = realms.iter().filter_map(|realm| realm.keys());
-        futures_util::future::join_all(keys.map(|keys| keys.refetch())).await;
-        judge(&realms, &case)?.ok_or_else(|| key_missing(&realms))
+        let mut verdict = judge(&realms, &case)?;
+        if matches!(verdict, Verdict::Unknown) {
+            let keys = realms.iter().filter_map(|realm| realm.keys(purpose));
+            futures_util::future::join_all(keys.map(|keys| keys.refetch())).await;
+            verdict = judge(&realms, &case)?;
+        }
+        match verdict {
+            Verdict::Proved(verified) => Ok(verified),
+            Verdict::OfPod(realm, verified) => realm.ask_for_pod(verified).await,
+            Verdict::Unknown => Err(key_missing(&realms, purpose)),
+        }
     }
 
     /// The clusters that a token may be of, by its issuer, which nothing has proved yet.

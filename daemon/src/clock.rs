@@ -268,6 +268,14 @@ pub fn rfc3339(time: SystemTime) -> String {
     }
 }
 
+/// The time that an RFC 3339 text says, to the second; `None` for what is none, or before 1970.
+#[must_use]
+pub fn from_rfc3339(text: &str) -> Option<SystemTime> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    let seconds = u64::try_from(time.unix_timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
 fn distance(a: SystemTime, b: SystemTime) -> Duration {
     a.duration_since(b).unwrap_or_else(|error| error.duration())
 }
@@ -287,6 +295,16 @@ mod tests {
 
     fn noon() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000)
+    }
+
+    #[test]
+    fn a_text_of_rfc_3339_is_a_time_and_others_are_not() {
+        let text = "2026-05-28T20:26:40Z";
+        assert_eq!(from_rfc3339(text), Some(noon()));
+        assert_eq!(from_rfc3339("2026-05-28T22:26:40.5+02:00"), Some(noon()));
+        for wrong in ["", "today", "2026-05-28", "1969-12-31T23:59:59Z"] {
+            assert_eq!(from_rfc3339(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use kube::{Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::process::until;
+use crate::process::{Process, until};
 use control_plane::ControlPlane;
 pub use control_plane::programs;
 pub use kubelet::{Kubelet, Token};
@@ -32,7 +32,7 @@ pub struct Cluster {
     pub issuer: String,
     kubeconfig: Kubeconfig,
     folder: tempfile::TempDir,
-    _own: Option<ControlPlane>,
+    own: Option<ControlPlane>,
 }
 
 /// What a new pod is like.
@@ -72,7 +72,7 @@ impl Cluster {
             issuer,
             kubeconfig,
             folder,
-            _own: own,
+            own,
         })
     }
 
@@ -171,6 +171,17 @@ impl Cluster {
         let text = serde_json::to_vec(&credentials::kubeconfig(&self.kubeconfig, user)?)?;
         std::fs::write(&path, text)?;
         Ok(path)
+    }
+
+    /// The process of the API server, to be stopped and killed.
+    ///
+    /// # Errors
+    /// If it is not one of ours.
+    pub fn api_server(&self) -> anyhow::Result<&Process> {
+        let own = self.own.as_ref();
+        Ok(&own
+            .context("this cluster's API server is not ours")?
+            .api_server)
     }
 
     /// The certificates that the API server is verified by, PEM, in a file.

@@ -54,6 +54,7 @@ const AUTHORITY: Program = Program {
         "cluster.ca_file",
         "cluster.token_file",
         "cluster.kubeconfig",
+        "cluster.watch_pods",
     ],
 };
 

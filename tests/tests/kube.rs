@@ -2,5 +2,7 @@
 //! `make test-kube` runs these.
 
 mod kube {
+    mod pods;
+    mod shop;
     mod tokens;
 }

@@ -13,6 +13,8 @@ use crate::refusal;
 const PROBE: Duration = Duration::from_secs(5);
 /// Between looks at how long the upper intermediate lives.
 const UPPER: Duration = Duration::from_secs(60);
+/// Between looks at how the pods of clusters are known.
+const PODS: Duration = Duration::from_secs(1);
 /// Between removals of old segments.
 const PRUNE: Duration = Duration::from_secs(3600);
 
@@ -22,6 +24,7 @@ pub(super) struct Conditions {
     pub(super) files: Condition,
     pub(super) key: Condition,
     pub(super) ledger: Condition,
+    pub(super) pods: Condition,
     pub(super) store: Condition,
 }
 
@@ -32,6 +35,7 @@ impl Conditions {
             files: readiness.condition("files"),
             key: readiness.condition("root key"),
             ledger: readiness.condition("ledger"),
+            pods: readiness.condition("pods"),
             store: readiness.condition("store"),
         }
     }
@@ -137,6 +141,22 @@ pub(super) async fn watch_ledger(ca: Arc<Ca>, condition: Condition) {
         if paused.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// An index of pods that was never read keeps the process from being ready; one that is not kept
+/// up is told, since whoever it knows goes on.
+pub(super) async fn watch_pods(ca: Arc<Ca>, condition: Condition) {
+    loop {
+        let tokens = ca.rules.get().tokens.clone();
+        let mut troubles: Vec<_> = tokens.pods().filter_map(|pods| pods.trouble()).collect();
+        troubles.sort_by_key(|(_, _, is_shut)| !is_shut);
+        match troubles.into_iter().next() {
+            Some((code, message, true)) => condition.set_failing(code, message),
+            Some((code, message, false)) => condition.set_warning(code, message),
+            None => condition.set_ok(),
+        }
+        tokio::time::sleep(PODS).await;
     }
 }
 

@@ -49,19 +49,29 @@ pub struct Cluster {
     /// Whether tokens with an extended lifetime (`warnafter`) are accepted.
     #[serde(default)]
     pub allow_extended: bool,
-    /// Review: how to reach the API server; the pod's own service account if absent.
+    /// How to reach the API server, for reviews and for watching pods; the pod's own service
+    /// account if absent.
     pub kubeconfig: Option<PathBuf>,
+    /// Whether the cluster's pods are watched, so that a token counts while its pod is there. If
+    /// absent, they are where tokens are verified with keys and a kubeconfig is given, or some are
+    /// reviewed.
+    pub watch_pods: Option<bool>,
+    /// How long pods that are known count after the API server was last heard.
+    #[serde(default = "hour")]
+    pub pod_grace: Span,
 }
 
 /// Who verifies a cluster's tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Verification {
     /// The authority itself, with the issuer's public keys.
     #[default]
     Local,
     /// The API server, asked about every token (TokenReview).
     Review,
+    /// The API server about tokens for joining, and the authority itself about others.
+    LocalThenReview,
 }
 
 fn hour() -> Span {
@@ -73,6 +83,15 @@ fn ten_seconds() -> Span {
 }
 
 impl Cluster {
+    /// Whether its pods are watched.
+    pub(super) fn watches_pods(&self) -> bool {
+        self.watch_pods.unwrap_or(match self.verification {
+            Verification::Local => self.kubeconfig.is_some(),
+            Verification::Review => false,
+            Verification::LocalThenReview => true,
+        })
+    }
+
     /// Where the discovery documents are.
     pub(super) fn discovery_base(&self) -> &str {
         self.discovery_url.as_deref().unwrap_or(&self.issuer)
@@ -222,6 +241,16 @@ impl Check<'_, '_, '_> {
                 "make it longer, such as \"1h\"",
             );
         }
+        if self.cluster.pod_grace.get() > Duration::from_secs(7 * 86_400) {
+            self.add(
+                "pod_grace",
+                format!(
+                    "{}: a pod that was deleted would count as long",
+                    self.cluster.pod_grace
+                ),
+                "use 7d or less",
+            );
+        }
         if grace.get() > Duration::from_secs(7 * 86_400) {
             self.add(
                 "stale_grace",
@@ -233,21 +262,22 @@ impl Check<'_, '_, '_> {
 
     fn sources(&mut self) {
         let cluster = self.cluster;
-        let local = cluster.verification == Verification::Local;
+        let local = cluster.verification != Verification::Review;
+        let asked = cluster.verification != Verification::Local || cluster.watches_pods();
         let discovery = local && cluster.jwks_file.is_none();
         let given = [
             ("jwks_file", cluster.jwks_file.is_some(), local),
             ("discovery_url", cluster.discovery_url.is_some(), discovery),
             ("ca_file", cluster.ca_file.is_some(), discovery),
             ("token_file", cluster.token_file.is_some(), discovery),
-            ("kubeconfig", cluster.kubeconfig.is_some(), !local),
+            ("kubeconfig", cluster.kubeconfig.is_some(), asked),
         ];
         for (name, given, used) in given {
             if given && !used {
                 let by = match (local, cluster.jwks_file.is_some()) {
                     (false, _) => "verification = \"review\"",
                     (true, true) if name != "kubeconfig" => "a jwks_file",
-                    (true, _) => "verification = \"local\"",
+                    (true, _) => "verification = \"local\" and watch_pods = false",
                 };
                 self.add(name, format!("not used with {by}"), "remove one of the two");
             }

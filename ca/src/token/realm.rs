@@ -10,6 +10,7 @@ use super::jws::{Compact, Header, Token};
 use super::keys::Keys;
 use super::review::{Failed, Reviewed, Reviewer};
 use super::{Purpose, Refused, Verified};
+use crate::pods::Pods;
 
 /// A token taken apart, and what it is brought for.
 pub(super) struct Case<'a> {
@@ -48,24 +49,37 @@ pub(super) struct Realm {
     allow_unbound: bool,
     allow_extended: bool,
     pub(super) verifier: Verifier,
+    /// Which pods there are, where they are watched.
+    pub(super) pods: Option<Arc<Pods>>,
 }
 
 pub(super) enum Verifier {
     Local(Arc<Keys>),
     Review(Reviewer),
+    /// Tokens for joining are reviewed, and others verified with keys.
+    LocalThenReview(Arc<Keys>, Reviewer),
 }
 
-/// Verifies with what is in memory; `None` if a key has to be fetched or a review made.
-pub(super) fn judge(realms: &[&Realm], case: &Case<'_>) -> Result<Option<Verified>, Refused> {
+/// How far a token can be judged with what is in memory.
+pub(super) enum Verdict<'r> {
+    Proved(Verified),
+    /// So it is if its pod is there, which is not known yet.
+    OfPod(&'r Realm, Verified),
+    /// A key has to be fetched or a review made.
+    Unknown,
+}
+
+/// Verifies with what is in memory.
+pub(super) fn judge<'r>(realms: &[&'r Realm], case: &Case<'_>) -> Result<Verdict<'r>, Refused> {
     // Clusters that share an issuer are told apart by their keys alone, and not by the names
     // of these: one could call its key by the name that another's has.
     let mut proved: Option<&Realm> = None;
     let mut failed = None;
     let mut unread = false;
     for realm in realms {
-        let Some(keys) = realm.keys() else {
+        let Some(keys) = realm.keys(case.purpose) else {
             // What can be told without the API server need not be asked of it.
-            return realm.accept(case).map(|_| None);
+            return realm.accept(case).map(|_| Verdict::Unknown);
         };
         let Some(snapshot) = keys.current() else {
             unread = true;
@@ -82,12 +96,17 @@ pub(super) fn judge(realms: &[&Realm], case: &Case<'_>) -> Result<Option<Verifie
         }
     }
     let Some(realm) = proved else {
-        return failed.filter(|_| !unread).map_or(Ok(None), Err);
+        return failed.filter(|_| !unread).map_or(Ok(Verdict::Unknown), Err);
     };
     let audience = realm.accept(case)?.clone();
     let kubernetes = &case.claims.kubernetes;
     let (pod, node) = (kubernetes.pod.clone(), kubernetes.node.clone());
-    realm.verified(case, audience, pod, node).map(Some)
+    let verified = realm.verified(case, audience, pod, node)?;
+    match realm.pod_is_there(&verified) {
+        Some(Ok(())) => Ok(Verdict::Proved(verified)),
+        Some(Err(refused)) => Err(refused),
+        None => Ok(Verdict::OfPod(realm, verified)),
+    }
 }
 
 enum NotSigned {
@@ -114,9 +133,11 @@ fn verify(set: &KeySet, case: &Case<'_>) -> Option<Result<(), NotSigned>> {
 }
 
 /// Why a key is missing that was just looked for.
-pub(super) fn key_missing(realms: &[&Realm]) -> Refused {
+pub(super) fn key_missing(realms: &[&Realm], purpose: Purpose) -> Refused {
     for realm in realms {
-        let Some(keys) = realm.keys() else { continue };
+        let Some(keys) = realm.keys(purpose) else {
+            continue;
+        };
         // With a failed fetch the key may well be there: nothing is known against the token.
         let why = match (keys.failure(), keys.current()) {
             (Some(why), _) => why,
@@ -133,7 +154,7 @@ pub(super) fn key_missing(realms: &[&Realm]) -> Refused {
 }
 
 impl Realm {
-    pub(super) fn new(cluster: &Cluster, verifier: Verifier) -> Self {
+    pub(super) fn new(cluster: &Cluster, verifier: Verifier, pods: Option<Arc<Pods>>) -> Self {
         Self {
             name: cluster.name.as_str().into(),
             issuer: cluster.issuer.clone(),
@@ -146,14 +167,41 @@ impl Realm {
             allow_unbound: cluster.allow_unbound,
             allow_extended: cluster.allow_extended,
             verifier,
+            pods,
         }
     }
 
-    pub(super) fn keys(&self) -> Option<&Arc<Keys>> {
-        match &self.verifier {
-            Verifier::Local(keys) => Some(keys),
-            Verifier::Review(_) => None,
+    /// What tokens for this purpose are verified with, if not by review.
+    pub(super) fn keys(&self, purpose: Purpose) -> Option<&Arc<Keys>> {
+        match (&self.verifier, purpose) {
+            (Verifier::Review(_), _) | (Verifier::LocalThenReview(..), Purpose::Join) => None,
+            (Verifier::Local(keys) | Verifier::LocalThenReview(keys, _), _) => Some(keys),
         }
+    }
+
+    /// Who reviews tokens for this purpose, if they are reviewed.
+    pub(super) fn reviewer(&self, purpose: Purpose) -> Option<&Reviewer> {
+        match (&self.verifier, purpose) {
+            (Verifier::Review(reviewer), _)
+            | (Verifier::LocalThenReview(_, reviewer), Purpose::Join) => Some(reviewer),
+            (Verifier::Local(_) | Verifier::LocalThenReview(..), _) => None,
+        }
+    }
+
+    /// Whether the pod of a token is there, by what is in memory; `None` if that is not known.
+    fn pod_is_there(&self, verified: &Verified) -> Option<Result<(), Refused>> {
+        match (&self.pods, verified.pod_claim()) {
+            (Some(pods), Some(claim)) => pods.judge(&claim),
+            _ => Some(Ok(())),
+        }
+    }
+
+    /// The same by the API server's word.
+    pub(super) async fn ask_for_pod(&self, verified: Verified) -> Result<Verified, Refused> {
+        if let (Some(pods), Some(claim)) = (&self.pods, verified.pod_claim()) {
+            pods.ask(&claim).await?;
+        }
+        Ok(verified)
     }
 
     pub(super) fn audiences(&self, purpose: Purpose) -> &[String] {

@@ -101,6 +101,26 @@ pub enum Refused {
         /// Which part of the answer.
         why: &'static str,
     },
+    /// Its pod is not there, or is not what the token says of it.
+    #[error(
+        "the pod of the token is not one of cluster {cluster} ({why}): ask with a token of a pod that runs"
+    )]
+    PodGone {
+        /// Whose pods.
+        cluster: Arc<str>,
+        /// What is known of it.
+        why: &'static str,
+    },
+    /// Its pod is not known here, and the API server cannot be asked.
+    #[error(
+        "whether the pod of the token is there cannot be told, as the API server of cluster {cluster} gives no answer ({why}): try again later"
+    )]
+    PodUnknown {
+        /// Whose API server.
+        cluster: Arc<str>,
+        /// What went wrong.
+        why: Arc<str>,
+    },
     /// The API server gave no answer that counts.
     #[error(
         "the token cannot be judged, as cluster {cluster} gives no review ({why}): try again later"
@@ -153,6 +173,8 @@ impl Refused {
             Self::Extended(_) => "ARX-TOKEN-EXTENDED",
             Self::ReviewRefused { .. } => "ARX-TOKEN-REVIEW-REFUSED",
             Self::ReviewUnavailable { .. } => "ARX-TOKEN-REVIEW-UNAVAILABLE",
+            Self::PodGone { .. } => "ARX-TOKEN-POD-GONE",
+            Self::PodUnknown { .. } => "ARX-TOKEN-POD-UNKNOWN",
         }
     }
 
@@ -162,7 +184,7 @@ impl Refused {
     pub fn is_ours(&self) -> bool {
         matches!(
             self,
-            Self::KeysUnavailable { .. } | Self::ReviewUnavailable { .. }
+            Self::KeysUnavailable { .. } | Self::ReviewUnavailable { .. } | Self::PodUnknown { .. }
         )
     }
 }

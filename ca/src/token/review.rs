@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::claims::Bound;
 use super::config::Cluster;
 use super::jws::Token;
-use super::source::{body, in_short};
+use crate::kubernetes::{self, body, in_short};
 
 /// A review that takes longer, waiting for its turn included, has failed.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -42,27 +42,7 @@ pub(super) enum Failed {
 
 impl Reviewer {
     pub(super) async fn of(cluster: &Cluster) -> Result<Self, String> {
-        let mut config = match &cluster.kubeconfig {
-            Some(path) => {
-                let file =
-                    kube::config::Kubeconfig::read_from(path).map_err(|error| in_short(&error))?;
-                kube::Config::from_custom_kubeconfig(
-                    file,
-                    &kube::config::KubeConfigOptions::default(),
-                )
-                .await
-                .map_err(|error| in_short(&error))?
-            }
-            None => kube::Config::incluster().map_err(|error| {
-                format!(
-                    "{}: set kubeconfig, or run inside the cluster",
-                    in_short(&error)
-                )
-            })?,
-        };
-        config.connect_timeout = Some(DEADLINE);
-        config.read_timeout = Some(DEADLINE);
-        config.default_retry = false;
+        let config = kubernetes::config(cluster.kubeconfig.as_deref(), DEADLINE).await?;
         let api = kube::Client::try_from(config).map_err(|error| in_short(&error))?;
         Ok(Self::with(api))
     }

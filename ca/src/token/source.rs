@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Uri;
-use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 
 use super::config::{Cluster, base_url};
 use super::jwks::{KeySet, MAX_SET};
+use crate::kubernetes::{body, in_short};
 
 /// A fetch that takes longer has failed.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -193,37 +193,4 @@ async fn get(api: &kube::Client, path: &str, limit: usize) -> Result<Vec<u8>, St
         status => return Err(status.to_string()),
     }
     body(answer.into_body(), limit).await
-}
-
-/// A whole answer of at most `limit` bytes.
-pub(super) async fn body(body: kube::client::Body, limit: usize) -> Result<Vec<u8>, String> {
-    let whole = Limited::new(body, limit).collect().await;
-    whole
-        .map(|whole| whole.to_bytes().to_vec())
-        .map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                format!("the answer is longer than {} KiB", limit >> 10)
-            } else {
-                "the answer broke off".to_owned()
-            }
-        })
-}
-
-/// An error and its causes in one line: what went wrong stands in the innermost.
-pub(super) fn in_short(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    if text.len() > 300 {
-        let end = (0..=300).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or(0));
-    }
-    text
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Purpose, Tokens, Verifier};
+use super::{Purpose, Tokens};
+use crate::pods::{AWAY, Pods};
 
 /// Whether tokens of a cluster can be verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ const KEYS: &str = "ARX-TOKEN-KEYS-UNAVAILABLE";
 const REVIEW: &str = "ARX-TOKEN-REVIEW-UNAVAILABLE";
 
 impl Tokens {
-    /// Keeps the keys of all clusters fresh, for ever.
+    /// Keeps the keys of all clusters fresh and watches their pods, for ever.
     pub async fn keep(&self) {
         let each = self.local().map(|(_, keys)| async move {
             loop {
@@ -40,9 +41,19 @@ impl Tokens {
                 tokio::time::sleep(keys.refetch_interval()).await;
             }
         });
-        futures_util::future::join_all(each).await;
+        let pods = self.pods().map(|pods| pods.keep());
+        let pods = futures_util::future::join_all(pods);
+        futures_util::future::join(futures_util::future::join_all(each), pods).await;
         // There may be no local cluster: still for ever.
         std::future::pending().await
+    }
+
+    /// The clusters whose pods are watched.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Arc<Pods>> {
+        self.inner
+            .realms
+            .iter()
+            .filter_map(|realm| realm.pods.as_ref())
     }
 
     /// How each cluster stands, by what is in memory.
@@ -50,7 +61,7 @@ impl Tokens {
     pub fn health(&self) -> Vec<ClusterHealth> {
         let of = |realm: &super::Realm| {
             let cluster = realm.name.clone();
-            let Verifier::Local(keys) = &realm.verifier else {
+            let Some(keys) = realm.keys(Purpose::Workload) else {
                 return ClusterHealth {
                     cluster,
                     code: None,
@@ -91,36 +102,39 @@ impl Tokens {
                 code,
                 message,
             };
-            match &realm.verifier {
-                Verifier::Local(keys) => match keys.source().fetch().await {
+            let mut found = Vec::new();
+            if let Some(keys) = realm.keys(Purpose::Workload) {
+                match keys.source().fetch().await {
                     Ok(set) => {
                         let kids: Vec<_> = set.kids().collect();
-                        let found = format!("{}: {}", counted(set.len()), kids.join(", "));
-                        let skipped = set.skipped.iter().cloned();
-                        std::iter::once(found)
-                            .chain(skipped)
-                            .map(|it| finding(None, it))
-                            .collect()
+                        let keys = format!("{}: {}", counted(set.len()), kids.join(", "));
+                        found.push(finding(None, keys));
+                        found.extend(set.skipped.iter().map(|it| finding(None, it.clone())));
                     }
-                    Err(why) => vec![finding(
+                    Err(why) => found.push(finding(
                         Some(KEYS),
                         format!("the keys of its tokens cannot be had: {why}"),
-                    )],
-                },
-                Verifier::Review(reviewer) => {
-                    vec![
-                        match reviewer.probe(realm.audiences(Purpose::Workload)).await {
-                            Ok(()) => {
-                                finding(None, "the API server answers token reviews".to_owned())
-                            }
-                            Err(why) => finding(
-                                Some(REVIEW),
-                                format!("the API server gives no token review: {why}"),
-                            ),
-                        },
-                    ]
+                    )),
                 }
             }
+            if let Some(reviewer) = realm.reviewer(Purpose::Join) {
+                found.push(
+                    match reviewer.probe(realm.audiences(Purpose::Workload)).await {
+                        Ok(()) => finding(None, "the API server answers token reviews".to_owned()),
+                        Err(why) => finding(
+                            Some(REVIEW),
+                            format!("the API server gives no token review: {why}"),
+                        ),
+                    },
+                );
+            }
+            if let Some(pods) = &realm.pods {
+                found.push(match pods.probe().await {
+                    Ok(()) => finding(None, "the API server lists pods".to_owned()),
+                    Err(why) => finding(Some(AWAY), format!("the API server lists no pods: {why}")),
+                });
+            }
+            found
         });
         let found: Vec<Vec<_>> = futures_util::future::join_all(each).await;
         found.into_iter().flatten().collect()

@@ -21,11 +21,17 @@ const SERVICES: &str = "10.96.0.0/24";
 
 /// A control plane; its processes end with it.
 pub(super) struct ControlPlane {
+    site: Site,
+    pub(super) api_server: Process,
+    _others: [Process; 2],
+}
+
+/// Where its files and ports are.
+struct Site {
     authority: Ca,
     folder: PathBuf,
     port: u16,
     etcd_port: u16,
-    _processes: Vec<Process>,
 }
 
 /// One of the programs of a control plane.
@@ -45,17 +51,14 @@ pub fn programs(name: &str) -> anyhow::Result<PathBuf> {
 
 impl ControlPlane {
     pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
-        let mut this = Self {
+        let site = Site {
             authority: Ca::root(folder, "kubernetes")?,
             folder: folder.to_owned(),
             port: free_port()?,
             etcd_port: free_port()?,
-            _processes: Vec::new(),
         };
-        let (etcd, api_server) = (this.etcd()?, this.api_server()?);
-        let log = api_server.log();
-        this._processes.extend([etcd, api_server]);
-        let config = this.kubeconfig()?;
+        let (etcd, api_server) = (site.etcd()?, site.api_server()?);
+        let config = site.kubeconfig()?;
         let client = super::client(&config).await?;
         // The hooks that make its own roles and namespaces included.
         until("the API server's readiness", || async {
@@ -63,21 +66,29 @@ impl ControlPlane {
             Ok(client.request_text(request).await? == "ok")
         })
         .await
-        .with_context(|| format!("the API server says:\n{}", log.tail()))?;
-        let controllers = this.controller_manager(&config)?;
-        let log = controllers.log();
-        this._processes.push(controllers);
+        .with_context(|| format!("the API server says:\n{}", api_server.log().tail()))?;
+        let controllers = site.controller_manager(&config)?;
         let accounts = Api::<ServiceAccount>::namespaced(client, "default");
         until("the controllers' first service account", || async {
             Ok(accounts.get_opt("default").await?.is_some())
         })
         .await
-        .with_context(|| format!("the controller manager says:\n{}", log.tail()))?;
-        Ok(this)
+        .with_context(|| format!("the controller manager says:\n{}", controllers.log().tail()))?;
+        Ok(Self {
+            site,
+            api_server,
+            _others: [etcd, controllers],
+        })
     }
 
     /// For somebody who may do everything.
     pub(super) fn kubeconfig(&self) -> anyhow::Result<Kubeconfig> {
+        self.site.kubeconfig()
+    }
+}
+
+impl Site {
+    fn kubeconfig(&self) -> anyhow::Result<Kubeconfig> {
         let (certificate, key) =
             credentials::client(&self.authority, &self.folder, "admin", "system:masters")?;
         let server = json!({

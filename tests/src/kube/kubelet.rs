@@ -71,9 +71,15 @@ impl Kubelet {
             pod,
             audience,
         } = token;
-        let bound = Api::<Pod>::namespaced(self.api.clone(), namespace)
-            .get(pod)
+        let pods = Api::<Pod>::namespaced(self.api.clone(), namespace);
+        if self.pods().await?.iter().any(|it| it.name_any() == pod) {
+            // Who may see what is an index of the API server's own, which follows.
+            until("the pod is shown to its kubelet", || async {
+                Ok(pods.get(pod).await.is_ok())
+            })
             .await?;
+        }
+        let bound = pods.get(pod).await?;
         let account = bound
             .spec
             .as_ref()

@@ -97,7 +97,7 @@ fn each_setting_that_cannot_work_is_named_with_its_line() {
             "No such file",
         ),
         (
-            "kubeconfig = \"/etc/hostname\"".to_owned(),
+            "kubeconfig = \"/etc/hostname\"\nwatch_pods = false".to_owned(),
             "kubeconfig",
             "not used",
         ),
@@ -108,6 +108,7 @@ fn each_setting_that_cannot_work_is_named_with_its_line() {
         ),
         ("stale_grace = \"15s\"".to_owned(), "stale_grace", "refetch"),
         ("stale_grace = \"8d\"".to_owned(), "stale_grace", "7d"),
+        ("pod_grace = \"8d\"".to_owned(), "pod_grace", "7d"),
     ] {
         let found = found(&format!("{SOUND}{line}"));
         let found = found

@@ -12,9 +12,9 @@ use http_body_util::{BodyExt as _, Full};
 use kube::client::Body;
 use serde_json::{Value, json};
 
-use super::issuer::{Signer, claims, cluster, now, with};
+use super::issuer::{Signer, claims, cluster, key_set, now, with};
 use crate::token::review::Reviewer;
-use crate::token::{Inner, Purpose, Realm, Refused, Token, Tokens, Verified, Verifier};
+use crate::token::{Inner, Purpose, Realm, Refused, Source, Token, Tokens, Verified, Verifier};
 
 /// What a request is answered with; `None` for never.
 type Answers = Arc<dyn Fn(&Value) -> Option<(u16, Value)> + Send + Sync>;
@@ -75,7 +75,7 @@ impl Cast {
         let cluster = cluster(&format!("verification = \"review\"\n{lines}"));
         let reviewer = Reviewer::with(kube::Client::new(api.clone(), "default"));
         let inner = Inner {
-            realms: vec![Realm::new(&cluster, Verifier::Review(reviewer))],
+            realms: vec![Realm::new(&cluster, Verifier::Review(reviewer), None)],
             clock: Clock::manual(now()),
         };
         Self {
@@ -149,6 +149,41 @@ async fn the_api_server_is_asked_about_the_token_and_our_audience_and_believed()
     );
     assert_eq!(asked[0].1["kind"], "TokenReview");
     assert_eq!(asked[0].1["spec"]["audiences"], json!(["arx"]));
+}
+
+#[tokio::test]
+async fn with_local_then_review_the_api_server_is_asked_about_joins_alone() {
+    let signer = Signer::p256("k");
+    let mut cast = Cast::new("", |request| {
+        let mut answer = reviewed(request, accepted());
+        answer["status"]["audiences"] = request["spec"]["audiences"].clone();
+        Some((201, answer))
+    });
+    let keys = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(keys.path(), key_set(&[&signer])).expect("written");
+    let lines = format!(
+        "verification = \"local-then-review\"\njwks_file = {:?}",
+        keys.path()
+    );
+    let cluster = cluster(&lines);
+    assert!(cluster.watches_pods());
+    let clock = Clock::manual(now());
+    let source = Source::of(&cluster).expect("a source");
+    let keys = Tokens::keys(&cluster, source, &clock, None);
+    keys.refetch_at_once().await;
+    let reviewer = Reviewer::with(kube::Client::new(cast.api.clone(), "default"));
+    let verifier = Verifier::LocalThenReview(keys, reviewer);
+    let realms = vec![Realm::new(&cluster, verifier, None)];
+    cast.tokens.inner = Arc::new(Inner { realms, clock });
+    let verify = async |claims: &Value, purpose| {
+        let token = signer.sign(claims);
+        let verified = cast.tokens.verify(Token::new(&token), purpose, None).await;
+        verified.map(|verified| verified.service_account)
+    };
+    let workload = verify(&claims(), Purpose::Workload).await;
+    assert_eq!((workload.as_deref(), cast.asked()), (Ok("api"), 0));
+    let join = verify(&with("/aud", json!(["arx/join"])), Purpose::Join).await;
+    assert_eq!((join.as_deref(), cast.asked()), (Ok("api"), 1));
 }
 
 #[tokio::test]

@@ -1,0 +1,68 @@
+//! How a cluster's API server is reached, and what it answers is read.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Limited};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+/// Whom to ask, and as whom: by a kubeconfig, or as the pod that this process runs in.
+///
+/// # Errors
+/// What is wrong with the file, or that no cluster is around this process.
+pub(crate) async fn config(
+    kubeconfig: Option<&Path>,
+    deadline: Duration,
+) -> Result<kube::Config, String> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|error| in_short(&error))?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(|error| in_short(&error))?
+        }
+        None => kube::Config::incluster().map_err(|error| {
+            format!(
+                "{}: set kubeconfig, or run inside the cluster",
+                in_short(&error)
+            )
+        })?,
+    };
+    config.connect_timeout = Some(deadline);
+    config.read_timeout = Some(deadline);
+    config.default_retry = false;
+    Ok(config)
+}
+
+/// A whole answer of at most `limit` bytes.
+pub(crate) async fn body(body: kube::client::Body, limit: usize) -> Result<Vec<u8>, String> {
+    let whole = Limited::new(body, limit).collect().await;
+    whole
+        .map(|whole| whole.to_bytes().to_vec())
+        .map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                format!("the answer is longer than {} KiB", limit >> 10)
+            } else {
+                "the answer broke off".to_owned()
+            }
+        })
+}
+
+/// An error and its causes in one line: what went wrong stands in the innermost.
+pub(crate) fn in_short(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    if text.len() > 300 {
+        let end = (0..=300).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+    }
+    text
+}

@@ -1,0 +1,209 @@
+//! Which pods there are: a watch of each cluster's pods, by which a token counts only while its
+//! pod is there, runs under its service account, and is on its node.
+//!
+//! What is kept of a pod is who and where it is. While the API server is away, pods that are
+//! known go on as they are for a time, and others wait.
+
+mod api;
+mod index;
+mod object;
+mod watch;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use arx_daemon::Clock;
+use tokio::sync::Semaphore;
+
+use crate::token::Refused;
+pub(crate) use api::Api;
+use index::{Index, Standing};
+use object::Pod;
+
+/// Why the index is not being kept up.
+pub(crate) const AWAY: &str = "ARX-PODS-AWAY";
+/// Pods that are asked for one by one at the same time.
+const AT_ONCE: usize = 16;
+
+/// What a token says of its pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim<'a> {
+    pub(crate) uid: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) account: &'a str,
+    /// If the token names one.
+    pub(crate) node: Option<&'a str>,
+}
+
+/// The pods of one cluster.
+pub(crate) struct Pods {
+    cluster: Arc<str>,
+    api: Api,
+    /// Pods are believed for so long after the API server was last heard.
+    stale: Duration,
+    clock: Clock,
+    seen: RwLock<Seen>,
+    turns: Semaphore,
+}
+
+#[derive(Default)]
+struct Seen {
+    index: Index,
+    /// When the index was last known to be as the API server has it.
+    fresh: Option<Instant>,
+    /// Why it is not being kept up, if it is not.
+    failure: Option<Arc<str>>,
+    /// Lists that were begun.
+    lists: u32,
+    events: u64,
+}
+
+/// How the index stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Health {
+    pub(crate) pods: usize,
+    /// How long ago it was as the API server has it; `None` before it was read.
+    pub(crate) age: Option<Duration>,
+    /// Why it is not being kept up, if it is not.
+    pub(crate) failure: Option<Arc<str>>,
+    /// Changes of pods that were seen.
+    pub(crate) events: u64,
+    /// Whether it is too old to be believed.
+    pub(crate) is_stale: bool,
+}
+
+impl Pods {
+    pub(crate) fn new(cluster: Arc<str>, api: Api, stale: Duration, clock: Clock) -> Self {
+        Self {
+            cluster,
+            api,
+            stale,
+            clock,
+            seen: RwLock::default(),
+            turns: Semaphore::new(AT_ONCE),
+        }
+    }
+
+    /// Whether `claim` is true, by what is in memory; `None` if the API server has to be asked.
+    pub(crate) fn judge(&self, claim: &Claim<'_>) -> Option<Result<(), Refused>> {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now();
+        match seen.index.standing(claim, now) {
+            _ if self.is_stale(&seen) => None,
+            Standing::Live => Some(Ok(())),
+            Standing::Gone(why) => Some(Err(self.gone(why))),
+            Standing::Unknown => None,
+        }
+    }
+
+    /// Whether it is true by the API server's own word: a pod may be newer than what was heard.
+    pub(crate) async fn ask(&self, claim: &Claim<'_>) -> Result<(), Refused> {
+        let asked = async {
+            let turn = self.turns.acquire().await;
+            let answer = self.api.pod(claim.namespace, claim.name).await;
+            drop(turn);
+            answer
+        };
+        let answer = tokio::time::timeout(api::DEADLINE, asked).await;
+        let answer = answer.unwrap_or_else(|_| Err("no answer within 5 s".to_owned()));
+        let pod = answer.map_err(|why| Refused::PodUnknown {
+            cluster: self.cluster.clone(),
+            why: why.into(),
+        })?;
+        let mut one = Index::default();
+        if let Some(json) = pod {
+            let pod: Option<Pod<'_>> = serde_json::from_slice(&json).ok();
+            let pod = pod.filter(|pod| !pod.metadata.uid.is_empty());
+            let pod = pod.ok_or_else(|| Refused::PodUnknown {
+                cluster: self.cluster.clone(),
+                why: "its answer is no pod".into(),
+            })?;
+            one.put(&pod, 0);
+        }
+        match one.standing(claim, self.clock.now()) {
+            Standing::Live => Ok(()),
+            Standing::Gone(why) => Err(self.gone(why)),
+            Standing::Unknown => Err(self.gone("there is none of this UID")),
+        }
+    }
+
+    /// What an operator has to know of it, and whether nothing can be issued by its tokens.
+    pub(crate) fn trouble(&self) -> Option<(&'static str, String, bool)> {
+        let cluster = &self.cluster;
+        let health = self.health();
+        let why = health.failure.as_deref().unwrap_or("it is being read");
+        match health.age {
+            None => Some((
+                "ARX-PODS-UNREAD",
+                format!("the pods of cluster {cluster} have not been read yet ({why})"),
+                true,
+            )),
+            Some(age) if health.is_stale => Some((
+                "ARX-PODS-STALE",
+                format!(
+                    "the API server of cluster {cluster} was last heard {} s ago ({why}), which is longer than pod_grace: its tokens are refused",
+                    age.as_secs()
+                ),
+                false,
+            )),
+            Some(age) if health.failure.is_some() => Some((
+                AWAY,
+                format!(
+                    "the pods of cluster {cluster} can't be watched ({why}): those that are known count for {} s more, others are refused",
+                    self.stale.saturating_sub(age).as_secs()
+                ),
+                false,
+            )),
+            Some(_) => None,
+        }
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        Health {
+            pods: seen.index.len(),
+            age: seen.fresh.map(|fresh| self.since(fresh)),
+            failure: seen.failure.clone(),
+            events: seen.events,
+            is_stale: self.is_stale(&seen),
+        }
+    }
+
+    /// Whether pods can be listed now, as `arx-ca check` wants to know.
+    pub(crate) async fn probe(&self) -> Result<(), String> {
+        match self.api.page("").await {
+            Ok(_) => Ok(()),
+            Err(api::Failed::Expired) => Err("its list has expired".to_owned()),
+            Err(api::Failed::Other(why)) => Err(why),
+        }
+    }
+
+    pub(crate) fn cluster(&self) -> &Arc<str> {
+        &self.cluster
+    }
+
+    /// Whether it watches the same pods in the same way as `other` would.
+    pub(crate) fn is_same_as(&self, cluster: &str, api: &Api, stale: Duration) -> bool {
+        *self.cluster == *cluster && self.api.is_same_as(api) && self.stale == stale
+    }
+
+    fn gone(&self, why: &'static str) -> Refused {
+        Refused::PodGone {
+            cluster: self.cluster.clone(),
+            why,
+        }
+    }
+
+    fn is_stale(&self, seen: &Seen) -> bool {
+        seen.fresh
+            .is_none_or(|fresh| self.since(fresh) > self.stale)
+    }
+
+    fn since(&self, then: Instant) -> Duration {
+        self.clock.monotonic().saturating_duration_since(then)
+    }
+}
+
+#[cfg(test)]
+mod tests;

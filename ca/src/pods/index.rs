@@ -1,0 +1,130 @@
+//! The pods of a cluster in memory: some 150 bytes each.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arx_identity::crypto::sha256;
+
+use super::Claim;
+use super::object::Pod;
+
+/// A deleted pod's tokens are good for so long after the end of its grace period, as for the API
+/// server itself.
+const AFTER_DELETION: Duration = Duration::from_secs(60);
+
+/// What a pod's UID is known by here.
+type Key = [u8; 16];
+
+/// All pods by UID.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pods: HashMap<Key, Known>,
+    words: Words,
+}
+
+#[derive(Debug)]
+struct Known {
+    namespace: Arc<str>,
+    name: Box<str>,
+    account: Arc<str>,
+    /// Once it is put on one.
+    node: Option<Arc<str>>,
+    /// Until when it may be there, once it is being deleted.
+    deleted: Option<SystemTime>,
+    has_ended: bool,
+    /// The list in which it was seen last.
+    list: u32,
+}
+
+/// Whether a pod is what a token says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Live,
+    /// It is not, or not any more.
+    Gone(&'static str),
+    /// Nothing is known of it, or not yet enough.
+    Unknown,
+}
+
+impl Index {
+    pub(super) fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    pub(super) fn standing(&self, claim: &Claim<'_>, now: SystemTime) -> Standing {
+        let Some(pod) = self.pods.get(&key(claim.uid)) else {
+            return Standing::Unknown;
+        };
+        if *pod.namespace != *claim.namespace || *pod.name != *claim.name {
+            return Standing::Gone("its UID is that of another pod");
+        }
+        if *pod.account != *claim.account {
+            return Standing::Gone("it runs under another service account");
+        }
+        if pod.has_ended {
+            return Standing::Gone("it has ended");
+        }
+        if pod.deleted.is_some_and(|end| now > end + AFTER_DELETION) {
+            return Standing::Gone("it is being deleted, and its time is up");
+        }
+        match (&pod.node, claim.node) {
+            (Some(node), Some(claimed)) if **node != *claimed => {
+                Standing::Gone("it is on another node")
+            }
+            // It was put on its node later than what was heard of it.
+            (None, Some(_)) => Standing::Unknown,
+            _ => Standing::Live,
+        }
+    }
+
+    /// Takes a pod as it is now, seen in this list or after it.
+    pub(super) fn put(&mut self, pod: &Pod<'_>, list: u32) {
+        let known = Known {
+            namespace: self.words.keep(&pod.metadata.namespace),
+            name: pod.metadata.name.as_ref().into(),
+            account: self.words.keep(pod.account()),
+            node: pod.node().map(|node| self.words.keep(node)),
+            deleted: pod.deleted(),
+            has_ended: pod.has_ended(),
+            list,
+        };
+        self.pods.insert(key(&pod.metadata.uid), known);
+    }
+
+    pub(super) fn remove(&mut self, uid: &str) {
+        self.pods.remove(&key(uid));
+    }
+
+    /// Forgets what was in no list since this one began.
+    pub(super) fn finish(&mut self, list: u32) {
+        self.pods.retain(|_, pod| pod.list == list);
+        self.words.forget();
+    }
+}
+
+/// Not the UID's own bytes: nothing says that each is a UUID.
+fn key(uid: &str) -> Key {
+    let [key @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = sha256(uid.as_bytes());
+    key
+}
+
+/// Names that many pods share.
+#[derive(Debug, Default)]
+struct Words(HashSet<Arc<str>>);
+
+impl Words {
+    fn keep(&mut self, word: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(word) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = word.into();
+        self.0.insert(Arc::clone(&new));
+        new
+    }
+
+    /// Drops those that nobody has any more.
+    fn forget(&mut self) {
+        self.0.retain(|word| Arc::strong_count(word) > 1);
+    }
+}

@@ -1,0 +1,381 @@
+//! With an API server of the test's below kube's client.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arx_daemon::Clock;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::{Api, Claim, Pods};
+use crate::token::Refused;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+type Answer = Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>>;
+
+/// Hands each request to the test, which answers it.
+#[derive(Clone)]
+struct ApiServer(mpsc::UnboundedSender<Asked>);
+
+struct Asked {
+    what: String,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl tower_service::Service<Request<Body>> for ApiServer {
+    type Response = Answer;
+    type Error = std::io::Error;
+    type Future = BoxFuture<'static, Result<Answer, std::io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (answer, answered) = oneshot::channel();
+        let what = request.uri().to_string();
+        let sent = self.0.send(Asked { what, answer });
+        async move {
+            sent.map_err(std::io::Error::other)?;
+            answered.await.map_err(std::io::Error::other)
+        }
+        .boxed()
+    }
+}
+
+impl Asked {
+    fn whole(self, status: u16, json: &Value) {
+        let body = stream::iter([Ok(Frame::data(Bytes::from(json.to_string())))]);
+        self.send(status, body.boxed());
+    }
+
+    /// Answers with a watch, to which lines are sent.
+    fn open(self) -> Watch {
+        let (lines, sent) = mpsc::unbounded_channel::<Bytes>();
+        let body = stream::unfold(sent, |mut sent| async move {
+            Some((Ok(Frame::data(sent.recv().await?)), sent))
+        });
+        self.send(200, body.boxed());
+        Watch(lines)
+    }
+
+    fn send(self, status: u16, body: BoxStream<'static, Result<Frame<Bytes>, Infallible>>) {
+        let response = Response::builder().status(status);
+        let response = response.body(StreamBody::new(body)).expect("a response");
+        assert!(self.answer.send(response).is_ok(), "nobody waits");
+    }
+}
+
+struct Watch(mpsc::UnboundedSender<Bytes>);
+
+impl Watch {
+    fn say(&self, kind: &str, object: &Value) {
+        let line = json!({"type": kind, "object": object}).to_string() + "\n";
+        // A line comes in parts.
+        let (one, other) = line.split_at(line.len() / 2);
+        for part in [one, other] {
+            assert!(
+                self.0.send(part.to_owned().into()).is_ok(),
+                "nobody watches"
+            );
+        }
+    }
+}
+
+struct Bench {
+    pods: Arc<Pods>,
+    clock: Clock,
+    asked: mpsc::UnboundedReceiver<Asked>,
+    tasks: JoinSet<Result<(), Refused>>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (sender, asked) = mpsc::unbounded_channel();
+        let clock = Clock::manual(now());
+        let client = kube::Client::new(ApiServer(sender), "default");
+        let api = Api::with(client, None);
+        let pods = Arc::new(Pods::new("c1".into(), api, HOUR, clock.clone()));
+        let kept = Arc::clone(&pods);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            kept.keep().await;
+            Ok(())
+        });
+        Self {
+            pods,
+            clock,
+            asked,
+            tasks,
+        }
+    }
+
+    /// Watching after a list of these pods.
+    async fn watching(listed: &[Value]) -> (Self, Watch) {
+        let mut bench = Self::new();
+        bench
+            .next("/api/v1/pods?limit=250")
+            .await
+            .whole(200, &list(listed, "7", ""));
+        let watch = bench.next("resourceVersion=7").await.open();
+        (bench, watch)
+    }
+
+    /// The next request, which is for this.
+    async fn next(&mut self, what: &str) -> Asked {
+        let asked = self.asked.recv().await.expect("a request");
+        assert!(
+            asked.what.contains(what),
+            "{} instead of {what}",
+            asked.what
+        );
+        asked
+    }
+
+    /// Waits until the index has seen so many changes.
+    async fn seen(&self, events: u64) {
+        while self.pods.health().events < events {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn judge(&self, claim: &Claim<'_>) -> &'static str {
+        match self.pods.judge(claim) {
+            Some(Ok(())) => "live",
+            Some(Err(refused)) => refused.code(),
+            None => "to be asked",
+        }
+    }
+}
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_780_000_000)
+}
+
+/// As an API server writes it, with what is not read among the rest.
+fn pod(name: &str) -> Value {
+    json!({
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "uid": format!("uid-of-{name}"),
+            "resourceVersion": "7",
+            "labels": {"app": "web"},
+            "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}],
+        },
+        "spec": {
+            "nodeName": "node-1",
+            "serviceAccountName": "web",
+            "containers": [{"name": "app", "env": [{"name": "phase", "value": "Failed"}]}],
+        },
+        "status": {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    })
+}
+
+fn with(pointer: &str, value: Value) -> Value {
+    let mut pod = pod("web-1");
+    *pod.pointer_mut(pointer).expect("it is there") = value;
+    pod
+}
+
+fn list(pods: &[Value], version: &str, next: &str) -> Value {
+    json!({
+        "kind": "PodList",
+        "apiVersion": "v1",
+        "metadata": {"resourceVersion": version, "continue": next},
+        "items": pods,
+    })
+}
+
+fn claim() -> Claim<'static> {
+    Claim {
+        uid: "uid-of-web-1",
+        namespace: "shop",
+        name: "web-1",
+        account: "web",
+        node: Some("node-1"),
+    }
+}
+
+#[tokio::test]
+async fn all_pages_of_the_list_are_read_before_a_pod_counts_as_unknown() {
+    let mut bench = Bench::new();
+    let first = bench.next("/api/v1/pods?limit=250").await;
+    let (code, _, shut) = bench.pods.trouble().expect("it is told");
+    assert_eq!((code, shut), ("ARX-PODS-UNREAD", true));
+    first.whole(200, &list(&[pod("web-1")], "7", "a b"));
+    let second = bench.next("continue=a%20b").await;
+    second.whole(200, &list(&[pod("web-2")], "7", ""));
+    let _watch = bench
+        .next("watch=true&allowWatchBookmarks=true")
+        .await
+        .open();
+    let health = bench.pods.health();
+    assert_eq!((health.pods, health.age), (2, Some(Duration::ZERO)));
+    assert_eq!(bench.judge(&claim()), "live");
+}
+
+#[tokio::test]
+async fn a_token_counts_while_its_pod_is_there_and_as_it_says() {
+    let (bench, watch) = Bench::watching(&[pod("web-1")]).await;
+    assert_eq!(bench.judge(&claim()), "live");
+    let without_node = Claim {
+        node: None,
+        ..claim()
+    };
+    assert_eq!(bench.judge(&without_node), "live");
+    let others = [
+        Claim {
+            node: Some("node-2"),
+            ..claim()
+        },
+        Claim {
+            account: "root",
+            ..claim()
+        },
+        Claim {
+            name: "web-2",
+            ..claim()
+        },
+        Claim {
+            namespace: "bank",
+            ..claim()
+        },
+    ];
+    for other in others {
+        assert_eq!(bench.judge(&other), "ARX-TOKEN-POD-GONE", "{other:?}");
+    }
+    watch.say("DELETED", &pod("web-1"));
+    bench.seen(1).await;
+    assert_eq!(bench.judge(&claim()), "to be asked");
+}
+
+#[tokio::test]
+async fn a_pod_that_has_ended_or_whose_time_is_up_is_gone() {
+    let (bench, watch) = Bench::watching(&[]).await;
+    watch.say("ADDED", &with("/status/phase", json!("Succeeded")));
+    bench.seen(1).await;
+    assert_eq!(bench.judge(&claim()), "ARX-TOKEN-POD-GONE");
+    let mut deleted = pod("web-1");
+    // Now, and half a minute of grace.
+    deleted["metadata"]["deletionTimestamp"] = json!("2026-05-28T20:27:10Z");
+    watch.say("MODIFIED", &deleted);
+    bench.seen(2).await;
+    assert_eq!(bench.judge(&claim()), "live");
+    bench.clock.advance(Duration::from_secs(89));
+    assert_eq!(bench.judge(&claim()), "live");
+    bench.clock.advance(Duration::from_secs(2));
+    assert_eq!(bench.judge(&claim()), "ARX-TOKEN-POD-GONE");
+}
+
+#[tokio::test]
+async fn of_a_pod_that_was_not_heard_of_yet_the_api_server_is_asked() {
+    let (mut bench, _watch) = Bench::watching(&[with("/spec/nodeName", Value::Null)]).await;
+    // It was put on its node a moment ago.
+    assert_eq!(bench.judge(&claim()), "to be asked");
+    let pods = Arc::clone(&bench.pods);
+    let outcomes = [
+        (200, pod("web-1"), None),
+        (
+            404,
+            json!({"status": "Failure"}),
+            Some("ARX-TOKEN-POD-GONE"),
+        ),
+        // A later one of the same name.
+        (
+            200,
+            with("/metadata/uid", json!("another")),
+            Some("ARX-TOKEN-POD-GONE"),
+        ),
+        (500, json!({}), Some("ARX-TOKEN-POD-UNKNOWN")),
+        (200, json!([]), Some("ARX-TOKEN-POD-UNKNOWN")),
+    ];
+    for (status, answer, code) in outcomes {
+        let pods = Arc::clone(&pods);
+        bench.tasks.spawn(async move { pods.ask(&claim()).await });
+        let asked = bench.next("/api/v1/namespaces/shop/pods/web-1").await;
+        asked.whole(status, &answer);
+        let outcome = bench.tasks.join_next().await.expect("it runs");
+        let outcome = outcome.expect("no panic");
+        assert_eq!(
+            outcome.as_ref().err().map(Refused::code),
+            code,
+            "{outcome:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_breaks_off_goes_on_where_it_was_and_meanwhile_what_is_known_counts() {
+    let (mut bench, watch) = Bench::watching(&[pod("web-1")]).await;
+    let bookmark = json!({"kind": "Pod", "metadata": {"resourceVersion": "12"}});
+    watch.say("BOOKMARK", &bookmark);
+    drop(watch);
+    // It had ended in order: at once.
+    bench
+        .next("resourceVersion=12")
+        .await
+        .whole(503, &json!({}));
+    let again = bench.next("resourceVersion=12").await;
+    let health = bench.pods.health();
+    let failure = health.failure.expect("it is told");
+    assert!(failure.contains("503"), "{failure}");
+    let (code, _, shut) = bench.pods.trouble().expect("it is told");
+    assert_eq!((code, shut), ("ARX-PODS-AWAY", false));
+    assert_eq!(bench.judge(&claim()), "live");
+    bench.clock.advance(HOUR + Duration::from_secs(1));
+    assert_eq!(bench.judge(&claim()), "to be asked", "its word is too old");
+    let (code, ..) = bench.pods.trouble().expect("it is told");
+    assert_eq!(code, "ARX-PODS-STALE");
+    let watch = again.open();
+    watch.say("MODIFIED", &pod("web-1"));
+    bench.seen(1).await;
+    assert_eq!(bench.judge(&claim()), "live");
+    assert!(bench.pods.trouble().is_none());
+}
+
+#[tokio::test]
+async fn when_its_place_is_not_known_any_more_all_is_listed_anew_and_the_lost_forgotten() {
+    for by_event in [true, false] {
+        let (mut bench, watch) = Bench::watching(&[pod("web-1"), pod("web-2")]).await;
+        if by_event {
+            let gone = json!({"kind": "Status", "status": "Failure", "code": 410});
+            watch.say("ERROR", &gone);
+        } else {
+            drop(watch);
+            bench.next("watch=true").await.whole(410, &json!({}));
+        }
+        let anew = bench.next("/api/v1/pods?limit=250").await;
+        assert_eq!(bench.judge(&claim()), "live", "nothing is forgotten before");
+        anew.whole(200, &list(&[pod("web-2")], "40", ""));
+        let _watch = bench.next("resourceVersion=40").await.open();
+        assert_eq!(bench.judge(&claim()), "to be asked");
+        assert_eq!(bench.pods.health().pods, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_on_which_nothing_is_heard_for_long_is_given_up() {
+    let (mut bench, _silent) = Bench::watching(&[pod("web-1")]).await;
+    let began = tokio::time::Instant::now();
+    bench.next("resourceVersion=7").await.open();
+    let waited = began.elapsed();
+    assert!((90..130).contains(&waited.as_secs()), "{waited:?}");
+}
