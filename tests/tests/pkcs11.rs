@@ -1,13 +1,16 @@
 //! The root's key in a PKCS #11 token: a real one, SoftHSM2, that is asked by real processes.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use arx_identity::Certificate;
 use arx_proto::admin::v1::{
-    Authority, ContinueRotationRequest, RotateRootRequest, RotationStatusRequest,
+    Authority, ContinueRotationRequest, DistrustRequest, RotateRootRequest, RotationStatusRequest,
 };
 use arx_tests::http;
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::process::until;
+use arx_tests::rotating::{distrust, quickly, reaches, roots, rotate};
 use arx_tests::sds::{Connection, chain, secrets};
 use arx_tests::token::{PIN, Token};
 
@@ -222,6 +225,70 @@ async fn a_rotation_that_is_asked_for_while_the_token_is_out_says_so_and_goes_on
     ensure!(token.private_keys()?.len() == 3);
     mesh.write_bundle().await?;
     issues(&mesh, "n1").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_token_that_is_unplugged_in_the_middle_of_a_rotation_keeps_it_where_it_is_until_it_is_back()
+-> anyhow::Result<()> {
+    let (mut mesh, token) = mesh("", |token| Ok(token.table("arx-root", true)))?;
+    mesh.start_authority().await?;
+    let before = root(&mesh).await?;
+    let slowly = RotateRootRequest {
+        dwell_ms: Some(2000),
+        ..quickly()
+    };
+    rotate(&mesh, slowly).await?;
+    reaches(&mesh, "both are published", |it| it.bundle_number == 2).await?;
+    token.unplug()?;
+    let told = reaches(&mesh, "it says what keeps it", |it| {
+        it.phase == "activate" && it.message.contains("ARX-SIGNER-UNREACHABLE")
+    })
+    .await?;
+    ensure!(
+        told.ended_unix_ms == 0 && told.forced.is_empty(),
+        "{told:?}"
+    );
+    token.plug()?;
+    reaches(&mesh, "done", |it| it.phase == "done").await?;
+    ensure!(root(&mesh).await?.certificate != before.certificate);
+    mesh.write_bundle().await?;
+    issues(&mesh, "n1").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_distrust_that_finds_no_token_for_the_next_root_goes_on_without_one_if_that_is_understood()
+-> anyhow::Result<()> {
+    let (mut mesh, token) = mesh("", |token| Ok(token.table("arx-root", true)))?;
+    mesh.start_authority().await?;
+    let before = Certificate::from_der(&root(&mesh).await?.certificate)?;
+    token.unplug()?;
+    let id = before.subject_key_id().context("a root has one")?;
+    let id = id.to_string();
+    distrust(&mesh, &id, Duration::from_secs(2)).await?;
+    reaches(&mesh, "no other root can be made", |it| {
+        it.phase == "prepare" && it.message.contains("ARX-SIGNER-UNREACHABLE")
+    })
+    .await?;
+    let request = DistrustRequest {
+        authority: id,
+        reason: "at once".to_owned(),
+        nothing_will_connect: true,
+        ..DistrustRequest::default()
+    };
+    mesh.admin().await?.distrust(request).await?;
+    let done = reaches(&mesh, "done", |it| it.phase == "done").await?;
+    ensure!(done.without_successor && done.id == "r1", "{done:?}");
+    refuses(&mesh, "ARX-AUTHORITY-NOTHING-TRUSTED").await?;
+
+    // The token is back: the next start makes another root there.
+    token.plug()?;
+    mesh.stop_authority().await?;
+    mesh.spawn_authority()?;
+    mesh.authority_is_ready().await?;
+    let roots = roots(&mesh).await?;
+    ensure!(roots.len() == 1 && roots[0] != *before.der());
+    ensure!(token.private_keys()?.len() == 2);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -159,7 +159,11 @@ async fn an_operator_plans_rotates_follows_and_reads_the_evidence() -> anyhow::R
     )?;
     says(
         &text(&socket, &["rotate", "abort"], 1)?,
-        &["ARX-ROTATION-NONE"],
+        &[
+            "ARX-ROTATION-NONE",
+            "rotation r1 has ended",
+            "arx rotate report r1",
+        ],
     )?;
     pair.talks().await
 }

@@ -84,6 +84,11 @@ pub enum RotationError {
     /// None is.
     #[error("no rotation is under way: begin one by `arx rotate root`")]
     None,
+    /// The last one has ended.
+    #[error(
+        "rotation {0} has ended, and nothing of it can be changed: `arx rotate report {0}` tells how it went, and `arx rotate root` begins another"
+    )]
+    Over(String),
     /// It is of a newer version.
     #[error("rotation {0} is in a phase that this version does not know: use the newer one")]
     Newer(String),
@@ -180,7 +185,7 @@ impl RotationError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::UnderWay(_) => "ARX-ROTATION-UNDER-WAY",
-            Self::None => "ARX-ROTATION-NONE",
+            Self::None | Self::Over(_) => "ARX-ROTATION-NONE",
             Self::Newer(_) => "ARX-ROTATION-NEWER",
             Self::Withdrawing(_) => "ARX-ROTATION-WITHDRAWING",
             Self::TooLate(_) => "ARX-ROTATION-TOO-LATE",
@@ -303,7 +308,7 @@ pub fn step(
     if rotation.phase.is_over() {
         return match event {
             Event::Looked => Ok(Step::default()),
-            _ => Err(RotationError::None),
+            _ => Err(RotationError::Over(rotation.id.clone())),
         };
     }
     if rotation.phase == Phase::Unknown || rotation.kind == Kind::Unknown {
@@ -550,7 +555,7 @@ fn abort(
         }
         (Phase::Retire, Some(_)) => Ok(leave(Phase::Restore)),
         (Phase::Restore, Some(_)) => Err(RotationError::Withdrawing(id())),
-        (Phase::Done | Phase::Aborted, Some(_)) => Err(RotationError::None),
+        (Phase::Done | Phase::Aborted, Some(_)) => Err(RotationError::Over(id())),
         (Phase::Unknown, Some(_)) => Err(RotationError::Newer(id())),
     }
 }

@@ -162,7 +162,7 @@ fn what_can_not_be_distrusted_is_refused() {
     assert_eq!(other, Err(RotationError::Distrusting("r1".to_owned())));
     for phase in [Phase::Done, Phase::Aborted] {
         let over = distrusted(&planned(phase), key(1), &facts());
-        assert_eq!(over, Err(RotationError::None));
+        assert_eq!(over, Err(RotationError::Over("r1".to_owned())));
     }
     let newer = distrusted(&planned(Phase::Unknown), key(1), &facts());
     assert_eq!(newer, Err(RotationError::Newer("r1".to_owned())));

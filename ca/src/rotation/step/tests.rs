@@ -171,3 +171,58 @@ fn a_record_of_before_that_does_not_say_it_was_by_an_operator_and_one_of_later_i
     let told = serde_json::to_string(&Opener::WaitUnconfirmed);
     assert_eq!(told.ok().as_deref(), Some(r#""wait-unconfirmed""#));
 }
+
+#[test]
+fn a_gate_is_never_forced_without_a_reason_in_any_phase() {
+    for phase in [
+        Phase::Prepare,
+        Phase::Distribute,
+        Phase::Activate,
+        Phase::Reissue,
+        Phase::Retire,
+        Phase::Withdraw,
+        Phase::Restore,
+        Phase::Held,
+    ] {
+        for nothing in ["", " ", "\t\n"] {
+            let force = Event::Force(nothing.to_owned());
+            let planned = rotation(phase, Duration::ZERO);
+            let refused = step(&planned, &force, &facts(), at(1)).expect_err("refused");
+            assert_eq!(refused, RotationError::NoReason, "{phase:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_changed_of_a_rotation_that_has_ended_whoever_wishes_what() {
+    for phase in [Phase::Done, Phase::Aborted] {
+        let over = rotation(phase, Duration::ZERO);
+        for wish in [
+            Event::Abort(String::new()),
+            Event::Continue,
+            Event::Force("now".to_owned()),
+            Event::Distrust(key(2), over.terms, String::new()),
+            Event::Alone,
+        ] {
+            let refused = step(&over, &wish, &facts(), at(1)).expect_err("refused");
+            assert_eq!(refused.code(), "ARX-ROTATION-NONE");
+            assert!(refused.to_string().contains("rotation r1 has ended"));
+        }
+        let looked = step(&over, &Event::Looked, &facts(), at(1));
+        assert_eq!(looked, Ok(Step::default()));
+    }
+}
+
+#[test]
+fn a_second_rotation_or_distrust_does_not_begin_beside_one_that_is_under_way() {
+    let mut all = Rotations::default();
+    let terms = rotation(Phase::Prepare, Duration::ZERO).terms;
+    begin(&mut all, key(1), terms, String::new(), at(0)).expect("the first");
+    let before = all.clone();
+    for begin in [begin, begin_distrust, begin_cut_off] {
+        let refused = begin(&mut all, key(1), terms, String::new(), at(1)).expect_err("refused");
+        assert_eq!(refused, RotationError::UnderWay("r1".to_owned()));
+        assert!(refused.to_string().contains("`arx rotate abort`"));
+    }
+    assert_eq!(all, before);
+}

@@ -89,7 +89,7 @@ impl Authority {
         };
         let mut step = match rotation::step(&before, &event, &facts, wall(now)) {
             Ok(step) => step,
-            Err(RotationError::None) => return Ok(looked),
+            Err(RotationError::None | RotationError::Over(_)) => return Ok(looked),
             Err(error) => {
                 looked.said = Some(format!("{wish:?} refused: {error}"));
                 return Ok(looked);
