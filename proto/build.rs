@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "arx/node/v1/node.proto",
         "arx/admin/v1/admin.proto",
+        "arx/nested/v1/nested.proto",
         "arx/signer/v1/signer.proto",
         "envoy/sds.proto",
         "envoy/tls.proto",

@@ -6,6 +6,7 @@
 //! registered in the state store under a root that is active, and nothing before the ledger
 //! has it; the two steps are [`Authority::prepare`] and [`Authority::install`].
 
+mod below;
 mod check;
 mod closed;
 mod error;
@@ -36,6 +37,7 @@ use arx_identity::{
 use serde_json::Map;
 use tokio::sync::watch;
 
+pub use self::below::Below;
 pub use self::check::{Checked, check};
 pub use self::closed::nothing_trusted;
 pub use self::error::AuthorityError;
@@ -56,7 +58,7 @@ pub use self::reach::Reach;
 pub use self::renewal::RootRenewal;
 use self::sealed::Kept;
 pub use self::upper::{Upper, first_chain};
-pub use self::upstream::{Command, CommandError, Upstream};
+pub use self::upstream::{Arx, ArxError, Command, CommandError, Credentials, Upstream};
 use crate::signer::Sources;
 use crate::state::{
     Authorities, Decision, Document as _, Intermediate, Loaded, Replica, RootState, State,

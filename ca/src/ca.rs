@@ -17,6 +17,7 @@ use crate::denial;
 use crate::fleet::{Fleet, Released};
 use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
+use crate::nested;
 use crate::overview::Overview;
 use crate::policy::Policy;
 use crate::queue::Queue;
@@ -38,6 +39,8 @@ pub struct Rules {
     pub tokens: Tokens,
     /// How long records of certificates that have ended are kept.
     pub retention: Duration,
+    /// Who may stand below.
+    pub nested: nested::Allowed,
     /// How a rotation goes where nobody says otherwise.
     pub rotation: rotation::Defaults,
 }
@@ -74,6 +77,8 @@ pub struct Ca {
     pub fleet: Fleet,
     /// How much one node may take.
     pub shares: Shares,
+    /// How often authorities below have asked.
+    pub nested: nested::Rate,
     /// Who is served first.
     pub queue: Queue,
     /// Answers that may be asked for again.

@@ -65,7 +65,7 @@ pub enum Caller {
     /// A node.
     Node(Arc<Node>),
     /// With a certificate of this trust domain that is not a node's.
-    Other(SpiffeId),
+    Other(Arc<VerifiedPeer>),
 }
 
 impl Caller {
@@ -83,7 +83,7 @@ impl Caller {
                 not_after: peer.not_after,
                 issuers: peer.issuers.as_slice().into(),
             })),
-            _ => Self::Other(peer.id.clone()),
+            _ => Self::Other(Arc::new(peer.clone())),
         }
     }
 
@@ -105,10 +105,10 @@ impl Caller {
                 Fault::Unauthenticated,
                 "this call needs a node's certificate: join first",
             )),
-            Self::Other(id) => Err(Refusal::new(
+            Self::Other(peer) => Err(Refusal::new(
                 "ARX-CALLER-NOT-NODE",
                 Fault::Forbidden,
-                format!("{id} is not a node: only node agents may call this"),
+                format!("{} is not a node: only node agents may call this", peer.id),
             )),
         }
     }

@@ -2,6 +2,7 @@
 //! can't work.
 
 mod host;
+mod upstream;
 
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +15,10 @@ use arx_daemon::log;
 use arx_identity::{KeyAlgorithm, TrustDomain};
 use serde::Deserialize;
 
+pub use upstream::{Arx, Upstream};
+
 use crate::authority;
+use crate::nested;
 use crate::page;
 use crate::policy;
 use crate::rotation;
@@ -52,6 +56,9 @@ pub struct Config {
     /// How the root is replaced, where nobody says otherwise.
     #[serde(default)]
     pub rotation: Rotation,
+    /// Which authorities may stand below this one.
+    #[serde(default)]
+    pub nested: Vec<nested::Config>,
     /// The record of all that was issued.
     #[serde(default)]
     pub ledger: Ledger,
@@ -165,69 +172,6 @@ pub enum Elsewhere {
     Offline,
 }
 
-/// `[authority.upstream]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// A program and its arguments: request on standard input, chain on standard output.
-    pub command: Vec<String>,
-    /// How long it may take.
-    #[serde(default = "a_minute")]
-    pub deadline: Span,
-    /// Names of the variables that it gets of this process's environment.
-    #[serde(default)]
-    pub environment: Vec<String>,
-}
-
-impl Upstream {
-    fn problems(&self, problems: &mut Problems<'_>) {
-        match self.command.first() {
-            None => problems.add(
-                "authority.upstream.command",
-                "it is empty",
-                "give a program and its arguments, such as [\"/usr/local/bin/sign-authority\"]",
-            ),
-            Some(program) if !Path::new(program).is_absolute() => problems.add(
-                "authority.upstream.command",
-                format!("{program:?} is not a path from /"),
-                "give the whole path of the program: it is not looked for",
-            ),
-            Some(program) if program.contains('\0') => problems.add(
-                "authority.upstream.command",
-                "there is a NUL character in it",
-                "leave it out",
-            ),
-            Some(_) => {}
-        }
-        let deadline = self.deadline.get();
-        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&deadline) {
-            problems.add(
-                "authority.upstream.deadline",
-                format!("{} is not between 1s and 1h", self.deadline),
-                "leave it out for 1m",
-            );
-        }
-        let bad = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
-        if let Some(name) = self.environment.iter().find(bad) {
-            problems.add(
-                "authority.upstream.environment",
-                format!("{name:?} is no name of a variable"),
-                "give names only, such as [\"PATH\", \"HOME\"]; values come from this process's own environment",
-            );
-        }
-    }
-
-    fn options(&self) -> authority::Upstream {
-        let (program, arguments) = self.command.split_first().unzip();
-        authority::Upstream::Command(authority::Command {
-            program: program.map(PathBuf::from).unwrap_or_default(),
-            arguments: arguments.map(<[String]>::to_vec).unwrap_or_default(),
-            deadline: self.deadline.get(),
-            environment: self.environment.clone(),
-        })
-    }
-}
-
 /// Who begins the rotation to another root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -320,10 +264,6 @@ fn many() -> usize {
 
 fn queue() -> usize {
     10_000
-}
-
-fn a_minute() -> Span {
-    Span::from_secs(60)
 }
 
 fn ten_seconds() -> Span {
@@ -419,6 +359,7 @@ impl Config {
         self.check_rotation(problems);
         self.check_keys(problems);
         self.check_ledger(problems);
+        nested::problems(&self.nested, &self.trust_domain, problems);
         token::problems(&self.clusters, problems);
         self.policy
             .problems(&self.trust_domain, &self.clusters, problems);
@@ -450,6 +391,9 @@ impl Config {
                 .into_iter()
                 .filter_map(|(key, path)| Some((key, path.as_ref()?))),
         );
+        if let Some(upstream) = &self.authority.upstream {
+            paths.extend(upstream.paths());
+        }
         if let Some(pkcs11) = &self.authority.pkcs11 {
             paths.push(("authority.pkcs11.module", &pkcs11.module));
             paths.push(("authority.pkcs11.pin_file", &pkcs11.pin_file));

@@ -599,7 +599,7 @@ fn issued(answer: Answer) -> wire::Issued {
     }
 }
 
-fn refused_csr(error: &CsrError) -> Refusal {
+pub(crate) fn refused_csr(error: &CsrError) -> Refusal {
     let code = match error {
         CsrError::TooLong(_) => "ARX-CSR-TOO-LARGE",
         CsrError::NotDer => "ARX-CSR-MALFORMED",

@@ -18,6 +18,7 @@ mod issue;
 mod kubernetes;
 pub mod ledger;
 pub mod metrics;
+pub mod nested;
 pub mod node_api;
 pub mod overview;
 pub mod page;

@@ -31,6 +31,8 @@ pub enum Kind {
     Workload,
     /// The authority itself.
     Own,
+    /// An authority below it.
+    Nested,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
             Self::Node => "node",
             Self::Workload => "workload",
             Self::Own => "own",
+            Self::Nested => "nested",
         }
     }
 }

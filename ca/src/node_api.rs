@@ -146,18 +146,18 @@ fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Arc<Node>, Refusal> {
 }
 
 /// Whose call it is, for the log.
-fn peer<T>(request: &Request<T>) -> Peer {
+pub(crate) fn peer<T>(request: &Request<T>) -> Peer {
     let peer = request.extensions().get::<Peer>();
     peer.cloned().unwrap_or(Peer::Other)
 }
 
 /// The token of `authorization: Bearer` (RFC 6750, 2.1).
-fn bearer<T>(request: &Request<T>) -> Result<Zeroizing<String>, Refusal> {
+pub(crate) fn bearer<T>(request: &Request<T>) -> Result<Zeroizing<String>, Refusal> {
     let missing = || {
         Refusal::new(
             "ARX-TOKEN-MISSING",
             Fault::Unauthenticated,
-            "a join needs the agent's service-account token as `authorization: Bearer ...`",
+            "this call needs the caller's service-account token as `authorization: Bearer ...`",
         )
     };
     let value = request
@@ -173,7 +173,7 @@ fn bearer<T>(request: &Request<T>) -> Result<Zeroizing<String>, Refusal> {
     }
 }
 
-async fn within<T>(
+pub(crate) async fn within<T>(
     deadline: Duration,
     work: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {

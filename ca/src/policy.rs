@@ -331,22 +331,24 @@ impl Policy {
         ttl: Option<Duration>,
     ) -> Result<Grant, Denied> {
         check_token(agent, token, Purpose::Workload)?;
-        let names = Names {
-            cluster: &token.cluster,
-            namespace: &token.namespace,
-            service_account: &token.service_account,
-        };
-        for (what, name) in [
-            ("namespace", names.namespace),
-            ("service account", names.service_account),
-            ("cluster", names.cluster),
-        ] {
-            if !is_segment(name) {
-                return Err(Denied::Name(what));
-            }
-        }
+        let names = names(token)?;
         let (rule, terms) = self.terms(names)?;
         self.grant(&terms.path.fill(names), terms, ttl, rule)
+    }
+
+    /// The identity of the service account that asks for more than a workload may have, by a
+    /// token that no agent was ever given.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub fn account(&self, token: &Verified) -> Result<SpiffeId, Denied> {
+        if token.purpose != Purpose::Join {
+            return Err(Denied::Purpose(token.purpose));
+        }
+        let names = names(token)?;
+        let (rule, terms) = self.terms(names)?;
+        let grant = self.grant(&terms.path.fill(names), terms, None, rule)?;
+        Ok(grant.id)
     }
 
     /// The identities of a service account, in whatever cluster.
@@ -460,6 +462,24 @@ fn exceptional(exception: &Exception, usual: &Terms) -> Result<Exceptional, Stri
 }
 
 /// A token proves something to the agent of its own node only.
+fn names(token: &Verified) -> Result<Names<'_>, Denied> {
+    let names = Names {
+        cluster: &token.cluster,
+        namespace: &token.namespace,
+        service_account: &token.service_account,
+    };
+    for (what, name) in [
+        ("namespace", names.namespace),
+        ("service account", names.service_account),
+        ("cluster", names.cluster),
+    ] {
+        if !is_segment(name) {
+            return Err(Denied::Name(what));
+        }
+    }
+    Ok(names)
+}
+
 fn check_token(agent: Agent<'_>, token: &Verified, purpose: Purpose) -> Result<(), Denied> {
     if token.purpose != purpose {
         return Err(Denied::Purpose(token.purpose));

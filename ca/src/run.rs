@@ -28,6 +28,7 @@ use crate::ca::{Ca, CurrentRules, Rules};
 use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::metrics::{Gauges, Metrics, Readings, RootLabel, Rotating};
+use crate::nested;
 use crate::overview::Overview;
 use crate::page::{Page, Place};
 use crate::policy::Policy;
@@ -184,6 +185,7 @@ impl Process {
             ledger: parts.ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),
+            nested: nested::Rate::default(),
             queue: Queue::new(processors(), config.node_api.queue),
             answers: Answers::default(),
             told: Told::default(),
@@ -195,6 +197,7 @@ impl Process {
                 policy,
                 tokens,
                 retention: config.ledger.retention.get(),
+                nested: nested::Allowed::new(&config.nested),
                 rotation: config.rotation_defaults(),
             }),
             readiness,
@@ -426,6 +429,7 @@ impl Process {
             policy,
             tokens,
             retention: new.ledger.retention.get(),
+            nested: nested::Allowed::new(&new.nested),
             rotation: new.rotation_defaults(),
         });
         self.log.set_level(new.log.level);

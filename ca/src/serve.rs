@@ -21,6 +21,7 @@ use arx_daemon::Clock;
 use arx_daemon::calls::{Calls, Running};
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
 use arx_identity::{KeyId, TrustBundle, tls};
+use arx_proto::nested::v1::nested_server::NestedServer;
 use arx_proto::node::v1::node_server::NodeServer;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
@@ -35,6 +36,7 @@ use tower_service::Service as _;
 use crate::ca::Ca;
 use crate::caller::{Caller, NodeName};
 use crate::metrics::OpenConnection;
+use crate::nested::Api as NestedApi;
 use crate::node_api::Api as NodeApi;
 use crate::refusal::{Peer, Refusal};
 use crate::share::Shares;
@@ -77,6 +79,8 @@ const BYTES_OF_NODE: usize = 2 * message::LARGEST;
 const FOLLOW: &str = "/arx.node.v1.Node/Follow";
 /// The one call that is open to everybody.
 const JOIN: &str = "/arx.node.v1.Node/Join";
+/// The calls of authorities below begin so.
+const NESTED: &str = "/arx.nested.v1.Nested/";
 /// Connections whose root left the bundle close within this, not all at once.
 const SPREAD: Duration = Duration::from_secs(5);
 
@@ -88,6 +92,7 @@ pub struct Nodes {
     tasks: Tasks,
     api: NodeServer<NodeApi>,
     api_of_strangers: NodeServer<NodeApi>,
+    nested: NestedServer<NestedApi>,
     places: Places<NodeName>,
     handshakes: Places<()>,
     strangers: Semaphore,
@@ -101,6 +106,7 @@ impl Nodes {
     #[must_use]
     pub fn new(ca: Arc<Ca>, tls: Arc<tls::Server>, tasks: Tasks, most: usize) -> Self {
         let api = NodeServer::new(NodeApi::new(Arc::clone(&ca)));
+        let nested = NestedServer::new(NestedApi::new(Arc::clone(&ca)));
         let share = (most / SHARE_OF_STRANGERS).max(1);
         Self {
             ca,
@@ -108,6 +114,7 @@ impl Nodes {
             tasks,
             api: api.clone().max_decoding_message_size(message::LARGEST),
             api_of_strangers: api.max_decoding_message_size(STRANGERS_MESSAGE),
+            nested: nested.max_decoding_message_size(STRANGERS_MESSAGE),
             places: Places::of_nodes(),
             // Nodes must get in, whoever else calls.
             handshakes: Places::new(share),
@@ -446,7 +453,7 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let path = request.uri().path();
-        let follow = path == FOLLOW;
+        let (follow, nested) = (path == FOLLOW, path.starts_with(NESTED));
         let peer = Peer::of(&self.caller, self.address);
         if let Some(refusal) = self.nodes.turned_away(&self.caller, path) {
             self.nodes.ca.refused(&refusal, &peer, "call refused");
@@ -456,6 +463,10 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
         }
         request.extensions_mut().insert(self.caller.clone());
         request.extensions_mut().insert(peer);
+        if nested {
+            let mut api = self.nodes.nested.clone();
+            return whole(api.call(request));
+        }
         let node = match &self.caller {
             Caller::Node(node) if !self.stranger => node,
             _ => {

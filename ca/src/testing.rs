@@ -132,6 +132,7 @@ impl House {
             policy: Policy::new(&config.trust_domain, &config.policy, &config.clusters)?,
             tokens: Tokens::new(&config.clusters, &clock).await?,
             retention: config.ledger.retention.get(),
+            nested: crate::nested::Allowed::new(&config.nested),
             rotation: config.rotation_defaults(),
         };
         let ca = Ca {
@@ -150,6 +151,7 @@ impl House {
             ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),
+            nested: crate::nested::Rate::default(),
             queue: Queue::new(2, 1000),
             answers: Answers::default(),
             told: Told::default(),

@@ -26,6 +26,14 @@ pub mod node {
     }
 }
 
+/// What an authority asks of another that it stands below.
+pub mod nested {
+    /// Version 1 of `arx.nested`.
+    pub mod v1 {
+        tonic::include_proto!("arx.nested.v1");
+    }
+}
+
 /// What an authority asks of whatever holds its root's key.
 pub mod signer {
     /// Version 1 of `arx.signer`.

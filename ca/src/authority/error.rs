@@ -3,7 +3,7 @@
 use arx_identity::KeyError;
 use arx_identity::profile::ProfileError;
 
-use super::upstream::CommandError;
+use super::upstream::{ArxError, CommandError};
 use super::{Problem, SignError};
 use crate::signer::SignerError;
 use crate::state::StateError;
@@ -83,6 +83,9 @@ pub enum AuthorityError {
         /// The root.
         root: String,
     },
+    /// The Arx above gave no chain.
+    #[error(transparent)]
+    Arx(#[from] ArxError),
     /// There is no intermediate yet.
     #[error("there is no issuing certificate yet: wait until the authority has made one")]
     NotReady,
@@ -127,6 +130,7 @@ impl AuthorityError {
             Self::Awaiting(_) => "ARX-AUTHORITY-AWAITING",
             Self::Upstream(error) => error.code(),
             Self::NothingTrusted { .. } => "ARX-AUTHORITY-NOTHING-TRUSTED",
+            Self::Arx(error) => error.code(),
             Self::NotReady => "ARX-AUTHORITY-NOT-READY",
             Self::NotRecorded(_) => "ARX-AUTHORITY-NOT-RECORDED",
             Self::CutOff(_) => "ARX-AUTHORITY-CUT-OFF",
@@ -151,6 +155,7 @@ impl AuthorityError {
             Self::Signer(error) => error.passes(),
             Self::Awaiting(_)
             | Self::Upstream(_)
+            | Self::Arx(_)
             | Self::NotReady
             | Self::NotRecorded(_)
             | Self::CutOff(_) => true,

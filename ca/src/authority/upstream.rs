@@ -1,6 +1,7 @@
 //! Another CA that certifies the upper intermediate, asked by this process, long before it has
 //! to be there and never while anybody waits for a certificate.
 
+mod arx;
 mod command;
 
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use super::outside::{self, Installed};
 use super::{AuthorityError, Options};
 use crate::state::{Replica, State};
 
+pub use self::arx::{Arx, ArxError, Credentials};
 pub use self::command::{Command, CommandError};
 
 /// How the other CA is asked.
@@ -18,13 +20,16 @@ pub use self::command::{Command, CommandError};
 pub enum Upstream {
     /// By running a program.
     Command(Command),
+    /// Another Arx, by its own protocol.
+    Arx(Arx),
 }
 
 impl Upstream {
     /// The chain for this request, as the other CA gives it; nothing about it is checked.
-    async fn chain(&self, request: &str) -> Result<String, AuthorityError> {
+    async fn chain(&self, state: &State, request: &str) -> Result<String, AuthorityError> {
         match self {
             Self::Command(command) => Ok(command.run(request).await?),
+            Self::Arx(arx) => arx.chain(state, request).await,
         }
     }
 }
@@ -42,7 +47,7 @@ pub(super) async fn renew(
     now: impl Fn() -> SystemTime,
 ) -> Result<Installed, AuthorityError> {
     let asked = outside::request(state, replica, now()).await?;
-    let chain = upstream.chain(&asked.request).await?;
+    let chain = upstream.chain(state, &asked.request).await?;
     outside::install(state, replica, options, &chain, now()).await
 }
 

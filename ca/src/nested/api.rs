@@ -1,0 +1,69 @@
+//! `arx.nested.v1`, beside the node API.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arx_proto::nested::v1 as wire;
+use bytes::Bytes;
+use tonic::{Request, Response, Status};
+
+use crate::ca::Ca;
+use crate::caller::Caller;
+use crate::node_api::{bearer, peer, within};
+use crate::refusal::Refusal;
+
+/// How long a call may take: the root's key may be far away.
+const DEADLINE: Duration = Duration::from_secs(25);
+
+/// Answers authorities that stand below, or want to.
+#[derive(Clone)]
+pub struct Api(Arc<Ca>);
+
+impl Api {
+    /// Answers on behalf of `ca`.
+    #[must_use]
+    pub fn new(ca: Arc<Ca>) -> Self {
+        Self(ca)
+    }
+}
+
+#[tonic::async_trait]
+impl wire::nested_server::Nested for Api {
+    async fn certify(
+        &self,
+        request: Request<wire::CertifyRequest>,
+    ) -> Result<Response<wire::CertifyResponse>, Status> {
+        let ca = &self.0;
+        let peer = peer(&request);
+        let token = request
+            .metadata()
+            .contains_key("authorization")
+            .then(|| bearer(&request));
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.unwrap_or(Caller::Stranger);
+        let asked = request.into_inner();
+        let outcome = within(DEADLINE, async {
+            let token = token.transpose()?;
+            let token = token.as_ref().map(|token| token.as_str());
+            let chain = ca.certify(&caller, token, &asked).await?;
+            let der = chain.iter().map(|it| Bytes::copy_from_slice(it.der()));
+            Ok(wire::CertifyResponse {
+                chain: der.collect(),
+            })
+        });
+        outcome
+            .await
+            .map(Response::new)
+            .map_err(|refusal: Refusal| {
+                ca.refused(&refusal, &peer, "call refused");
+                refusal.into()
+            })
+    }
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Api")
+    }
+}
