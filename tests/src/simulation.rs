@@ -20,6 +20,9 @@ use arx_node_agent::simulation::Setup;
 use pool::Pool;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+/// Roots that a world can have, one after the other.
+const ROOTS: usize = 12;
+
 /// A token that says to be valid until 2033, for a configuration that wants one.
 const TOKEN: &str = "e30.eyJpc3MiOiJrOHMiLCJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6YTpiIiwiZXhwIjoyMDAwMDAwMDAwfQ.c2ln";
 
@@ -33,7 +36,7 @@ impl Worlds {
     /// # Errors
     /// If keys cannot be made.
     pub fn new() -> anyhow::Result<Self> {
-        let pool = Pool::new(3, 2)?;
+        let pool = Pool::new(ROOTS, 2)?;
         let folder = tempfile::tempdir()?;
         let path = folder.path().display();
         std::fs::write(folder.path().join("bundle.pem"), pool.root(0).pem())?;

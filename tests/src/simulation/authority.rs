@@ -3,7 +3,7 @@
 
 mod rotating;
 
-pub use rotating::Wish;
+pub use rotating::{DISTRUST, Wish};
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -68,11 +68,14 @@ pub struct Store {
     seen: BTreeMap<String, Sequence>,
     /// Roots that were ever made.
     made: usize,
+    /// A root that is gone, and offered again when the next one is made.
+    pub forgotten: Option<KeyId>,
     /// Keys that cannot sign.
     pub mute: Vec<KeyId>,
 }
 
 struct Process {
+    began: Millis,
     live: Live,
     fleet: Fleet,
     hints: Hints,
@@ -101,6 +104,7 @@ impl Authority {
                 registrations: Vec::new(),
                 seen: BTreeMap::new(),
                 made: 1,
+                forgotten: None,
                 mute: Vec::new(),
             },
             records: Vec::new(),
@@ -156,6 +160,7 @@ impl Authority {
         live.note([record.clone()]);
         self.records.push(record);
         self.process = Some(Process {
+            began: now,
             live,
             fleet: Fleet::default(),
             hints: Hints::default(),
@@ -183,16 +188,23 @@ impl Authority {
         self.look_soon(now);
         Some(Following {
             session,
+            issuers: node.issuers.iter().copied().collect(),
             welcome: Some(welcome),
             told: known.then(|| self.bundle().sequence()),
         })
     }
 
-    /// What goes down a Follow now; `None` if it ends.
+    /// What goes down a Follow now; `None` if it ends, as it does when the root leaves that its
+    /// node was believed by.
     pub fn says(&mut self, following: &mut Following) -> Option<Vec<wire::AuthorityMessage>> {
         self.process.as_ref()?;
         let mut messages = Vec::new();
         let newest = self.bundle();
+        let mut issuers = following.issuers.iter();
+        let believed = issuers.any(|issuer| newest.root(issuer).is_some());
+        if !believed && self.fault != Some(Fault::ConnectionsStay) {
+            return None;
+        }
         let withheld = self.fault == Some(Fault::DeniedGetNoBundle)
             && self
                 .denied
@@ -459,6 +471,8 @@ impl Store {
 /// One agent's Follow, from the authority's side.
 pub struct Following {
     session: Session,
+    /// The roots that its node was believed by.
+    pub issuers: Vec<KeyId>,
     /// Goes down first.
     pub welcome: Option<wire::Welcome>,
     told: Option<Sequence>,

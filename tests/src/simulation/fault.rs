@@ -30,17 +30,23 @@ pub enum Fault {
     ActiveUnproved,
     /// Rule 14: the nodes' own certificates are not waited for.
     OwnCertificatesForgotten,
+    /// Rule 14: connections stay that were opened with a root that is gone.
+    ConnectionsStay,
     /// Rule 15: who is denied certificates gets no bundles either.
     DeniedGetNoBundle,
     /// Who was passed by force is not on the list.
     ForcedUnlisted,
     /// A bundle without a root.
     EmptyBundle,
+    /// Rule 12: the gates of a distrust wait for everybody.
+    DistrustWaits,
+    /// Nothing is left of a root that must not be trusted any more, and it is taken for a new one.
+    TombstoneForgotten,
 }
 
 impl Fault {
     /// All.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::AbsenceConfirms,
         Self::RefusalForgotten,
         Self::ReportedBeforeStored,
@@ -54,8 +60,11 @@ impl Fault {
         Self::TwoActiveRoots,
         Self::ActiveUnproved,
         Self::OwnCertificatesForgotten,
+        Self::ConnectionsStay,
         Self::DeniedGetNoBundle,
         Self::ForcedUnlisted,
         Self::EmptyBundle,
+        Self::DistrustWaits,
+        Self::TombstoneForgotten,
     ];
 }

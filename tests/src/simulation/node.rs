@@ -122,6 +122,13 @@ impl Node {
         link.is_some_and(|link| link.welcomed && link.half_open_until.is_none())
     }
 
+    /// The roots that the authority has believed its connection by.
+    #[must_use]
+    pub fn believed_by(&self) -> &[KeyId] {
+        let link = self.link.as_ref();
+        link.map_or(&[], |link| &link.following.issuers)
+    }
+
     /// The node's own certificate.
     #[must_use]
     pub fn own(&self) -> Option<&Svid> {

@@ -1,14 +1,18 @@
 //! Sees everything at once, and what must hold whatever happens.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use arx_ca::state::{Phase, RootState};
-use arx_identity::{Sequence, TrustBundle};
+use arx_ca::state::{Kind, Phase, RootState};
+use arx_identity::{KeyId, Sequence, TrustBundle};
 
-use super::authority::{Authority, CLUSTER};
+use super::authority::{Authority, CLUSTER, DISTRUST};
 use super::clock::{Millis, clocks};
 use super::node::{Node, root_of};
 use super::proxy::{Active, Proxy};
+
+/// What a look, and storing what it decides, may take.
+const SLACK: Duration = Duration::from_secs(3);
 
 /// Who has been there for so long must have got what there is.
 const SETTLED: Millis = 120_000;
@@ -25,6 +29,8 @@ pub struct Observer {
     pub left: BTreeSet<(String, String)>,
     /// Some replica was left behind, and whatever it has signed.
     pub replica_left: bool,
+    /// Roots that must not be trusted any more.
+    pub buried: BTreeSet<KeyId>,
 }
 
 impl Observer {
@@ -43,6 +49,27 @@ impl Observer {
         if newest.root(&store.active()).is_none() {
             return Err("the root that signs is not in the bundle".to_owned());
         }
+        for bundle in &store.published {
+            let is_new = self.published < Some(bundle.sequence());
+            let mut buried = self.buried.iter();
+            if is_new && let Some(back) = buried.find(|root| bundle.root(root).is_some()) {
+                return Err(format!(
+                    "a root that must not be trusted comes back in {}: {back}",
+                    bundle.sequence()
+                ));
+            }
+        }
+        if let Some(running) = store.rotations.running()
+            && matches!(
+                running.phase,
+                Phase::Activate | Phase::Reissue | Phase::Held
+            )
+        {
+            let mut both = [Some(running.from), running.to].into_iter().flatten();
+            if let Some(lacks) = both.find(|root| newest.root(root).is_none()) {
+                return Err(format!("in {:?} the bundle lacks {lacks}", running.phase));
+            }
+        }
         if self.published > Some(newest.sequence()) {
             return Err(format!(
                 "the bundle goes back to {} from {:?}",
@@ -55,6 +82,57 @@ impl Observer {
             self.content(bundle, "the store")?;
         }
         Ok(())
+    }
+
+    /// No gate of a distrust stays shut for longer than its time, once it is known who has to
+    /// confirm.
+    ///
+    /// # Errors
+    /// What does.
+    pub fn gate(&self, authority: &Authority, now: Millis) -> Result<(), String> {
+        let running = authority.rotation();
+        let Some(running) = running.filter(|it| it.kind == Kind::Distrust) else {
+            return Ok(());
+        };
+        let window = match running.phase {
+            Phase::Reissue => running.terms.window,
+            _ => Duration::ZERO,
+        };
+        // Where it is forced it may be less.
+        let most = DISTRUST.patience.unwrap_or_default() + DISTRUST.dwell;
+        let since = super::clock::wall(now).duration_since(running.phase_began);
+        let since = since.unwrap_or_default().saturating_sub(window);
+        let counted = authority.counting_for(now).unwrap_or_default();
+        if since.min(counted) > most + SLACK {
+            return Err(format!(
+                "{:?} of a distrust has lasted {} s",
+                running.phase,
+                since.as_secs()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whoever was left behind and has come back counts again.
+    pub fn forgive(&mut self, authority: &Authority, nodes: &[Node]) {
+        let newest = authority.bundle();
+        let is_back = |active: &Active| {
+            let trusts = active.trust.sequence() == newest.sequence();
+            trusts && root_of(&active.leaf).is_some_and(|root| newest.root(&root).is_some())
+        };
+        let mut contexts = nodes
+            .iter()
+            .flat_map(|node| &node.proxies)
+            .flat_map(|proxy| &proxy.contexts)
+            .filter_map(|context| context.active.as_ref());
+        let mut owns = nodes.iter().filter_map(Node::own).filter_map(root_of);
+        if nodes.iter().all(Node::is_connected)
+            && owns.all(|root| newest.root(&root).is_some())
+            && contexts.all(is_back)
+        {
+            self.left.clear();
+            self.replica_left = false;
+        }
     }
 
     /// What must hold of nodes, for whoever follows the protocol.
@@ -155,22 +233,29 @@ impl Observer {
         &self,
         authority: &Authority,
         nodes: &[Node],
-        (began_with, now): (usize, Millis),
-        place_of: impl Fn(arx_identity::KeyId) -> usize,
+        (began_with, now): (KeyId, Millis),
     ) -> Result<(), String> {
         let store = &authority.store;
         let Some(last) = store.rotations.all.last() else {
             return Err("there was no rotation".to_owned());
         };
-        let [(root, _)] = &store.roots[..] else {
+        let roots = store.roots.iter();
+        let trusted: Vec<_> = roots
+            .filter(|(_, state)| *state != RootState::Distrusted)
+            .collect();
+        let [(root, _)] = trusted[..] else {
             return Err(format!("not one root is left: {:?}", store.roots));
         };
         let bundle = authority.bundle();
         if bundle.roots().len() != 1 || bundle.root(root).is_none() {
             return Err("the bundle is not the root that is left".to_owned());
         }
-        let restored = place_of(*root) == began_with;
-        if restored != (last.phase == Phase::Aborted) {
+        let restored = *root == began_with;
+        let right = match last.kind {
+            Kind::Distrust => last.phase == Phase::Done && *root != last.from,
+            _ => restored == (last.phase == Phase::Aborted),
+        };
+        if !right {
             return Err(format!("{:?} is left with root {root}", last.phase));
         }
         for (number, node) in nodes.iter().enumerate() {
@@ -188,12 +273,24 @@ impl Observer {
             if authority.denied.contains(&number) {
                 continue;
             }
+            let mut believed = node.believed_by().iter();
+            if believed.all(|root| bundle.root(root).is_none()) {
+                return Err(format!(
+                    "{} is connected by a root that is gone",
+                    place(number, None)
+                ));
+            }
             let settled =
                 |proxy: &&Proxy| !proxy.refuses() && proxy.process.start_time + SETTLED < now;
             for proxy in node.proxies.iter().filter(settled) {
                 let mut lives = contexts(proxy, now);
                 let clock = clocks(now, node.ahead).wall;
-                if !lives.any(|active| active.leaf.not_after() >= clock) {
+                let is_good = |active: &Active| {
+                    let root = root_of(&active.leaf);
+                    let known = root.is_some_and(|root| bundle.root(&root).is_some());
+                    known && active.leaf.not_after() >= clock
+                };
+                if !lives.any(is_good) {
                     return Err(format!(
                         "{} has no live certificate: {proxy:?}",
                         place(number, Some(proxy))

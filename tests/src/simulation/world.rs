@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use arx_ca::state::{Phase, Terms};
+use arx_identity::KeyId;
 
-use super::authority::{Authority, TTL, Wish};
+use arx_ca::state::{Kind, Phase, Terms};
+
+use super::authority::{Authority, DISTRUST, TTL, Wish};
 use super::clock::Millis;
 use super::fault::Fault;
 use super::node::{Around, Node};
@@ -63,6 +65,10 @@ pub struct World<'a> {
     is_calm: bool,
     wishes: u32,
     wish_at: Millis,
+    /// Rotations that follow the first.
+    more: u32,
+    /// The root that signed when the last one began.
+    began_with: KeyId,
     /// One in so many contents is refused by a proxy; none if zero.
     refuses: u64,
     fault: Option<Fault>,
@@ -109,6 +115,8 @@ impl<'a> World<'a> {
             is_calm,
             wishes: if dice.one_in(2) { 0 } else { WISHES },
             wish_at: 60_000 + dice.below(15 * 60_000),
+            more: u32::from(fault == Some(Fault::TombstoneForgotten)) + u32::from(dice.one_in(10)),
+            began_with: authority.store.active(),
             refuses: if fault == Some(Fault::RefusalForgotten) {
                 3
             } else if dice.one_in(3) {
@@ -159,10 +167,7 @@ impl<'a> World<'a> {
             let rotates = self.authority.rotation().is_some();
             if self.now >= begin && !rotates && settled.is_none() {
                 if self.authority.store.rotations.all.is_empty() {
-                    let terms = self.terms();
-                    self.say(|| format!("a rotation begins: {terms:?}"));
-                    self.authority.begin(terms, self.now);
-                    self.authority.look_at = self.now;
+                    self.begin();
                 } else {
                     self.calm();
                     let after = if self.dice.one_in(6) { TTL } else { 90_000 };
@@ -171,13 +176,39 @@ impl<'a> World<'a> {
                 }
             }
             if settled.is_some_and(|at| self.now >= at) {
-                return self.end(steps);
+                let ended = self.end(steps)?;
+                if self.more == 0 {
+                    return Ok(ended);
+                }
+                self.more -= 1;
+                settled = None;
+                self.observer.forgive(&self.authority, &self.nodes);
+                if !self.is_calm {
+                    self.calm_from = self.now + self.dice.below(18 * 60_000);
+                    self.wish_at = self.now + self.dice.below(15 * 60_000);
+                    self.wishes = WISHES;
+                }
+                self.begin();
             }
             if self.now > LAST {
                 return Err(format!("the rotation never ends: {}", self.last_said));
             }
             self.step(begin, settled)?;
         }
+    }
+
+    /// A rotation begins: one in six because the root is stolen.
+    fn begin(&mut self) {
+        self.began_with = self.authority.store.active();
+        if self.dice.one_in(6) {
+            self.say(|| "a distrust begins".to_owned());
+            self.authority.begin_distrust(DISTRUST, self.now);
+        } else {
+            let terms = self.terms();
+            self.say(|| format!("a rotation begins: {terms:?}"));
+            self.authority.begin(terms, self.now);
+        }
+        self.authority.look_at = self.now;
     }
 
     /// The next thing that happens.
@@ -243,7 +274,8 @@ impl<'a> World<'a> {
         let looked = self
             .authority
             .look(self.pool, &wish, &mut self.dice, crashes, self.now)?;
-        if wish == Wish::Force && looked.again {
+        let hurried = self.is_distrust() && looked.moved;
+        if hurried || wish == Wish::Force && looked.again {
             // Whoever does not wait for handshakes that are under way loses them.
             let proxies = self.nodes.iter_mut().flat_map(|node| &mut node.proxies);
             proxies
@@ -268,13 +300,24 @@ impl<'a> World<'a> {
             let starts_at = self.now + 500 + self.dice.below(20_000);
             self.crash(starts_at);
         }
+        if let Some(root) = looked.buried {
+            self.observer.buried.insert(root);
+        }
         self.authority.look_at = if looked.again {
             self.now + 1
+        } else if self.is_distrust() {
+            self.now + 1000
         } else {
             self.now + 2000 + self.dice.below(10_000)
         };
         self.observer.state(&self.authority)?;
+        self.observer.gate(&self.authority, self.now)?;
         Ok(looked.again)
+    }
+
+    fn is_distrust(&self) -> bool {
+        let last = self.authority.store.rotations.all.last();
+        last.is_some_and(|last| last.kind == Kind::Distrust)
     }
 
     fn crash(&mut self, starts_at: Millis) {
@@ -308,9 +351,11 @@ impl<'a> World<'a> {
         }
         self.wishes -= 1;
         self.wish_at = self.now + self.dice.below(10 * 60_000);
-        match self.dice.below(10) {
+        match self.dice.below(14) {
             0 => Wish::Continue,
             1 | 2 => Wish::Force,
+            3 | 4 => Wish::Distrust,
+            5 | 6 => Wish::DistrustNext,
             _ => Wish::Abort,
         }
     }
@@ -438,11 +483,9 @@ impl<'a> World<'a> {
     }
 
     fn end(&mut self, steps: u64) -> Result<Ended, String> {
-        let pool = &self.pool;
-        let ends = (0, self.now);
+        let ends = (self.began_with, self.now);
         self.observer.state(&self.authority)?;
-        self.observer
-            .end(&self.authority, &self.nodes, ends, |id| pool.place(id))?;
+        self.observer.end(&self.authority, &self.nodes, ends)?;
         let last = self.authority.store.rotations.all.last();
         let last = last.ok_or("there was no rotation")?;
         let forced = last.passed.iter().filter(|it| it.forced.is_some());

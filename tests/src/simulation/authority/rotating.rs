@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arx_ca::rotation::{self, Effect, Event, Facts, RotationError, Seen, Sight};
-use arx_ca::state::{Phase, RootState, Rotation, Terms};
+use arx_ca::state::{Kind, Phase, RootState, Rotation, Terms};
 use arx_identity::{Certificate, KeyId};
 
 use super::{Authority, CLUSTER, Message, REPLICAS, TTL, bundle, message, record, trust_update};
@@ -15,6 +15,13 @@ use crate::simulation::pool::Pool;
 
 /// A clock that is ahead by this makes everything end too soon.
 const FAST: Duration = Duration::from_secs(40 * 60);
+
+/// How fast a root goes that must not be trusted any more.
+pub const DISTRUST: Terms = Terms {
+    window: Duration::ZERO,
+    dwell: arx_ca::distrust::DWELL,
+    patience: Some(arx_ca::distrust::CAP),
+};
 
 /// What an operator wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +34,10 @@ pub enum Wish {
     Continue,
     /// Pass the gate.
     Force,
+    /// Trust the root that leaves no more.
+    Distrust,
+    /// Trust the root that comes no more.
+    DistrustNext,
 }
 
 /// What came of a look.
@@ -40,6 +51,10 @@ pub struct Looked {
     pub said: Option<String>,
     /// The process has died.
     pub crashed: bool,
+    /// A root whose distrust is over.
+    pub buried: Option<KeyId>,
+    /// The phase has changed.
+    pub moved: bool,
 }
 
 impl Authority {
@@ -54,6 +69,21 @@ impl Authority {
             wall(now),
         );
         begun.is_ok()
+    }
+
+    /// The distrust of the root that signs begins, if no rotation is under way.
+    pub fn begin_distrust(&mut self, terms: Terms, now: Millis) -> bool {
+        let root = self.store.active();
+        let all = &mut self.store.rotations;
+        let begun = rotation::begin_distrust(all, root, terms, "stolen".to_owned(), wall(now));
+        begun.is_ok()
+    }
+
+    /// How long its process has known who holds what.
+    #[must_use]
+    pub fn counting_for(&self, now: Millis) -> Option<Duration> {
+        let process = self.process.as_ref()?;
+        Some(Duration::from_millis(now.saturating_sub(process.began)))
     }
 
     /// The rotation that is under way.
@@ -86,6 +116,8 @@ impl Authority {
             Wish::Abort => Event::Abort(String::new()),
             Wish::Continue => Event::Continue,
             Wish::Force => Event::Force("a test".to_owned()),
+            Wish::Distrust => stolen(before.from),
+            Wish::DistrustNext => stolen(before.to.or(facts.prepared).unwrap_or(before.from)),
         };
         let mut step = match rotation::step(&before, &event, &facts, wall(now)) {
             Ok(step) => step,
@@ -105,6 +137,13 @@ impl Authority {
             self.store.set(before.from, RootState::Active);
             self.store.roots.retain(|(id, _)| Some(*id) != before.to);
         }
+        if self.fault == Some(Fault::DistrustWaits)
+            && let Some(next) = &mut step.next
+            && before.kind == Kind::Distrust
+            && next.passed.last().is_some_and(|it| it.forced.is_some())
+        {
+            return Ok(looked);
+        }
         let mut cut = || crashes && dice.one_in(60);
         if cut() {
             looked.crashed = true;
@@ -119,10 +158,16 @@ impl Authority {
                     facts.obstacles.len()
                 ));
             }
+            looked.moved = next.phase != before.phase;
             let passed = next.passed.get(before.passed.len()..).unwrap_or_default();
-            if passed.iter().any(|passed| passed.forced.is_some())
-                && self.fault != Some(Fault::ForcedUnlisted)
-            {
+            let forced = passed.iter().find_map(|passed| passed.forced.as_ref());
+            if next.kind == Kind::Distrust {
+                // Who is cut off is who is recorded.
+                let holders = forced.into_iter().flat_map(|forced| &forced.holders);
+                looked.forced = holders
+                    .map(|one| (one.node.clone(), one.process.clone()))
+                    .collect();
+            } else if forced.is_some() && self.fault != Some(Fault::ForcedUnlisted) {
                 let named = facts.obstacles.iter();
                 looked.forced = named
                     .map(|one| (one.node.clone(), one.process.clone()))
@@ -141,10 +186,15 @@ impl Authority {
                 looked.again = true;
                 looked.said = Some(format!("{effect:?}"));
             }
+            let goes = match effect {
+                Effect::Distrust(root) => Some(root),
+                _ => None,
+            };
             if self.act(pool, effect, &mut cut, now)? {
                 looked.crashed = true;
                 return Ok(looked);
             }
+            looked.buried = goes.or(looked.buried);
         }
         if looked.said.is_none() && !facts.obstacles.is_empty() {
             let first = &facts.obstacles[0];
@@ -188,7 +238,10 @@ impl Authority {
         Some(Facts {
             active: self.store.active(),
             prepared: self.store.prepared(),
-            roots: roots.map(|(id, _)| *id).collect(),
+            roots: roots
+                .filter(|(_, state)| *state != RootState::Distrusted)
+                .map(|(id, _)| *id)
+                .collect(),
             signs_under: process.signs_under,
             serves_under: serves.authority_key_id()?,
             bundle: ids(bundle.roots()),
@@ -196,7 +249,7 @@ impl Authority {
             from_ends: Some(pool.root(pool.place(rotation.from)).not_after()),
             longest_leaf: Duration::from_millis(TTL),
             reissue_takes: Duration::ZERO,
-            counting_for: None,
+            counting_for: self.counting_for(now),
             confirmed,
             obstacles,
         })
@@ -213,7 +266,8 @@ impl Authority {
         let store = &mut self.store;
         match effect {
             Effect::MakeRoot => {
-                let root = pool.root_id(store.made);
+                let again = store.forgotten.take();
+                let root = again.unwrap_or_else(|| pool.root_id(store.made));
                 // A key that signs nothing is found out here.
                 let mute = self.fault == Some(Fault::ActiveUnproved);
                 if store.prepared().is_none() && (mute || !cut()) {
@@ -262,12 +316,22 @@ impl Authority {
                     process.hints.tell(&process.fleet, rotation, root, by);
                 }
             }
-            // No operator of these worlds distrusts a root.
-            Effect::Retire(root) | Effect::Distrust(root) => {
+            Effect::Retire(root) => {
                 if store.active() == root {
                     return Err("the active root is retired".to_owned());
                 }
                 store.roots.retain(|(id, _)| *id != root);
+            }
+            Effect::Distrust(root) => {
+                if store.active() == root {
+                    return Err("the active root is distrusted for good".to_owned());
+                }
+                if self.fault == Some(Fault::TombstoneForgotten) {
+                    store.roots.retain(|(id, _)| *id != root);
+                    store.forgotten = Some(root);
+                }
+                store.set(root, RootState::Distrusted);
+                store.registrations.retain(|one| one.root != root);
             }
             Effect::CutOff(root) => {
                 return Err(format!(
@@ -308,7 +372,8 @@ impl Authority {
 
 impl super::Store {
     fn knows(&self, root: KeyId) -> bool {
-        self.roots.iter().any(|(id, _)| *id == root)
+        let mut roots = self.roots.iter();
+        roots.any(|(id, state)| *id == root && *state != RootState::Distrusted)
     }
 
     fn set(&mut self, root: KeyId, state: RootState) {
@@ -318,6 +383,11 @@ impl super::Store {
             }
         }
     }
+}
+
+/// A root that somebody else has the key of. It goes as fast as where nobody says otherwise.
+fn stolen(root: KeyId) -> Event {
+    Event::Distrust(root, DISTRUST, "stolen".to_owned())
 }
 
 /// The subject key identifiers of roots.
