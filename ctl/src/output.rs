@@ -196,6 +196,9 @@ pub(crate) fn span(millis: u64) -> String {
     }
 }
 
+/// 100 years, which is what the authority takes for a duration at most.
+const LONGEST_SPAN_MS: u64 = 36_500 * 86_400_000;
+
 /// `1h30m`, `90s`, `500ms`, `2d`.
 pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no duration: write it like 90s, 15m, 1h30m or 7d");
@@ -227,6 +230,8 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
     }
     if text.is_empty() {
         Err(wrong())
+    } else if millis > LONGEST_SPAN_MS {
+        Err(format!("{text:?} is longer than a duration may be, 36500d"))
     } else {
         Ok(Duration::from_millis(millis))
     }
@@ -328,7 +333,17 @@ mod tests {
     fn durations_are_read_as_they_are_written_in_configurations() {
         assert_eq!(parse_span("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(parse_span("500ms"), Ok(Duration::from_millis(500)));
-        for wrong in ["", "h", "10", "10x", "1h30", "99999999999999999999d"] {
+        assert!(parse_span("36500d").is_ok());
+        for wrong in [
+            "36500d1ms",
+            "99999d",
+            "",
+            "h",
+            "10",
+            "10x",
+            "1h30",
+            "99999999999999999999d",
+        ] {
             assert!(parse_span(wrong).is_err(), "{wrong}");
         }
     }

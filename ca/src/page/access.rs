@@ -11,7 +11,7 @@ use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
-use super::query::Query;
+use super::query::names_one_of;
 
 /// A shorter token can be guessed.
 const SHORTEST_TOKEN: usize = 16;
@@ -121,8 +121,7 @@ impl Access {
                 "there is nothing to do here but look: only GET",
             ));
         }
-        let query = Query::of(&request.uri);
-        if SECRETS.iter().any(|name| query.has(name)) {
+        if names_one_of(&request.uri, &SECRETS) {
             return Err(Refused::new(
                 StatusCode::BAD_REQUEST,
                 "ARX-PAGE-TOKEN-IN-URL",

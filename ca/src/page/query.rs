@@ -29,13 +29,17 @@ impl Query {
         let found = pairs.find(|(known, _)| known == name);
         found.map_or("", |(_, value)| value.trim())
     }
+}
 
-    /// Whether there is this name, in whatever case.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.0
-            .iter()
-            .any(|(known, _)| known.eq_ignore_ascii_case(name))
-    }
+/// Whether the query of an address has one of these names, in whatever case, wherever it is: past
+/// what is read otherwise, and behind a `;`, which some take for a `&`.
+pub(super) fn names_one_of(uri: &Uri, names: &[&str]) -> bool {
+    let query = uri.query().unwrap_or_default();
+    query.split(['&', ';']).any(|pair| {
+        let (name, _) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decode(name);
+        names.iter().any(|known| known.eq_ignore_ascii_case(&name))
+    })
 }
 
 /// `%41` as `A`, `+` as a blank; what is no UTF-8 then is replaced.
@@ -67,11 +71,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_is_noticed_wherever_it_is_and_however_it_is_written() {
+        let long = format!("/x?q={}&token=1", "a".repeat(2 * LONGEST));
+        for uri in [
+            "/x?token=1",
+            "/x?a=1&%54OKEN",
+            "/x?a=1;token=1",
+            "/x?a;b;Token=1",
+            &long,
+        ] {
+            let uri = uri.parse().expect("an address");
+            assert!(names_one_of(&uri, &["other", "token"]), "{uri}");
+        }
+        for uri in ["/x", "/x?q=token", "/x?tokens=1"] {
+            let uri = uri.parse().expect("an address");
+            assert!(!names_one_of(&uri, &["token"]), "{uri}");
+        }
+    }
+
+    #[test]
     fn names_and_values_are_decoded_and_nothing_breaks_on_the_rest() {
         let uri = "/x?q=spiffe%3A%2F%2Fa%2Bb+c&%54OKEN&=&%zz=%f&q=2";
         let query = Query::of(&uri.parse().expect("an address"));
         assert_eq!(query.get("q"), "spiffe://a+b c");
-        assert!(query.has("token"));
         assert_eq!(query.get("%zz"), "%f");
         assert_eq!(query.get("none"), "");
         assert_eq!(decode("%ff"), "\u{fffd}");

@@ -51,13 +51,12 @@ pub enum SignerError {
         reason: String,
     },
     /// The key was a root's already.
-    #[error(
-        "the key at {place} was a root's already, and another root gets another key: name \
-         another, or set make = true to have one made"
-    )]
+    #[error("the key at {place} was a root's already, and another root gets another key: {remedy}")]
     KeyUsed {
         /// Where it is.
         place: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// This program was built without the way there.
     #[error(

@@ -63,7 +63,8 @@ impl Remote {
         let public_key = until(service.deadline, &service.custody, asked).await?;
         let place = service.custody.clone();
         if used.contains(&public_key) {
-            return Err(SignerError::KeyUsed { place });
+            let remedy = "have the signer hold another, and name that in authority.signer.key";
+            return Err(SignerError::KeyUsed { place, remedy });
         }
         let signs = matches!(
             public_key.algorithm(),

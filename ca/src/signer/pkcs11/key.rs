@@ -80,7 +80,8 @@ pub(super) fn next(
                 continue;
             }
             let place = place.to_string();
-            return Err(SignerError::KeyUsed { place }.into());
+            let remedy = "name another, or set make = true to have one made";
+            return Err(SignerError::KeyUsed { place, remedy }.into());
         }
         let signs = matches!(
             public_key.algorithm(),
