@@ -17,6 +17,7 @@ use serde_json::Map;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+pub(crate) use self::held::Apart;
 pub use self::held::Held;
 pub use self::subject::Subject;
 pub(crate) use self::subject::of_node;

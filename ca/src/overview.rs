@@ -240,6 +240,7 @@ mod tests {
                 holders: Vec::new(),
             }),
             aborted: None,
+            denied: None,
         }
     }
 

@@ -35,8 +35,8 @@ pub use self::intermediate::Intermediate;
 pub use self::published::{Link, Published};
 pub use self::replica::{LedgerMark, Replica, ReplicaDocument, Seen, replica_name};
 pub use self::rotation::{
-    Forced, Initiator, Kind, LeftBehind, Opener, Passed, Phase, RootName, Rotation, Rotations,
-    Terms,
+    Forced, Initiator, Kind, LeftBehind, LeftOut, Opener, Passed, Phase, RootName, Rotation,
+    Rotations, Terms,
 };
 pub use self::sealed::SealedIntermediate;
 use crate::seal::{Seal, SealError};

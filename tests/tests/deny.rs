@@ -88,8 +88,8 @@ async fn reaches(mesh: &Mesh, what: &str, there: impl Fn(&Rotation) -> bool) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_rotation_does_not_wait_for_a_denied_node_nor_for_a_denied_workload() -> anyhow::Result<()>
-{
+async fn a_rotation_waits_neither_for_a_denied_node_nor_for_a_denied_workload_and_lists_both()
+-> anyhow::Result<()> {
     let mesh = Mesh::start(Options::default()).await?;
     let agent = mesh.agent("n1").await?;
     let mut lost = mesh.agent("n2").await?;
@@ -140,6 +140,41 @@ async fn a_rotation_does_not_wait_for_a_denied_node_nor_for_a_denied_workload() 
     reaches(&mesh, "done", |it| it.phase == "done").await?;
     let done = stands(&mesh).await?;
     ensure!(done.forced.is_empty() && !done.aborting, "{done:?}");
+    // Neither has followed, and the evidence says so of each gate.
+    let socket = mesh.admin_socket();
+    let report = arx(&socket, &["rotate", "report", &done.id])?;
+    for phase in ["distribute", "reissue", "retire"] {
+        let mut denied = report["denied"].as_array().into_iter().flatten();
+        let denied = denied.find(|it| it["phase"] == phase).context(phase)?;
+        let holds = |node: &str, reason: &str, workload: &str| {
+            let mut holders = denied["holders"].as_array().into_iter().flatten();
+            holders.any(|it| {
+                it["node"] == node && it["reason"] == reason && it["workloads"][0] == workload
+            })
+        };
+        let late = if phase == "reissue" {
+            "not-renewed"
+        } else {
+            "not-acked"
+        };
+        ensure!(
+            denied["left_out"] == 2
+                && holds("c1/n1", late, WEB)
+                && holds("c1/n2", "agent-away", "spiffe://example.org/arx/node/c1/n2"),
+            "{phase}: {report}"
+        );
+    }
+    let status = arx(&socket, &["rotate", "status"])?;
+    let mut phases = status["phases"].as_array().into_iter().flatten();
+    ensure!(
+        phases.any(|it| it["phase"] == "retire" && it["denied"] == 2),
+        "{status}"
+    );
+    let plan = arx(&socket, &["rotate", "root", "--dry-run"])?;
+    ensure!(
+        plan["denied_total"] == 2 && plan["blockers_total"] == 0,
+        "{plan}"
+    );
     // Both are still told as holders of what nobody accepts any more.
     let list = arx(&mesh.admin_socket(), &["deny", "list"])?;
     ensure!(

@@ -15,7 +15,7 @@ pub(crate) fn agent(ca: &Ca, agent: &Agent, newest: Sequence) -> wire::Agent {
     let trust = agent.trust().unwrap_or_default();
     let since = match agent.is_connected() {
         true => agent.since(),
-        false => agent.heard(),
+        false => agent.away_since(),
     };
     wire::Agent {
         spiffe_id: ca

@@ -11,7 +11,7 @@ use wire::distrust_response::Outcome;
 
 use super::rotation::{self, millis, unconfirmed};
 use crate::ca::Ca;
-use crate::distrust::{Named, Pace};
+use crate::distrust::{Fails, Named, Pace};
 use crate::refusal::{Fault, Refusal};
 use crate::state::{Intermediate, Phase};
 
@@ -78,20 +78,22 @@ async fn plan(
         at_least_ms: millis(at_least),
         why: why.to_owned(),
     };
-    let fails = blast
-        .fails
-        .iter()
-        .take(MOST)
-        .map(|fails| wire::Unconfirmed {
-            workloads: fails.identities.clone(),
-            ..unconfirmed(&fails.who)
-        });
+    let named = |fails: &Fails, told: wire::Unconfirmed| wire::Unconfirmed {
+        workloads: fails.identities.clone(),
+        ..told
+    };
+    let fails = blast.fails.iter().take(MOST);
+    let fails = fails.map(|fails| named(fails, unconfirmed(&fails.who)));
+    let denied = blast.denied.iter().take(MOST);
+    let denied = denied.map(|fails| named(fails, rotation::left_out(&fails.who)));
     Ok(wire::DistrustPlan {
         root: Some(root(id, certificate)),
         live_certificates: blast.certificates,
         reachable: blast.reachable,
         fails: fails.collect(),
         fails_total: blast.fails.len() as u64,
+        denied: denied.collect(),
+        denied_total: blast.denied.len() as u64,
         without_successor: alone,
         steps: if alone {
             vec![

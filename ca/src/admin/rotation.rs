@@ -13,11 +13,12 @@ use tokio::sync::watch;
 use arx_daemon::clock::{rfc3339, unix_ms};
 
 use crate::ca::Ca;
+use crate::denial::Apart;
 use crate::fleet::{Gate, Reason};
 use crate::hex::Hex;
 use crate::refusal::{Fault, Refusal};
 use crate::rotation::{Obstacle, RotationError, View};
-use crate::state::{Kind, Opener, Passed, Phase, Rotation, Rotations, Terms};
+use crate::state::{Kind, LeftBehind, LeftOut, Opener, Passed, Phase, Rotation, Rotations, Terms};
 
 /// Entries of the list of the unconfirmed in one message.
 const MOST_UNCONFIRMED: usize = 1000;
@@ -51,6 +52,14 @@ fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Withdraw | Phase::Restore | Phase::Held => Phase::Distribute.as_str(),
         other => other.as_str(),
+    }
+}
+
+/// A phase that was left: that it was held is told of its own.
+fn phase_left(left: Phase) -> &'static str {
+    match left {
+        Phase::Held => left.as_str(),
+        other => phase(other),
     }
 }
 
@@ -97,6 +106,16 @@ fn left(rotation: &Rotation) -> impl Iterator<Item = (&Passed, bool)> {
     })
 }
 
+/// The phases that were left before denied holders had followed, and when.
+pub(crate) fn left_without(
+    rotation: &Rotation,
+) -> impl Iterator<Item = (&'static str, SystemTime, &LeftOut)> {
+    let left = left(rotation);
+    left.filter_map(|(passed, _)| {
+        Some((phase(passed.phase), passed.ended, passed.denied.as_ref()?))
+    })
+}
+
 fn root(rotation: &Rotation, id: Option<KeyId>) -> Option<wire::RotationRoot> {
     let id = id?;
     let known = rotation.roots.iter().find(|root| root.key_id == id);
@@ -138,6 +157,8 @@ pub(crate) fn rotation(ca: &Ca, view: &View, limit: u32) -> wire::Rotation {
             _ => 0,
         },
         message: message(view, ca.authority.outside().is_some()),
+        denied: view.denied.iter().take(limit).map(left_out).collect(),
+        denied_total: view.denied.len() as u64,
         ..stored(ca, rotation)
     }
 }
@@ -150,6 +171,7 @@ pub(crate) fn running(ca: &Ca) -> Option<wire::Rotation> {
     }
     Some(wire::Rotation {
         unconfirmed: Vec::new(),
+        denied: Vec::new(),
         ..rotation(ca, &view, 1)
     })
 }
@@ -165,10 +187,11 @@ pub(crate) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
     let sequence = sequence.unwrap_or_default();
     let mut phases: Vec<_> = left(rotation)
         .map(|(passed, aborting)| wire::EnteredPhase {
-            phase: phase(passed.phase).to_owned(),
+            phase: phase_left(passed.phase).to_owned(),
             aborting,
             started_unix_ms: unix_ms(passed.began),
             ended_unix_ms: unix_ms(passed.ended),
+            denied: passed.denied.as_ref().map_or(0, |denied| denied.count),
         })
         .collect();
     phases.push(wire::EnteredPhase {
@@ -176,6 +199,7 @@ pub(crate) fn stored(ca: &Ca, rotation: &Rotation) -> wire::Rotation {
         aborting: rotation.aborting,
         started_unix_ms: unix_ms(rotation.phase_began),
         ended_unix_ms: 0,
+        denied: 0,
     });
     wire::Rotation {
         id: rotation.id.clone(),
@@ -243,6 +267,14 @@ pub(super) fn unconfirmed(obstacle: &Obstacle) -> wire::Unconfirmed {
         last_certificate_ends_unix_ms: obstacle.last_certificate_ends.map_or(0, unix_ms),
         detail: obstacle.detail.clone(),
         advice: advice(obstacle.reason).to_owned(),
+    }
+}
+
+/// A denied holder, which nobody waits for.
+pub(super) fn left_out(obstacle: &Obstacle) -> wire::Unconfirmed {
+    wire::Unconfirmed {
+        advice: "it is denied, and left out; `arx allow` ends that".to_owned(),
+        ..unconfirmed(obstacle)
     }
 }
 
@@ -402,7 +434,10 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
     let agents = agents.count() as u64;
     // An agent is one of them itself.
     let consumers = (confirmed + blockers.len() as u64).saturating_sub(agents);
-    let blockers = ca.without_denied(blockers, now).await;
+    let Apart {
+        waits: blockers,
+        denied,
+    } = ca.denied_apart(blockers, now).await;
     let step = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
         phase: phase.as_str().to_owned(),
         at_least_ms: millis(at_least),
@@ -464,6 +499,8 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
         must_confirm_subscribers: u32::try_from(consumers).unwrap_or(u32::MAX),
         live_certificates: live.count_under_root(&ca.authority.root_key_id(), now),
         blockers_total: blockers.len() as u64,
+        denied: denied.iter().take(MOST_UNCONFIRMED).map(left_out).collect(),
+        denied_total: denied.len() as u64,
         blockers: blockers
             .iter()
             .take(MOST_UNCONFIRMED)
@@ -510,6 +547,16 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
             "names": forced.left_behind,
         }))
     });
+    let denied = left(rotation).filter_map(|(passed, aborting)| {
+        let denied = passed.denied.as_ref()?;
+        Some(json!({
+            "phase": phase(passed.phase),
+            "aborting": aborting,
+            "at": rfc3339(passed.ended),
+            "left_out": denied.count,
+            "holders": denied.holders.iter().map(holder).collect::<Vec<_>>(),
+        }))
+    });
     let Cut { off, away } = Cut::of(rotation);
     let outcome = match rotation.phase {
         Phase::Done => "done",
@@ -533,9 +580,21 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
         "reason": rotation.reason,
         "phases": phases.collect::<Vec<_>>(),
         "forced": forced.collect::<Vec<_>>(),
+        "denied": denied.collect::<Vec<_>>(),
         "without_successor": rotation.without_successor,
         "cut_off": off,
         "to_come_back": away,
+    })
+}
+
+/// Somebody who has not followed, with what it holds.
+fn holder(holder: &LeftBehind) -> Value {
+    json!({
+        "node": holder.node,
+        "process": holder.process,
+        "reason": holder.reason,
+        "workloads": holder.workloads,
+        "workload_count": holder.count,
     })
 }
 
@@ -566,14 +625,9 @@ impl Cut {
             if holder.reason == Reason::AgentAway.as_str() {
                 cut.away.push(holder.node.clone());
             }
-            cut.off.push(json!({
-                "node": holder.node,
-                "process": holder.process,
-                "reason": holder.reason,
-                "workloads": holder.workloads,
-                "workload_count": holder.count,
-                "in": phase(passed.phase),
-            }));
+            let mut off = self::holder(holder);
+            off["in"] = phase(passed.phase).into();
+            cut.off.push(off);
         }
         cut
     }
@@ -608,6 +662,7 @@ pub(crate) async fn named(ca: &Ca, id: &str) -> Result<Option<Arc<View>>, Refusa
             rotation,
             confirmed: 0,
             obstacles: Vec::new(),
+            denied: Vec::new(),
             trouble: None,
         }))),
         None if id.is_empty() => Ok(None),
@@ -682,7 +737,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 mod tests {
     use std::time::SystemTime;
 
-    use super::{Passed, Phase, ways_back};
+    use super::{Passed, Phase, phase, phase_left, ways_back};
 
     fn passed(phases: &[(Phase, bool)]) -> Vec<Passed> {
         let passed = |&(phase, turned): &(Phase, bool)| Passed {
@@ -692,6 +747,7 @@ mod tests {
             sequence: None,
             confirmed: 0,
             forced: None,
+            denied: None,
             aborted: turned.then(|| "a mistake".to_owned()),
         };
         phases.iter().map(passed).collect()
@@ -714,5 +770,13 @@ mod tests {
         ] {
             assert_eq!(ways_back(&passed(phases)), expected, "{phases:?}");
         }
+    }
+
+    #[test]
+    fn a_phase_that_was_held_is_listed_as_that_and_not_as_another_distribute() {
+        assert_eq!(phase_left(Phase::Restore), "distribute");
+        assert_eq!(phase_left(Phase::Held), "held");
+        // While it lasts it is in the place of the phase that it came from.
+        assert_eq!(phase(Phase::Held), "distribute");
     }
 }

@@ -28,6 +28,24 @@ pub struct Held {
     pub ends: Option<SystemTime>,
 }
 
+/// Who has not done what a gate is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Apart {
+    /// Those who keep it shut.
+    pub(crate) waits: Vec<Obstacle>,
+    /// Those who are denied, and left out.
+    pub(crate) denied: Vec<Obstacle>,
+}
+
+impl Apart {
+    fn waits_for(waits: Vec<Obstacle>) -> Self {
+        Self {
+            waits,
+            denied: Vec::new(),
+        }
+    }
+}
+
 impl Ca {
     /// What `subject` holds at `now`; `holders` are those of the index at that time. A
     /// service account is known by the identities that policy gives it now. Reads segments:
@@ -106,25 +124,22 @@ impl Ca {
         }
     }
 
-    /// Those of `obstacles` that a gate has to wait for: not of a node that is denied, and not
-    /// of denied workloads alone. Where that is not certain, it has to wait.
-    pub(crate) async fn without_denied(
-        &self,
-        obstacles: Vec<Obstacle>,
-        now: SystemTime,
-    ) -> Vec<Obstacle> {
+    /// Those of `obstacles` that a gate has to wait for apart from those of a node that is
+    /// denied, or of denied workloads alone. Where that is not certain, it has to wait.
+    pub(crate) async fn denied_apart(&self, obstacles: Vec<Obstacle>, now: SystemTime) -> Apart {
         let denials = self.denials.get();
         if obstacles.is_empty() || denials.holding(now).next().is_none() {
-            return obstacles;
+            return Apart::waits_for(obstacles);
         }
         let accounts = self.denied_accounts(&denials, now);
         let live = self.ledger.live();
         let all = obstacles.clone();
-        let filtered = tokio::task::spawn_blocking(move || {
+        let apart = tokio::task::spawn_blocking(move || {
             let waits = |it: &Obstacle| !is_denied(it, &denials, &accounts, &live, now);
-            obstacles.into_iter().filter(waits).collect()
+            let (waits, denied) = obstacles.into_iter().partition(waits);
+            Apart { waits, denied }
         });
-        filtered.await.unwrap_or(all)
+        apart.await.unwrap_or_else(|_| Apart::waits_for(all))
     }
 
     /// Identities that policy gives to service accounts that are denied, with which those are.

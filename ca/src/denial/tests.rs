@@ -237,7 +237,7 @@ fn obstacle(node: &str, workloads: &[&str]) -> Obstacle {
 }
 
 #[tokio::test]
-async fn a_gate_waits_for_nobody_who_is_denied_and_for_everybody_else() -> Outcome {
+async fn a_gate_lists_who_is_denied_apart_and_waits_for_everybody_else() -> Outcome {
     let house = House::new().await?;
     let ca = &house.ca;
     ca.ledger.live().ready().await;
@@ -257,15 +257,15 @@ async fn a_gate_waits_for_nobody_who_is_denied_and_for_everybody_else() -> Outco
         obstacle("", &[]),
     ];
     let now = house.clock.now();
-    assert_eq!(ca.without_denied(all.clone(), now).await, all);
+    assert_eq!(ca.denied_apart(all.clone(), now).await.waits, all);
     deny(&house, "sa/shop/web").await;
     deny(&house, "node/c1/n2").await;
-    let left = ca.without_denied(all.clone(), now).await;
-    let expected = [1, 3, 4, 5, 6].map(|at| all[at].clone());
-    assert_eq!(left, expected);
+    let apart = ca.denied_apart(all.clone(), now).await;
+    assert_eq!(apart.waits, [1, 3, 4, 5, 6].map(|at| all[at].clone()));
+    assert_eq!(apart.denied, [0, 2].map(|at| all[at].clone()), "listed");
     deny(&house, API).await;
-    let left = ca.without_denied(all.clone(), now).await;
-    assert_eq!(left, [3, 4, 5, 6].map(|at| all[at].clone()));
+    let apart = ca.denied_apart(all.clone(), now).await;
+    assert_eq!(apart.waits, [3, 4, 5, 6].map(|at| all[at].clone()));
     Ok(())
 }
 
@@ -279,7 +279,7 @@ async fn a_gate_waits_for_an_identity_that_an_allowed_account_holds_too() -> Out
     deny(&house, "sa/shop/web").await;
     let now = house.clock.now();
     let it = || vec![obstacle("c1/n1", &[WEB])];
-    assert_eq!(ca.without_denied(it(), now).await, []);
+    assert_eq!(ca.denied_apart(it(), now).await.waits, []);
     let issued = ledger::Issued {
         spiffe_id: WEB.to_owned(),
         serial: vec![7; 16],
@@ -295,7 +295,7 @@ async fn a_gate_waits_for_an_identity_that_an_allowed_account_holds_too() -> Out
     ca.ledger
         .append(vec![ledger::Record::new(now, issued)])
         .await?;
-    assert_eq!(ca.without_denied(it(), now).await, it());
+    assert_eq!(ca.denied_apart(it(), now).await.waits, it());
     // And it is not told as something that the denied one holds.
     let held = tokio::task::spawn_blocking({
         let (ca, subject) = (Arc::clone(ca), subject(&house, "sa/shop/web"));

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use arx_identity::KeyId;
 
 use crate::ca::Ca;
+use crate::denial::Apart;
 use crate::fleet::Gone;
 use crate::rotation::Obstacle;
 
@@ -19,6 +20,8 @@ pub struct Blast {
     pub fails: Vec<Fails>,
     /// Certificates under the root, of agents and workloads.
     pub certificates: u64,
+    /// Who is denied, and fails as well, for good.
+    pub denied: Vec<Fails>,
     /// Agents and proxies that are within reach.
     pub reachable: u64,
 }
@@ -43,11 +46,13 @@ impl Ca {
         Blast {
             fails: self.with_identities(fails, now),
             certificates: live.count_under_root(&root, now),
+            denied: Vec::new(),
             reachable: 0,
         }
     }
 
-    /// Who would fail if `root` were distrusted as things are. Denied holders fail anyway.
+    /// Who would fail if `root` were distrusted as things are. Denied holders are told
+    /// apart: they are not waited for.
     pub async fn blast(&self, root: KeyId, now: SystemTime) -> Blast {
         let live = self.ledger.live();
         let holders = live.holders(now, None);
@@ -55,10 +60,11 @@ impl Ca {
             .fleet
             .confirmations(&self.trust.current(), &holders, now);
         let waiting = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
-        let fails = self.without_denied(waiting, now).await;
+        let Apart { waits, denied } = self.denied_apart(waiting, now).await;
         Blast {
-            fails: self.with_identities(fails, now),
+            fails: self.with_identities(waits, now),
             certificates: live.count_under_root(&root, now),
+            denied: self.with_identities(denied, now),
             reachable: gate.confirmed,
         }
     }

@@ -26,7 +26,9 @@ pub struct Agent {
     /// When its last Follow began.
     since: Option<SystemTime>,
     /// When anything came from it last.
-    pub(super) heard: Option<SystemTime>,
+    heard: Option<SystemTime>,
+    /// When its last Follow was lost.
+    pub(super) lost: Option<SystemTime>,
     software: Arc<str>,
     instance_id: [u8; 16],
     boot_id: Box<str>,
@@ -60,6 +62,7 @@ impl Agent {
             node_not_after: None,
             since: None,
             heard: None,
+            lost: None,
             software: "".into(),
             instance_id: [0; 16],
             boot_id: "".into(),
@@ -199,6 +202,13 @@ impl Agent {
     #[must_use]
     pub fn heard(&self) -> Option<SystemTime> {
         self.heard
+    }
+
+    /// Of an agent that is not connected: since when. As far as that is known, when its
+    /// connection was lost; otherwise when it last told something.
+    #[must_use]
+    pub fn away_since(&self) -> Option<SystemTime> {
+        self.lost.max(self.heard)
     }
 
     /// What it calls itself.

@@ -49,8 +49,8 @@ pub struct Unconfirmed {
     pub resource: Option<String>,
     /// Why.
     pub reason: Reason,
-    /// Since when it is known (a consumer), connected (an agent), or not heard of (an agent
-    /// that is away). None if it was never heard of since this process began.
+    /// Since when it is known (a consumer), connected (an agent), or away (an agent
+    /// that is). None if it was never heard of since this process began.
     pub since: Option<SystemTime>,
     /// The first of the SPIFFE ids that depend on it, sorted; at most 20.
     pub workloads: Vec<String>,

@@ -137,6 +137,12 @@ impl Session {
             .unwrap_or(Ok(()))
     }
 
+    /// The connection is lost.
+    pub fn lost(&self, now: SystemTime) {
+        self.fleet
+            .with(&self.name, self.number, |agent| agent.lost = Some(now));
+    }
+
     /// The agent has made this position of trust durable.
     pub fn stored(&self, position: wire::TrustPosition) {
         self.fleet.with(&self.name, self.number, |agent| {

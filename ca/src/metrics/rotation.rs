@@ -203,6 +203,7 @@ mod tests {
         let mut view = View {
             rotation,
             confirmed: 7,
+            denied: Vec::new(),
             obstacles: vec![
                 obstacle("agent-away", Some(at(10))),
                 obstacle("not-acked", Some(at(1050))),

@@ -113,6 +113,12 @@ struct Follow {
     draining: bool,
 }
 
+impl Drop for Follow {
+    fn drop(&mut self) {
+        self.session.lost(self.ca.clock.now());
+    }
+}
+
 impl Follow {
     /// The next message to go down; `None` ends the stream.
     async fn next(&mut self) -> Option<DownMessage> {

@@ -52,7 +52,7 @@ pub(super) fn page(look: &Look<'_>, path: &str) -> Result<String, Missing> {
         }
         h.raw(match agent.connected {
             true => " Its connection began ",
-            false => " It was last heard of ",
+            false => " It has been away since ",
         });
         h.when(agent.since_unix_ms, look.now_ms);
         if agent.connected && !detail.complete {

@@ -1,6 +1,6 @@
 //! Who has confirmed and who has not, by node and proxy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arx_identity::{KeyId, Sequence};
 
@@ -10,11 +10,15 @@ use super::html::{Html, put};
 use super::words::{counted, grouped};
 use crate::caller::NodeName;
 use crate::fleet::{Agent, Consumer, Standing};
+use crate::rotation::View;
 use crate::state::{Phase, Rotation};
 
 /// Nodes that are looked at, and rows that are shown.
 const NODES: usize = 500;
 const ROWS: usize = 200;
+
+/// What stands in place of a proxy.
+const ITSELF: &str = "the agent itself";
 
 /// A node or a proxy of it.
 struct Line {
@@ -26,13 +30,32 @@ struct Line {
     tone: Tone,
 }
 
-pub(super) fn section(h: &mut Html, look: &Look<'_>, rotation: &Rotation) {
+impl Line {
+    /// Nobody waits for a denied holder, whatever it said.
+    fn leave_out(&mut self, denied: &BTreeSet<(&str, &str)>) {
+        let node = self.name.to_string();
+        let process = match self.process.as_str() {
+            ITSELF => "",
+            process => process,
+        };
+        if matches!(self.tone, Tone::Bad | Tone::Open) && denied.contains(&(&*node, process)) {
+            (self.word, self.tone) = ("denied, left out", Tone::Quiet);
+        }
+    }
+}
+
+pub(super) fn section(h: &mut Html, look: &Look<'_>, view: &View) {
     let bundle = look.ca.trust.current();
     let (found, more) = look.ca.fleet.page(None, NODES, |agent| {
         let consumers: Vec<_> = agent.consumers(&bundle).take(ROWS).collect();
-        lines(agent, &consumers, bundle.sequence(), rotation)
+        lines(agent, &consumers, bundle.sequence(), &view.rotation)
     });
     let mut lines: Vec<_> = found.into_iter().flatten().collect();
+    let denied = view.denied.iter().map(|one| (&*one.node, &*one.process));
+    let denied: BTreeSet<_> = denied.collect();
+    for line in &mut lines {
+        line.leave_out(&denied);
+    }
     let order = |line: &Line| match line.tone {
         Tone::Bad => 0,
         Tone::Open => 1,
@@ -135,7 +158,7 @@ fn itself(agent: &Agent, newest: Sequence, reissue: bool, from: KeyId) -> Line {
     };
     Line {
         name: agent.name().clone(),
-        process: "the agent itself".to_owned(),
+        process: ITSELF.to_owned(),
         roots: agent.trust().map_or("–".to_owned(), |at| at.to_string()),
         certificate: String::new(),
         word,

@@ -119,6 +119,7 @@ mod tests {
             aborting,
             started_unix_ms: started,
             ended_unix_ms: ended,
+            denied: 0,
         }
     }
 

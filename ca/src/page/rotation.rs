@@ -12,6 +12,8 @@ use super::words::{counted, distance, grouped, span};
 use super::{Look, Missing};
 use crate::admin::rotation;
 use crate::hex;
+use crate::node_api::unix_ms;
+use crate::state::Rotation;
 
 /// Of those who are waited for, as many as are shown.
 const SHOWN: u32 = 200;
@@ -39,10 +41,12 @@ pub(super) async fn page(look: &Look<'_>, query: &Query) -> Result<String, Missi
         if !has_ended(&shown) {
             gate(h, &shown, look.now_ms);
             waited_for(h, &shown, look.now_ms);
-            nodes::section(h, look, &view.rotation);
+            left_out(h, &shown, look.now_ms);
+            nodes::section(h, look, &view);
         }
         roots(h, &shown, look);
         forced(h, &shown, look.now_ms);
+        passed_without(h, &view.rotation, look.now_ms);
         let history: Vec<_> = history
             .iter()
             .map(|one| rotation::stored(look.ca, one))
@@ -156,17 +160,7 @@ fn waited_for(h: &mut Html, rotation: &wire::Rotation, now_ms: i64) {
     h.table(&caption, &columns, |table| {
         for one in &rotation.unconfirmed {
             table.row(|row| {
-                row.head(|h| {
-                    match one.node.split_once('/') {
-                        Some((cluster, node)) => h.node(cluster, node),
-                        None => h.text(&one.node),
-                    }
-                    put!(h, " <small>" {&one.process});
-                    if !one.resource.is_empty() {
-                        put!(h, " takes " {&one.resource});
-                    }
-                    h.raw("</small>");
-                });
+                row.head(|h| who(h, one));
                 row.cell(|h| {
                     let tone = if one.reason == "refused" {
                         Tone::Bad
@@ -199,6 +193,18 @@ fn waited_for(h: &mut Html, rotation: &wire::Rotation, now_ms: i64) {
         put!(h, "<p>And " {grouped(total - shown)} " more: <code>arx rotate status -o json</code> lists them.</p>\n");
     }
     h.raw("</section>\n");
+}
+
+fn who(h: &mut Html, one: &wire::Unconfirmed) {
+    match one.node.split_once('/') {
+        Some((cluster, node)) => h.node(cluster, node),
+        None => h.text(&one.node),
+    }
+    put!(h, " <small>" {&one.process});
+    if !one.resource.is_empty() {
+        put!(h, " takes " {&one.resource});
+    }
+    h.raw("</small>");
 }
 
 fn held(h: &mut Html, one: &wire::Unconfirmed, now_ms: i64) {
@@ -283,6 +289,61 @@ fn forced(h: &mut Html, rotation: &wire::Rotation, now_ms: i64) {
             }
         },
     );
+    h.raw("</section>\n");
+}
+
+/// Denied holders who have not followed.
+fn left_out(h: &mut Html, rotation: &wire::Rotation, now_ms: i64) {
+    if rotation.denied.is_empty() {
+        return;
+    }
+    h.raw(
+        "<section aria-labelledby=\"denied\">\n<h2 id=\"denied\">Left out, because denied</h2>\n",
+    );
+    let caption = format!(
+        "{} not waited for; arx allow ends that",
+        counted(rotation.denied_total, "is", "are")
+    );
+    h.table(&caption, &["Who", "Why", "Since", "Holds"], |table| {
+        for one in &rotation.denied {
+            table.row(|row| {
+                row.head(|h| who(h, one));
+                row.cell(|h| h.chip(Tone::Quiet, &one.reason));
+                row.cell(|h| h.when(one.since_unix_ms, now_ms));
+                row.cell(|h| held(h, one, now_ms));
+            });
+        }
+    });
+    h.raw("</section>\n");
+}
+
+/// Denied holders that a phase was left without.
+fn passed_without(h: &mut Html, rotation: &Rotation, now_ms: i64) {
+    let all: Vec<_> = rotation::left_without(rotation).collect();
+    if all.is_empty() {
+        return;
+    }
+    h.raw("<section aria-labelledby=\"without\">\n<h2 id=\"without\">Passed without denied holders</h2>\n");
+    let columns = ["Phase", "When", "Who", "#Left out"];
+    h.table("Phases that were left before they had followed", &columns, |table| {
+        for (phase, at, denied) in all {
+            table.row(|row| {
+                row.head(|h| h.text(phase));
+                row.cell(|h| h.when(unix_ms(at), now_ms));
+                row.cell(|h| {
+                    for (place, one) in denied.holders.iter().take(NAMED).enumerate() {
+                        let comma = if place > 0 { ", " } else { "" };
+                        put!(h, {comma} {&one.node} " " {&one.process} " <small>" {&one.reason} "</small>");
+                    }
+                    let rest = denied.count.saturating_sub(NAMED as u64);
+                    if rest > 0 {
+                        put!(h, " and " {grouped(rest)} " more");
+                    }
+                });
+                row.text(grouped(denied.count));
+            });
+        }
+    });
     h.raw("</section>\n");
 }
 

@@ -115,6 +115,7 @@ mod tests {
                 workload_count: 1,
                 ..Obstacle::default()
             }],
+            denied: Vec::new(),
         }
     }
 

@@ -38,6 +38,8 @@ pub struct View {
     pub confirmed: u64,
     /// Who has not: all of them, most blocking first.
     pub obstacles: Vec<Obstacle>,
+    /// Denied holders who have not, and are not waited for.
+    pub denied: Vec<Obstacle>,
     /// Code and message, if something keeps the authority itself from going on.
     pub trouble: Option<(&'static str, String)>,
 }
@@ -381,6 +383,7 @@ impl Ca {
                 rotation,
                 confirmed: 0,
                 obstacles: Vec::new(),
+                denied: Vec::new(),
                 trouble: None,
             },
             (None, None) => return,
@@ -424,6 +427,7 @@ impl Ca {
         let Facts {
             confirmed,
             obstacles,
+            denied,
             ..
         } = if moved {
             self.facts(&rotation, now, doubt).await?
@@ -434,6 +438,7 @@ impl Ca {
             rotation,
             confirmed,
             obstacles,
+            denied,
             trouble,
         });
         Ok(match (moved, acts && !hints_only, over) {

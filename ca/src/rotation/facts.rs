@@ -38,6 +38,8 @@ pub struct Facts {
     pub confirmed: u64,
     /// Who has not: all of them.
     pub obstacles: Vec<Obstacle>,
+    /// Denied holders who have not: no gate waits for them.
+    pub denied: Vec<Obstacle>,
 }
 
 /// Somebody who is in the way of a gate.

@@ -9,6 +9,7 @@ use super::facts::{Facts, Obstacle};
 use super::sight::{Seen, Sight};
 use super::time::Doubt;
 use crate::ca::Ca;
+use crate::denial::Apart;
 use crate::state::{Authorities, KeyPlace, Phase, Root, RootState, Rotation};
 
 impl Ca {
@@ -39,7 +40,7 @@ impl Ca {
             .authority
             .serving()
             .and_then(|svid| svid.chain().certificates().last()?.authority_key_id());
-        let (confirmed, mut obstacles) = self.gate(rotation, &stored, now).await?;
+        let (confirmed, mut obstacles, denied) = self.gate(rotation, &stored, now).await?;
         obstacles.extend(doubt.map(|doubt| self.clock(doubt)));
         Ok(Facts {
             active,
@@ -69,6 +70,7 @@ impl Ca {
             counting_for: self.counting_for(),
             confirmed,
             obstacles,
+            denied,
         })
     }
 
@@ -78,13 +80,13 @@ impl Ca {
         is_ready.then(|| self.rotator.counting_for(self.clock.monotonic()))
     }
 
-    /// Who has done what the phase waits for, and who has not.
+    /// Who has done what the phase waits for, who has not, and which denied holders have not.
     async fn gate(
         &self,
         rotation: &Rotation,
         stored: &Authorities,
         now: SystemTime,
-    ) -> Result<(u64, Vec<Obstacle>), Wrong> {
+    ) -> Result<(u64, Vec<Obstacle>, Vec<Obstacle>), Wrong> {
         let mut others = stored.registrations.iter();
         let replicas = if others.any(|other| *other.replica != *self.replica) {
             self.state.replicas().await?
@@ -107,8 +109,9 @@ impl Ca {
             replicas: mut obstacles,
             waiting,
         } = sight.gate(rotation, now);
-        obstacles.extend(self.without_denied(waiting, now).await);
-        Ok((confirmed, obstacles))
+        let Apart { waits, denied } = self.denied_apart(waiting, now).await;
+        obstacles.extend(waits);
+        Ok((confirmed, obstacles, denied))
     }
 
     /// Nothing counts as ended while this authority's clock may be wrong.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use arx_identity::{Sequence, TrustBundle};
 
 use super::facts::Obstacle;
-use crate::fleet::{Fleet, Gate, Gone, Unconfirmed};
+use crate::fleet::{Fleet, Gate, Gone, Reason, Unconfirmed};
 use crate::ledger::Live;
 use crate::state::{Kind, Phase, Registration, Rotation};
 
@@ -46,6 +46,14 @@ impl Sight<'_> {
     /// Who has done what the phase waits for, and who has not.
     #[must_use]
     pub fn gate(&self, rotation: &Rotation, now: SystemTime) -> Seen {
+        let mut seen = self.at_gate(rotation, now);
+        for waiting in &mut seen.waiting {
+            waiting.since = in_phase(waiting, rotation);
+        }
+        seen
+    }
+
+    fn at_gate(&self, rotation: &Rotation, now: SystemTime) -> Seen {
         match rotation.phase {
             Phase::Distribute | Phase::Retire | Phase::Restore
                 if rotation.sequence == Some(self.bundle.sequence()) =>
@@ -120,6 +128,15 @@ impl Sight<'_> {
     }
 }
 
+/// Since when it is in the way: not from before there was anything to do, unless it was away.
+fn in_phase(waiting: &Obstacle, rotation: &Rotation) -> Option<SystemTime> {
+    if waiting.reason == Reason::AgentAway.as_str() {
+        return waiting.since;
+    }
+    let since = waiting.since?;
+    Some(since.max(rotation.phase_began))
+}
+
 fn seen(gate: Gate, replicas: Vec<Obstacle>) -> Seen {
     Seen {
         confirmed: gate.confirmed,
@@ -170,8 +187,9 @@ impl From<Unconfirmed> for Obstacle {
 mod tests {
     use super::*;
     use crate::state::{Rotations, Terms};
-    use crate::testing::bundle;
+    use crate::testing::{bundle, node};
     use arx_identity::KeyId;
+    use arx_proto::node::v1 as wire;
     use serde_json::Map;
 
     fn key(number: u8) -> KeyId {
@@ -247,6 +265,53 @@ mod tests {
         let rotation = rotation(Phase::Reissue, 1, 2);
         assert_eq!(in_the_way(&one, &rotation, 5299).len(), 1);
         assert_eq!(in_the_way(&one, &rotation, 5300), []);
+    }
+
+    #[test]
+    fn who_is_waited_for_is_so_since_the_phase_began_and_who_is_away_since_it_went() {
+        let fleet = Fleet::default();
+        let hello = wire::Hello {
+            instance_id: vec![1; 16].into(),
+            cache_id: vec![2; 16].into(),
+            ..Default::default()
+        };
+        let agent = fleet.follow(&node(), &hello, at(10)).expect("admitted");
+        let leaf = wire::HeldLeaf {
+            serial: vec![5; 16].into(),
+            not_after_unix_ms: 9_000_000,
+            ..Default::default()
+        };
+        let inventory = wire::Inventory {
+            ordinal: 1,
+            cache_id: vec![2; 16].into(),
+            leaves: vec![leaf],
+            complete: true,
+        };
+        agent
+            .inventory(inventory, Vec::new, at(20))
+            .expect("it is whole");
+        let bundle = bundle(1);
+        let rotation = Rotation {
+            phase_began: at(100),
+            sequence: Some(bundle.sequence()),
+            ..rotation(Phase::Distribute, 1, 2)
+        };
+        let waiting = || {
+            let sight = Sight {
+                replica: "ca-1",
+                registrations: &[],
+                seen: BTreeMap::new(),
+                bundle: &bundle,
+                live: &Live::without_files(Vec::new()),
+                fleet: &fleet,
+            };
+            let waiting = sight.gate(&rotation, at(200)).waiting.into_iter();
+            waiting.map(|it| (it.reason, it.since)).collect::<Vec<_>>()
+        };
+        assert_eq!(waiting(), [("agent-behind", Some(at(100)))]);
+        agent.lost(at(50));
+        drop(agent);
+        assert_eq!(waiting(), [("agent-away", Some(at(50)))]);
     }
 
     #[test]

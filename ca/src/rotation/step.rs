@@ -7,18 +7,18 @@ use arx_daemon::config::Span;
 use arx_identity::KeyId;
 use serde_json::Map;
 
-use super::facts::Facts;
+use super::facts::{Facts, Obstacle};
 use super::terms::last_call;
 use super::{alone, distrust};
 use crate::state::{
-    Forced, Initiator, Kind, LeftBehind, Opener, Passed, Phase, Rotation, Rotations, Terms,
+    Forced, Initiator, Kind, LeftBehind, LeftOut, Opener, Passed, Phase, Rotation, Rotations, Terms,
 };
 
 /// Rotations that are remembered.
 const REMEMBERED: usize = 32;
 /// Names that a record of a forced gate has at most.
 const NAMED: usize = 1000;
-/// Identities of those who were cut off that such a record has at most, and of each of them.
+/// Identities of those who were cut off, or are denied, that such a record has at most, and of each of them.
 const CUT_OFF: usize = 1000;
 /// Why the gates of a distrust are passed.
 pub(super) const DISTRUST: &str = "distrust";
@@ -615,8 +615,22 @@ fn force(
 
 pub(super) fn forced(rotation: &Rotation, by: Opener, reason: String, facts: &Facts) -> Forced {
     let named = facts.obstacles.iter().take(NAMED);
+    Forced {
+        by,
+        reason,
+        left_behind: named.map(ToString::to_string).collect(),
+        count: facts.obstacles.len() as u64,
+        holders: match rotation.kind {
+            Kind::Distrust => holders(&facts.obstacles),
+            _ => Vec::new(),
+        },
+    }
+}
+
+/// As many of them as are named, with what they hold.
+fn holders(obstacles: &[Obstacle]) -> Vec<LeftBehind> {
     let mut room = CUT_OFF;
-    let holders = named.clone().map_while(|obstacle| {
+    let holders = obstacles.iter().take(NAMED).map_while(|obstacle| {
         let workloads = obstacle.workloads.iter().take(room).cloned();
         let left = LeftBehind {
             node: obstacle.node.clone(),
@@ -628,16 +642,7 @@ pub(super) fn forced(rotation: &Rotation, by: Opener, reason: String, facts: &Fa
         room = room.checked_sub(left.workloads.len().max(1))?;
         Some(left)
     });
-    Forced {
-        by,
-        reason,
-        left_behind: named.map(ToString::to_string).collect(),
-        count: facts.obstacles.len() as u64,
-        holders: match rotation.kind {
-            Kind::Distrust => holders.collect(),
-            _ => Vec::new(),
-        },
-    }
+    holders.collect()
 }
 
 fn moved(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemTime) -> Step {
@@ -645,6 +650,10 @@ fn moved(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemTime) -> St
 }
 
 fn record(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Passed {
+    let denied = LeftOut {
+        holders: holders(&facts.denied),
+        count: facts.denied.len() as u64,
+    };
     Passed {
         phase: rotation.phase,
         began: rotation.phase_began,
@@ -653,6 +662,7 @@ fn record(rotation: &Rotation, facts: &Facts, now: SystemTime) -> Passed {
         confirmed: facts.confirmed,
         forced: None,
         aborted: None,
+        denied: (denied.count > 0).then_some(denied),
     }
 }
 

@@ -165,6 +165,7 @@ impl World {
             counting_for: Some(Duration::from_secs(self.now)),
             confirmed: AGENTS as u64 - obstacles.len() as u64,
             obstacles,
+            denied: Vec::new(),
         }
     }
 

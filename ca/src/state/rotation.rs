@@ -207,6 +207,18 @@ pub struct Passed {
     /// If it was left because the operator turned round: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<String>,
+    /// Denied holders that had not followed: no gate waits for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denied: Option<LeftOut>,
+}
+
+/// Denied holders that a gate was passed without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Who, with what they hold.
+    pub holders: Vec<LeftBehind>,
+    /// How many, also where not all are named.
+    pub count: u64,
 }
 
 /// A gate that was passed though it was shut.

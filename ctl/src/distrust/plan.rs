@@ -86,6 +86,11 @@ fn to_text(plan: &wire::DistrustPlan, style: Style) -> String {
     if shown < total {
         lines.push(format!("and {} more", total - shown));
     }
+    lines.extend(unconfirmed::left_out(
+        &plan.denied,
+        plan.denied_total,
+        style,
+    ));
     lines.push(String::new());
     if plan.refusals.is_empty() {
         lines.push("nothing was changed; it would start: leave out --dry-run".to_owned());
@@ -100,6 +105,7 @@ fn to_text(plan: &wire::DistrustPlan, style: Style) -> String {
 
 fn to_json(plan: &wire::DistrustPlan) -> Value {
     let fails: Vec<_> = plan.fails.iter().map(unconfirmed::to_json).collect();
+    let denied: Vec<_> = plan.denied.iter().map(unconfirmed::to_json).collect();
     let steps = plan.steps.iter();
     let steps = steps.map(
         |step| json!({ "phase": step.phase, "at_least_ms": step.at_least_ms, "why": step.why }),
@@ -111,6 +117,7 @@ fn to_json(plan: &wire::DistrustPlan) -> Value {
     json!({
         "root": show::root_json(plan.root.as_ref()), "live_certificates": plan.live_certificates,
         "reachable": plan.reachable, "fails": fails, "fails_total": plan.fails_total,
+        "denied": denied, "denied_total": plan.denied_total,
         "steps": steps.collect::<Vec<_>>(), "refusals": refusals.collect::<Vec<_>>(),
         "window_ms": plan.window_ms, "cap_ms": plan.cap_ms, "at_least_ms": at_least_ms,
         "at_most_ms": at_most_ms,

@@ -125,6 +125,8 @@ pub(crate) fn plan() -> wire::RotationPlan {
             message: "the root ends before the leaves do".to_owned(),
         }],
         window_ms: 1_800_000,
+        denied: Vec::new(),
+        denied_total: 0,
     }
 }
 
@@ -138,7 +140,10 @@ pub(crate) const REPORT: &str = r#"{
     }, {
         "phase": "reissue", "aborting": false, "started": "2026-11-26T00:00:30Z", "ended": "2026-11-26T00:50:00Z", "sequence": null, "confirmed_count": 120
     }],
-    "forced": [{"phase": "distribute", "at": "2026-11-26T00:00:30Z", "by": "uid 0", "reason": "n2 is scrapped", "left_behind": 1, "names": ["c1/n2 pid 812 ROOTCA refused"]}]
+    "forced": [{"phase": "distribute", "at": "2026-11-26T00:00:30Z", "by": "uid 0", "reason": "n2 is scrapped", "left_behind": 1, "names": ["c1/n2 pid 812 ROOTCA refused"]}],
+    "denied": [{"phase": "reissue", "aborting": false, "at": "2026-11-26T00:50:00Z", "left_out": 1, "holders": [
+        {"node": "c1/n9", "process": "", "reason": "agent-away", "workloads": ["spiffe://example.org/lost"], "workload_count": 3}
+    ]}]
 }"#;
 
 /// An authority where all of that is to be seen.

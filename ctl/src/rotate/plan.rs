@@ -76,6 +76,11 @@ fn to_text(plan: &wire::RotationPlan, style: Style) -> String {
             lines.push(format!("and {} more", total - shown));
         }
     }
+    lines.extend(unconfirmed::left_out(
+        &plan.denied,
+        plan.denied_total,
+        style,
+    ));
     lines.push(String::new());
     if plan.refusals.is_empty() {
         lines.push("nothing was changed; it would start: leave out --dry-run".to_owned());
@@ -97,6 +102,7 @@ fn to_json(plan: &wire::RotationPlan) -> Value {
         )
         .collect();
     let blockers: Vec<_> = plan.blockers.iter().map(unconfirmed::to_json).collect();
+    let denied: Vec<_> = plan.denied.iter().map(unconfirmed::to_json).collect();
     let refusals: Vec<_> = plan
         .refusals
         .iter()
@@ -106,6 +112,7 @@ fn to_json(plan: &wire::RotationPlan) -> Value {
         "from": show::root_json(plan.from.as_ref()), "steps": steps, "at_least_ms": at_least(plan),
         "must_confirm_agents": plan.must_confirm_agents, "must_confirm_subscribers": plan.must_confirm_subscribers,
         "live_certificates": plan.live_certificates, "window_ms": plan.window_ms,
-        "blockers": blockers, "blockers_total": plan.blockers_total, "refusals": refusals,
+        "blockers": blockers, "blockers_total": plan.blockers_total,
+        "denied": denied, "denied_total": plan.denied_total, "refusals": refusals,
     })
 }

@@ -77,6 +77,15 @@ fn to_text(report: &Value) -> String {
             lines.push(format!("  {}", text(name)));
         }
     }
+    for denied in items(&report["denied"]) {
+        lines.push(String::new());
+        lines.push(spaced(&[
+            after("left out, because denied: ", &denied["left_out"]),
+            after("in ", &denied["phase"]),
+            after("until ", &denied["at"]),
+        ]));
+        holders(&denied["holders"], &mut lines);
+    }
     lines.extend(cut_off(report));
     show::join(&lines)
 }
@@ -100,17 +109,7 @@ fn cut_off(report: &Value) -> Vec<String> {
     } else {
         lines.push(format!("cut off: {}", off.len()));
     }
-    for one in off {
-        let who = [&one["node"], &one["process"], &one["reason"]].map(text);
-        lines.push(format!("  {}", spaced(&who)));
-        let named = items(&one["workloads"]);
-        lines.extend(named.iter().map(|id| format!("    {}", text(id))));
-        let count = one["workload_count"].as_u64().unwrap_or(0);
-        let rest = count.saturating_sub(u64::try_from(named.len()).unwrap_or(u64::MAX));
-        if rest > 0 {
-            lines.push(format!("    and {rest} more"));
-        }
-    }
+    holders(&report["cut_off"], &mut lines);
     let away = items(&report["to_come_back"]);
     if !away.is_empty() {
         let away: Vec<_> = away.iter().map(text).collect();
@@ -124,6 +123,21 @@ fn cut_off(report: &Value) -> Vec<String> {
             .to_owned(),
     );
     lines
+}
+
+/// Each with what it holds.
+fn holders(holders: &Value, lines: &mut Vec<String>) {
+    for one in items(holders) {
+        let who = [&one["node"], &one["process"], &one["reason"]].map(text);
+        lines.push(format!("  {}", spaced(&who)));
+        let named = items(&one["workloads"]);
+        lines.extend(named.iter().map(|id| format!("    {}", text(id))));
+        let count = one["workload_count"].as_u64().unwrap_or(0);
+        let rest = count.saturating_sub(u64::try_from(named.len()).unwrap_or(u64::MAX));
+        if rest > 0 {
+            lines.push(format!("    and {rest} more"));
+        }
+    }
 }
 
 fn phase(phase: &Value) -> String {

@@ -41,6 +41,11 @@ pub(super) fn to_text(rotation: &wire::Rotation, style: Style) -> String {
     lines.push(String::new());
     lines.extend(bars(rotation, style));
     lines.extend(waited_for(rotation, style, Room::UNBOUNDED));
+    lines.extend(unconfirmed::left_out(
+        &rotation.denied,
+        rotation.denied_total,
+        style,
+    ));
     lines.extend(choices(rotation, style));
     join(&lines)
 }
@@ -154,15 +159,19 @@ pub(super) fn bars(rotation: &wire::Rotation, style: Style) -> Vec<String> {
     let ended = has_ended(rotation);
     let here = PHASES.iter().position(|phase| *phase == rotation.phase);
     let left = rotation.phases.iter().filter(|entered| {
-        PHASES.contains(&entered.phase.as_str()) && (ended || entered.ended_unix_ms != 0)
+        let known = entered.phase == "held" || PHASES.contains(&entered.phase.as_str());
+        known && (ended || entered.ended_unix_ms != 0)
     });
     for entered in left {
         let took = entered.ended_unix_ms.abs_diff(entered.started_unix_ms);
-        let tale = if entered.ended_unix_ms == 0 {
+        let mut tale = if entered.ended_unix_ms == 0 {
             "left".to_owned()
         } else {
             format!("took {}", span(took))
         };
+        if entered.denied > 0 {
+            tale.push_str(&format!(", left out {} denied", entered.denied));
+        }
         bar(&named(&entered.phase, entered.aborting), BAR, &tale);
     }
     if rotation.phases.is_empty() && !rotation.aborting {
@@ -252,8 +261,16 @@ pub(super) fn counted(rotation: &wire::Rotation) -> Option<String> {
 /// Whoever is waited for, as many as there is room for.
 pub(super) fn waited_for(rotation: &wire::Rotation, style: Style, room: Room) -> Vec<String> {
     let total = rotation.unconfirmed_total;
-    if total == 0 || room.lines < 4 {
+    if total == 0 || room.lines == 0 {
         return Vec::new();
+    }
+    let first = rotation.unconfirmed.first();
+    let first = first.map(|first| unconfirmed::entry(first, style, room.width));
+    // The line of the list, the one before it and the one after the entry.
+    if let Some(first) = first
+        && first.len().saturating_add(3) > room.lines
+    {
+        return most_blocking(first, total, room);
     }
     let list = hex(&rotation.unconfirmed_digest);
     let mut lines = vec![
@@ -277,6 +294,17 @@ pub(super) fn waited_for(rotation: &wire::Rotation, style: Style, room: Room) ->
         ));
     }
     lines
+}
+
+/// Where there is room for no more than the first of them, that one, and of it who it is first.
+fn most_blocking(mut first: Vec<String>, total: u64, room: Room) -> Vec<String> {
+    if total > 1
+        && let Some(who) = first.first_mut()
+    {
+        who.push_str(&format!("; and {} more", total - 1));
+    }
+    first.truncate(room.lines);
+    first
 }
 
 /// What the operator may do now.
@@ -321,6 +349,7 @@ pub(super) fn to_json(rotation: &wire::Rotation) -> Value {
             json!({
                 "phase": entered.phase, "aborting": entered.aborting,
                 "started": instant_json(entered.started_unix_ms), "ended": instant_json(entered.ended_unix_ms),
+                "denied": entered.denied,
             })
         })
         .collect();
@@ -339,6 +368,7 @@ pub(super) fn to_json(rotation: &wire::Rotation) -> Value {
         .iter()
         .map(unconfirmed::to_json)
         .collect();
+    let denied: Vec<_> = rotation.denied.iter().map(unconfirmed::to_json).collect();
     json!({
         "id": text_or_null(&rotation.id), "kind": text_or_null(&rotation.kind), "phase": text_or_null(&rotation.phase),
         "aborting": rotation.aborting, "held": rotation.held, "trust_domain": text_or_null(&rotation.trust_domain),
@@ -348,6 +378,7 @@ pub(super) fn to_json(rotation: &wire::Rotation) -> Value {
         "ended": instant_json(rotation.ended_unix_ms),
         "confirmed": rotation.confirmed, "unconfirmed_total": rotation.unconfirmed_total,
         "unconfirmed": unconfirmed, "unconfirmed_digest": hex(&rotation.unconfirmed_digest),
+        "denied": denied, "denied_total": rotation.denied_total,
         "gate": text_or_null(&rotation.gate), "gate_opens": instant_json(rotation.gate_opens_unix_ms),
         "forced": forced, "phases": phases,
         "window_ms": rotation.window_ms, "wait_unconfirmed_ms": rotation.wait_unconfirmed_ms,

@@ -137,6 +137,7 @@ async fn the_report_is_put_together_and_read_out() {
         "rotation  r1 of example.org",
         "distribute: from 2026-11-26T00:00:02Z to 2026-11-26T00:00:30Z sequence 1.4 (118 confirmed)",
         "reissue: from 2026-11-26T00:00:30Z to 2026-11-26T00:50:00Z (120 issued anew)",
+        "left out, because denied: 1 in reissue until 2026-11-26T00:50:00Z\n  c1/n9 agent-away\n    spiffe://example.org/lost\n    and 2 more\n",
         "forced past 1 in distribute at 2026-11-26T00:00:30Z by uid 0 because n2 is scrapped\n  c1/n2 pid 812 ROOTCA refused\n",
     ] {
         assert!(shown.contains(part), "{part} is missing in:\n{shown}");

@@ -64,6 +64,29 @@ pub(super) fn entry(one: &wire::Unconfirmed, style: Style, width: usize) -> Vec<
     lines
 }
 
+/// Denied holders who have not followed: nobody waits for them.
+pub(crate) fn left_out(denied: &[wire::Unconfirmed], total: u64, style: Style) -> Vec<String> {
+    let shown = u64::try_from(denied.len()).unwrap_or(u64::MAX);
+    let total = total.max(shown);
+    if total == 0 {
+        return Vec::new();
+    }
+    let mut lines = vec![
+        String::new(),
+        format!("left out, because denied: {total}; `arx allow` ends that"),
+    ];
+    for one in denied {
+        lines.push(who_and_why(one, style));
+        if let Some(held) = held(one, style) {
+            lines.push(format!("   holds {held}"));
+        }
+    }
+    if shown < total {
+        lines.push(format!("and {} more", total - shown));
+    }
+    lines
+}
+
 fn wrapped(advice: &str, width: usize, lines: &mut Vec<String>) {
     let mut line = "   ->".to_owned();
     for word in advice.split_whitespace() {

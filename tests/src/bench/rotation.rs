@@ -281,6 +281,7 @@ async fn two_steps(state: &State, rotations: &mut Rotations) -> anyhow::Result<u
             reason: "agent-away",
             ..Obstacle::default()
         }],
+        denied: Vec::new(),
     };
     if rotations.running().is_none() {
         let terms = Terms {

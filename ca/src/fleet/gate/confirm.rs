@@ -25,8 +25,9 @@ pub(super) fn agent(
     };
     if !agent.is_connected() {
         if holder.is_some() || agent.holdings.live(now).next().is_some() {
-            let detail = agent.heard.map_or(NEVER_SEEN, |_| "");
-            gate.wait(about(Reason::AgentAway, agent.heard, detail));
+            let away = agent.away_since();
+            let detail = away.map_or(NEVER_SEEN, |_| "");
+            gate.wait(about(Reason::AgentAway, away, detail));
         }
         return;
     }

@@ -30,8 +30,9 @@ pub(super) fn agent(
     };
     if !agent.is_connected() {
         if holder.is_some() || !under.is_empty() {
-            let detail = agent.heard.map_or(NEVER_SEEN, |_| "");
-            gate.wait(about(Reason::AgentAway, agent.heard, detail));
+            let away = agent.away_since();
+            let detail = away.map_or(NEVER_SEEN, |_| "");
+            gate.wait(about(Reason::AgentAway, away, detail));
         }
         return;
     }

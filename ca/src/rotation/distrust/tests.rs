@@ -65,6 +65,7 @@ fn facts() -> Facts {
         counting_for: Some(Duration::from_secs(3600)),
         confirmed: 3,
         obstacles: Vec::new(),
+        denied: Vec::new(),
     }
 }
 

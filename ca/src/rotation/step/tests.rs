@@ -51,6 +51,7 @@ fn facts() -> Facts {
         reissue_takes: Duration::ZERO,
         counting_for: Some(HOUR),
         confirmed: 0,
+        denied: Vec::new(),
         obstacles: vec![Obstacle {
             node: "c1/n1".to_owned(),
             reason: "agent-away",
@@ -100,6 +101,26 @@ fn a_gate_that_is_forced_into_reissue_keeps_to_what_can_be_issued_too() {
     let next = step(&before, &force, &many, at(1)).expect("it can be");
     let next = next.next.expect("it goes on");
     assert_eq!(next.terms.window, Duration::from_secs(500));
+}
+
+#[test]
+fn whoever_is_denied_and_has_not_followed_is_on_record_with_the_gate_that_was_passed() {
+    let denied = Facts {
+        obstacles: Vec::new(),
+        denied: facts().obstacles,
+        ..facts()
+    };
+    for phase in [Phase::Distribute, Phase::Activate, Phase::Reissue] {
+        let before = rotation(phase, Duration::ZERO);
+        let next = step(&before, &Event::Looked, &denied, at(100)).expect("a look");
+        let next = next.next.expect("nobody is waited for");
+        let passed = next.passed.last().expect("it was left");
+        let left_out = passed.denied.as_ref().expect("on record");
+        assert_eq!((left_out.count, &*left_out.holders[0].node), (1, "c1/n1"));
+        // As the ledger has it.
+        let record = serde_json::to_value(passed).expect("JSON");
+        assert_eq!(record["denied"]["holders"][0]["node"], "c1/n1");
+    }
 }
 
 /// By whom the gate was passed and why, if it was.

@@ -115,6 +115,43 @@ fn what_may_be_done_is_told_when_renewals_are_overdue_and_not_before() {
 }
 
 #[test]
+fn a_denied_holder_is_listed_as_left_out_and_not_as_waited_for() {
+    let mut rotation = later("distribute");
+    rotation.denied = vec![away()];
+    rotation.denied_total = 2;
+    rotation.phases[0].denied = 2;
+    let shown = to_text(&rotation, STYLE);
+    let expected = "
+left out, because denied: 2; `arx allow` ends that
+c1/n7: agent-away, since 5m ago
+   holds spiffe://example.org/web and 3 more; the last ends in 43m
+and 1 more
+";
+    assert!(shown.ends_with(expected), "{shown}");
+    assert!(shown.contains("took 2s, left out 2 denied\n"), "{shown}");
+    assert!(!shown.contains("waits for 1"), "{shown}");
+    let value = to_json(&rotation);
+    assert_eq!(value["denied"][0]["node"], "c1/n7");
+    assert_eq!(value["denied_total"], 2);
+    assert_eq!(value["phases"][0]["denied"], 2);
+    assert_eq!(value["unconfirmed_total"], 0);
+}
+
+#[test]
+fn on_a_small_screen_whoever_is_waited_for_is_named_before_the_list_is() {
+    let rotation = waiting(vec![refused(), away()]);
+    for lines in 16..30 {
+        let room = Room { lines, width: 80 };
+        let drawn = Screen::default().draw(&rotation, "Ctrl-C stops", STYLE, room);
+        assert!(
+            drawn.contains("c1/n2 pid 812 (ROOTCA): refused"),
+            "{lines}: {drawn}"
+        );
+        assert!(drawn.matches('\n').count() < lines, "{lines}: {drawn}");
+    }
+}
+
+#[test]
 fn only_a_refusal_is_told_as_the_words_of_a_proxy() {
     let mut waits = away();
     waits.detail = "it has not connected since the authority was started".to_owned();

@@ -231,8 +231,8 @@ impl Authority {
             let mut denied = self.denied.iter();
             denied.any(|denied| node == format!("{CLUSTER}/n{denied}"))
         };
-        waiting.retain(|one| !denied(&one.node));
-        obstacles.extend(waiting);
+        let (denied, waiting) = waiting.into_iter().partition(|one| denied(&one.node));
+        obstacles.extend::<Vec<_>>(waiting);
         let serves = process.serves.chain().certificates().last()?;
         let roots = self.store.roots.iter();
         Some(Facts {
@@ -252,6 +252,7 @@ impl Authority {
             counting_for: self.counting_for(now),
             confirmed,
             obstacles,
+            denied,
         })
     }
 
