@@ -9,6 +9,7 @@
 mod below;
 mod check;
 mod closed;
+mod cross;
 mod error;
 mod files;
 mod issuing;
@@ -40,6 +41,7 @@ use tokio::sync::watch;
 pub use self::below::Below;
 pub use self::check::{Checked, check};
 pub use self::closed::nothing_trusted;
+pub use self::cross::Crossing;
 pub use self::error::AuthorityError;
 use self::files::Files;
 pub use self::issuing::{
@@ -359,6 +361,7 @@ impl Authority {
         chain.extend(parent.above.iter().cloned());
         self.keep_sealed(&parent, &chain, &key, now).await?;
         let issuing = sealed::issuing(chain, key, parent.root_id, now, parent.ends())?;
+        let issuing = issuing.with_cross(parent.cross.clone());
         let registered = Intermediate {
             certificate,
             root: parent.root_id,
@@ -440,8 +443,8 @@ impl Authority {
             revocable: false,
         };
         let certificate = sign_leaf(&issuing, &leaf)?;
-        let mut chain = vec![certificate];
-        chain.extend(issuing.chain().iter().cloned());
+        let above = issuing.handed_out(certificate.not_after()).cloned();
+        let chain = std::iter::once(certificate.clone()).chain(above).collect();
         let chain =
             CertChain::new(chain).map_err(|error| AuthorityError::Serving(error.to_string()))?;
         Svid::new(chain, key).map_err(|error| AuthorityError::Serving(error.to_string()))

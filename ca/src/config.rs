@@ -190,6 +190,8 @@ pub struct Rotation {
     pub window: Option<Span>,
     /// How long each gate stays shut after its last confirmation.
     pub dwell: Span,
+    /// Whether what is issued under the new root carries its cross-certificate by the old one.
+    pub cross_certificate: bool,
 }
 
 /// `[ledger]`
@@ -240,6 +242,7 @@ impl Default for Rotation {
         Self {
             window: None,
             dwell: Span::from_secs(15),
+            cross_certificate: true,
         }
     }
 }
@@ -678,6 +681,7 @@ impl Config {
         rotation::Defaults {
             window: self.rotation.window.map(|window| window.get()),
             dwell: self.rotation.dwell.get(),
+            cross_certificate: self.rotation.cross_certificate,
         }
     }
 

@@ -583,7 +583,7 @@ fn answer(issuing: &Issuing, certificate: &Certificate, sequence: Sequence) -> A
     Answer {
         spiffe_id: certificate.spiffe_id().map_or("", |id| id.as_str()).into(),
         leaf: Bytes::copy_from_slice(certificate.der()),
-        issuers: Arc::clone(issuing.encoded_chain()),
+        issuers: Arc::clone(issuing.encoded(certificate.not_after())),
         sequence: (sequence.epoch, sequence.number),
     }
 }

@@ -23,6 +23,7 @@
 //! Activate on.
 
 mod alone;
+mod crossing;
 mod distrust;
 mod driver;
 mod facts;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::certificate::{Certificate, CertificateError};
+use crate::certificate::{Certificate, CertificateError, KeyId};
 use crate::id::SpiffeId;
 
 /// Longest chain that is looked at.
@@ -116,6 +116,14 @@ impl CertChain {
     #[must_use]
     pub fn certificates(&self) -> &[Certificate] {
         &self.certificates
+    }
+
+    /// Key identifiers of the authorities above the leaf, from its issuer upwards, as the
+    /// certificates name them. Where a cross-certificate ends the chain, the root comes before
+    /// the last: look for the first that is one.
+    pub fn authorities(&self) -> impl Iterator<Item = KeyId> + '_ {
+        let all = self.certificates.iter();
+        all.filter_map(Certificate::authority_key_id)
     }
 
     /// Whose chain it is.

@@ -52,14 +52,15 @@ pub struct Hint {
     pub renew_by: SystemTime,
 }
 
-/// Whether the authority's wish concerns this certificate.
+/// Whether the authority's wish concerns this certificate, which stands under `root`. What has
+/// cross-certified that root is none of its issuers.
 #[must_use]
-pub fn is_meant(wish: &RenewalHint, svid: &Svid) -> bool {
-    let chain = svid.chain().certificates();
+pub fn is_meant(wish: &RenewalHint, svid: &Svid, root: KeyId) -> bool {
     let serial = svid.serial().as_bytes();
+    let mut below = svid.chain().authorities().take_while(|id| *id != root);
     let by_issuer = wish.issuer_key_id.is_empty()
         || KeyId::from_slice(&wish.issuer_key_id)
-            .is_some_and(|id| chain.iter().any(|c| c.authority_key_id() == Some(id)));
+            .is_some_and(|id| id == root || below.any(|issuer| issuer == id));
     by_issuer && (wish.serials.is_empty() || wish.serials.iter().any(|s| s == serial))
 }
 

@@ -29,12 +29,20 @@ pub(crate) fn id(path: &str) -> SpiffeId {
     SpiffeId::new(&trust_domain(), path).expect("valid")
 }
 
+fn sign(unsigned: profile::Unsigned, key: &PrivateKey) -> Certificate {
+    let signature = key.sign(unsigned.to_be_signed()).expect("signs");
+    unsigned.complete(&signature).expect("within the profile")
+}
+
 /// A root and one intermediate under it.
 #[derive(Debug)]
 pub(crate) struct Authority {
     pub(crate) root: Certificate,
     intermediate: Certificate,
     key: PrivateKey,
+    root_key: PrivateKey,
+    /// The root, certified by another.
+    cross: Option<Certificate>,
 }
 
 impl Authority {
@@ -47,10 +55,6 @@ impl Authority {
         let day = Duration::from_secs(86_400);
         let generate = || PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
         let (root_key, key) = (generate(), generate());
-        let sign = |unsigned: profile::Unsigned, key: &PrivateKey| {
-            let signature = key.sign(unsigned.to_be_signed()).expect("signs");
-            unsigned.complete(&signature).expect("within the profile")
-        };
         let validity = Validity::authority(now, 3650 * day);
         let root = profile::root(root_key.public_key(), &trust_domain(), validity);
         let root = sign(root.expect("a root"), &root_key);
@@ -68,6 +72,20 @@ impl Authority {
             intermediate: sign(intermediate.expect("an intermediate"), &root_key),
             root,
             key,
+            root_key,
+            cross: None,
+        }
+    }
+
+    /// Another that follows this one, cross-certified by it.
+    pub(crate) fn followed(&self) -> Self {
+        let next = Self::new();
+        let [old, new] = [&self.root, &next.root].map(|root| Issuer::new(root).expect("an issuer"));
+        let ends = noon() + Duration::from_secs(86_400);
+        let cross = profile::cross(&old, &new, noon(), ends).expect("a cross-certificate");
+        Self {
+            cross: Some(sign(cross, &self.root_key)),
+            ..next
         }
     }
 
@@ -90,7 +108,9 @@ impl Authority {
         let leaf = profile::leaf(&issuer, &leaf).expect("a leaf");
         let signature = self.key.sign(leaf.to_be_signed()).expect("signs");
         let leaf = leaf.complete(&signature).expect("within the profile");
-        CertChain::new(vec![leaf, self.intermediate.clone()]).expect("a chain")
+        let mut chain = vec![leaf, self.intermediate.clone()];
+        chain.extend(self.cross.clone());
+        CertChain::new(chain).expect("a chain")
     }
 
     pub(crate) fn svid(&self, path: &str, now: SystemTime, ttl: Duration) -> Svid {

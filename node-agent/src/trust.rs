@@ -2,7 +2,8 @@
 //! ever goes back, and nobody takes another content for a position that it knows.
 
 use arx_identity::{
-    BundleError, Certificate, CertificateError, Sequence, Svid, TrustBundle, TrustDomain, verify,
+    BundleError, Certificate, CertificateError, KeyId, Sequence, Svid, TrustBundle, TrustDomain,
+    verify,
 };
 use arx_proto::node::v1::{TrustKind, TrustUpdate};
 use std::time::SystemTime;
@@ -118,6 +119,13 @@ pub(crate) fn cached_bundle_is_good<'a>(
 ) -> bool {
     let mut leaves = leaves.into_iter();
     leaves.any(|svid| verify(svid.chain(), bundle, now).is_ok())
+}
+
+/// The root that a certificate stands under, if it was counted under one that has only
+/// cross-certified that: which of the two it is can be told as soon as `bundle` has both.
+pub(crate) fn nearer_root(svid: &Svid, counted: KeyId, bundle: &TrustBundle) -> Option<KeyId> {
+    let mut below = svid.chain().authorities().take_while(|id| *id != counted);
+    below.find(|id| bundle.root(id).is_some())
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::issue::{Answer, Evidence, Outcome, Verified, Wanted, WorkloadId};
 use crate::renewal;
 use crate::seed;
 use crate::subscribers::{Now, StreamId};
+use crate::trust::nearer_root;
 use arx_identity::{SpiffeId, TrustBundle, verify};
 use arx_proto::node::v1::RenewalHint;
 use std::collections::{BTreeSet, HashMap};
@@ -473,6 +474,20 @@ impl Workloads {
         ready.collect()
     }
 
+    /// The roots have changed: whichever certificates they show to stand under another root than
+    /// was known; whether there are any.
+    pub(crate) fn count_anew(&mut self, bundle: &TrustBundle) -> bool {
+        let leaves = self.all.values_mut().flat_map(Workload::leaves_mut);
+        let mut changed = false;
+        for leaf in leaves {
+            if let Some(root) = nearer_root(&leaf.svid, leaf.root, bundle) {
+                leaf.root = root;
+                changed = true;
+            }
+        }
+        changed
+    }
+
     /// The roots have changed: certificates that came before their roots may be good now.
     pub(crate) fn trust_arrived(
         &mut self,
@@ -523,7 +538,7 @@ impl Workloads {
             .iter_mut()
             .filter(|(_, w)| {
                 w.newest()
-                    .is_some_and(|leaf| renewal::is_meant(wish, &leaf.svid))
+                    .is_some_and(|leaf| renewal::is_meant(wish, &leaf.svid, leaf.root))
             })
             .map(|(id, w)| {
                 w.hint = Some(hint);

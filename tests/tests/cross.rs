@@ -51,7 +51,10 @@ fn given(folder: &Path, kind: KeyAlgorithm) -> anyhow::Result<Given> {
     let (old, new, foreign) = (root()?, root()?, root()?);
     let [old_issuer, new_issuer] = [&old, &new].map(|root| Issuer::new(&root.certificate));
     let (old_issuer, new_issuer) = (old_issuer?, new_issuer?);
-    let cross = sign(profile::cross(&old_issuer, &new_issuer, now())?, &old.key)?;
+    let cross = sign(
+        profile::cross(&old_issuer, &new_issuer, now(), now() + 10 * DAY)?,
+        &old.key,
+    )?;
     let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
     let validity = Validity::authority(now(), DAY);
     let unsigned = profile::intermediate(

@@ -1,9 +1,9 @@
 //! Distrust, in the words of the admin API.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use arx_daemon::clock::unix_ms;
+use arx_daemon::clock::{rfc3339, unix_ms};
 use arx_identity::{Certificate, KeyId};
 use arx_proto::admin::v1 as wire;
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use crate::ca::Ca;
 use crate::distrust::{Fails, Named, Pace};
 use crate::refusal::{Fault, Refusal};
 use crate::state::{Intermediate, Phase};
+
+const RETIRE: &str = "a bundle without the old root is published; whoever does not take it goes on trusting a root whose key is stolen";
 
 /// Entries of those who fail in one message.
 const MOST: usize = 1000;
@@ -73,6 +75,12 @@ async fn plan(
     let terms = ca.distrust_terms(id, pace, now);
     let cap = terms.patience.unwrap_or_default();
     let running = rotation::running(ca);
+    let retire = match vouched_for(ca, id, now).await? {
+        None => RETIRE.to_owned(),
+        Some((by, until)) => format!(
+            "{RETIRE}. {by} has cross-certified it, so until {until} whoever has its key is believed by everybody who trusts {by}: distrust that root next",
+        ),
+    };
     let gate = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
         phase: phase.as_str().to_owned(),
         at_least_ms: millis(at_least),
@@ -130,11 +138,7 @@ async fn plan(
                     terms.dwell,
                     "everything is issued anew; whoever does not renew in time is refused by all others",
                 ),
-                gate(
-                    Phase::Retire,
-                    terms.dwell,
-                    "a bundle without the old root is published; whoever does not take it goes on trusting a root whose key is stolen",
-                ),
+                gate(Phase::Retire, terms.dwell, &retire),
             ]
         },
         refusals: refusals
@@ -147,6 +151,23 @@ async fn plan(
         cap_ms: millis(cap),
         rotation: running.map(|running| running.id).unwrap_or_default(),
     })
+}
+
+/// Which other root vouches for this one, and until when.
+async fn vouched_for(
+    ca: &Ca,
+    id: KeyId,
+    now: SystemTime,
+) -> Result<Option<(String, String)>, Refusal> {
+    let stored = ca.state.authorities().await?.map(|stored| stored.value);
+    let stored = stored.unwrap_or_default();
+    let cross = stored.root(id).and_then(|root| root.cross.as_ref());
+    let cross = cross.filter(|cross| cross.not_after() > now);
+    let by = cross.and_then(|cross| stored.root(cross.authority_key_id()?));
+    Ok(by.zip(cross).map(|(by, cross)| {
+        let name = by.certificate.subject().to_owned();
+        (name, rfc3339(cross.not_after()))
+    }))
 }
 
 async fn of_intermediate(

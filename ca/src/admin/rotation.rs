@@ -444,6 +444,16 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
         why: why.to_owned(),
     };
     let nothing = Duration::ZERO;
+    let stored = ca.state.authorities().await.ok().flatten();
+    let active = stored.as_ref().and_then(|stored| stored.value.active());
+    let prepare = match active.and_then(|active| ca.without_cross(active)) {
+        None => {
+            "a new root is made, signs for trial, and is cross-certified by the old one".to_owned()
+        }
+        Some(reason) => format!(
+            "a new root is made, and signs for trial; the old one does not cross-certify it: {reason}"
+        ),
+    };
     let mut refusals = Vec::new();
     let view = ca.rotator.watch();
     if let Some(view) = &*view.borrow()
@@ -468,11 +478,7 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
             not_after_unix_ms: unix_ms(from.not_after()),
         }),
         steps: vec![
-            step(
-                Phase::Prepare,
-                nothing,
-                "a new root is made, and signs for trial",
-            ),
+            step(Phase::Prepare, nothing, &prepare),
             step(
                 Phase::Distribute,
                 terms.dwell,
@@ -481,7 +487,7 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
             step(
                 Phase::Activate,
                 terms.dwell,
-                "the authority signs and serves under the new root",
+                "the authority signs and serves under the new root; with a cross-certificate in every chain, if there is one, until the old root goes",
             ),
             step(
                 Phase::Reissue,
@@ -582,6 +588,7 @@ pub(super) fn report(ca: &Ca, rotation: &Rotation) -> Value {
         "forced": forced.collect::<Vec<_>>(),
         "denied": denied.collect::<Vec<_>>(),
         "without_successor": rotation.without_successor,
+        "cross_certificate_until": rotation.cross_until.map(rfc3339),
         "cut_off": off,
         "to_come_back": away,
     })

@@ -113,6 +113,7 @@ fn close(
         key: KeyPlace::Erased,
         above: Vec::new(),
         added: now,
+        cross: None,
         extra: Map::new(),
     });
     authorities.registrations.retain(|one| one.root != root);

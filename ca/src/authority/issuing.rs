@@ -20,8 +20,16 @@ pub struct Issuing {
     pub(super) chain: Vec<Certificate>,
     /// The same, encoded. Every answer has them.
     pub(super) encoded: Arc<[Bytes]>,
+    pub(super) crossed: Option<Crossed>,
     pub(super) root: KeyId,
     pub(super) term: Term,
+}
+
+/// The chain with what vouches for its root.
+#[derive(Debug)]
+pub(super) struct Crossed {
+    pub(super) certificate: Certificate,
+    encoded: Arc<[Bytes]>,
 }
 
 /// From when to when an intermediate can be used.
@@ -53,17 +61,56 @@ impl Issuing {
         &self.issuer
     }
 
-    /// What is handed out after a leaf: the intermediate, then the operator's own, if any;
-    /// never the root.
+    /// The way up to the root: the intermediate, then the operator's own, if any; never the root.
     #[must_use]
     pub fn chain(&self) -> &[Certificate] {
         &self.chain
     }
 
-    /// What is handed out after a leaf, each DER; shared by all answers.
+    /// What is handed out after a leaf that ends at `ends`: the way up to the root, and, while
+    /// the root before it retires, the cross-certificate by that. One that ended before the leaf
+    /// would be of no use to whoever needs it.
+    pub fn handed_out(&self, ends: SystemTime) -> impl Iterator<Item = &Certificate> {
+        let crossed = self.crossed_until(ends).map(|it| &it.certificate);
+        self.chain.iter().chain(crossed)
+    }
+
+    /// The same, each DER; shared by all answers.
     #[must_use]
-    pub fn encoded_chain(&self) -> &Arc<[Bytes]> {
-        &self.encoded
+    pub fn encoded(&self, ends: SystemTime) -> &Arc<[Bytes]> {
+        let crossed = self.crossed_until(ends);
+        crossed.map_or(&self.encoded, |it| &it.encoded)
+    }
+
+    fn crossed_until(&self, ends: SystemTime) -> Option<&Crossed> {
+        let crossed = self.crossed.as_ref();
+        crossed.filter(|it| it.certificate.not_after() >= ends)
+    }
+
+    /// What vouches for the root, if anything does.
+    #[must_use]
+    pub fn cross(&self) -> Option<&Certificate> {
+        self.crossed.as_ref().map(|it| &it.certificate)
+    }
+
+    /// The same by which this is handed out besides, or nothing.
+    #[must_use]
+    pub(super) fn with_cross(&self, cross: Option<Certificate>) -> Self {
+        let crossed = cross.map(|certificate| Crossed {
+            encoded: (self.encoded.iter().cloned())
+                .chain([Bytes::copy_from_slice(certificate.der())])
+                .collect(),
+            certificate,
+        });
+        Self {
+            issuer: self.issuer.clone(),
+            key: Arc::clone(&self.key),
+            chain: self.chain.clone(),
+            encoded: Arc::clone(&self.encoded),
+            crossed,
+            root: self.root,
+            term: self.term,
+        }
     }
 
     /// The root that all of it stands under.

@@ -98,8 +98,15 @@ impl Authority {
         self.still_trusted().await?;
         let now = clock.now();
         let longest = self.longest_leaf();
-        let root = self.root_key_id();
-        let above = self.parent().above.clone();
+        let parent = self.parent();
+        let (root, above) = (parent.root_id, parent.above.clone());
+        if let Some(issuing) = self.issuing()
+            && issuing.root() == root
+            && issuing.cross() != parent.cross.as_ref()
+        {
+            let issuing = issuing.with_cross(parent.cross.clone());
+            self.issuing.send_replace(Some(issuing.into()));
+        }
         let given_up = self.given_up.borrow().clone();
         let due = |issuing: &Issuing| {
             let other = issuing.root() != root
@@ -130,7 +137,7 @@ impl Authority {
         let due = |svid: &Svid| {
             issuing
                 .as_ref()
-                .is_some_and(|it| signer_of(svid) != it.signer())
+                .is_some_and(|it| signer_of(svid) != it.signer() || !is_handed_out(it, svid))
                 || issuer_of(svid).is_some_and(|issuer| given_up.contains(&issuer))
                 || serving_due(svid.not_before(), svid.not_after(), clock.now())
         };
@@ -203,6 +210,12 @@ fn issuer_of(svid: &Svid) -> Option<KeyId> {
 /// The key that has signed the intermediate that a serving certificate is from.
 fn signer_of(svid: &Svid) -> Option<KeyId> {
     svid.chain().certificates().get(1)?.authority_key_id()
+}
+
+/// Whether what stands above the intermediate is what is handed out now.
+fn is_handed_out(issuing: &Issuing, svid: &Svid) -> bool {
+    let above = svid.chain().certificates().iter().skip(2);
+    issuing.handed_out(svid.not_after()).skip(1).eq(above)
 }
 
 /// Full jitter, doubling from one second on.

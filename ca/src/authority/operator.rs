@@ -537,9 +537,19 @@ pub(super) async fn try_out(
     trust_domain: &TrustDomain,
     now: SystemTime,
 ) -> Result<(), TrialError> {
+    try_crossed(material, None, trust_domain, now).await
+}
+
+/// The same of what `cross` vouches for besides, by the other certificate.
+pub(super) async fn try_crossed(
+    material: &Material,
+    cross: Option<(&Certificate, &Certificate)>,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<(), TrialError> {
     let trial = trial(material, trust_domain, now).map_err(unusable)?;
     let signature = material.key.sign(trial.0.to_be_signed()).await?;
-    verify_trial(material, trust_domain, trial, &signature, now).map_err(unusable)
+    verify_trial(material, cross, trust_domain, trial, &signature, now).map_err(unusable)
 }
 
 fn unusable(error: Box<dyn std::error::Error>) -> TrialError {
@@ -574,6 +584,7 @@ fn trial(
 
 fn verify_trial(
     material: &Material,
+    cross: Option<(&Certificate, &Certificate)>,
     trust_domain: &TrustDomain,
     (unsigned, key, validity): Trial,
     signature: &[u8],
@@ -594,12 +605,19 @@ fn verify_trial(
     let signature = key.sign(leaf.to_be_signed())?;
     let mut chain = vec![leaf.complete(&signature)?, intermediate];
     chain.extend(material.above.iter().cloned());
+    chain.extend(cross.map(|(cross, _)| cross.clone()));
+    let chain = CertChain::new(chain)?;
 
     let sequence = Sequence {
         epoch: 1,
         number: 1,
     };
-    let bundle = TrustBundle::new(trust_domain.clone(), sequence, vec![material.root.clone()])?;
-    verify(&CertChain::new(chain)?, &bundle, now)?;
+    for root in [Some(&material.root), cross.map(|(_, by)| by)] {
+        let roots: Vec<_> = root.into_iter().cloned().collect();
+        if !roots.is_empty() {
+            let bundle = TrustBundle::new(trust_domain.clone(), sequence, roots)?;
+            verify(&chain, &bundle, now)?;
+        }
+    }
     Ok(())
 }

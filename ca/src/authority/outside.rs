@@ -245,6 +245,7 @@ fn put(
             state: RootState::Active,
             key: KeyPlace::Stored(pending.key),
             above: above.to_vec(),
+            cross: None,
             added: now,
             extra: Map::new(),
         });

@@ -19,6 +19,8 @@ pub(super) struct Parent {
     pub(super) key: Arc<dyn Signer>,
     /// The operator's intermediates, the signing one first; empty if the root signs.
     pub(super) above: Vec<Certificate>,
+    /// What vouches for the root to whoever still has the one before alone.
+    pub(super) cross: Option<Certificate>,
     pub(super) root: Certificate,
     pub(super) root_id: KeyId,
     /// Where the key is, in words.
@@ -30,14 +32,19 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// What issues under `root`, by `key`.
-    pub(super) fn new(root: &Root, key: Arc<dyn Signer>) -> Result<Self, ProfileError> {
+    /// What issues under `root`, by `key`, and is vouched for by `cross`.
+    pub(super) fn new(
+        root: &Root,
+        key: Arc<dyn Signer>,
+        cross: Option<&Certificate>,
+    ) -> Result<Self, ProfileError> {
         // Both must be able to issue: the root's identifier names everything below it.
         let root_id = Issuer::new(&root.certificate)?.key_id();
         Ok(Self {
             issuer: Issuer::new(root.signer())?,
             key,
             above: root.above.clone(),
+            cross: cross.cloned(),
             root: root.certificate.clone(),
             root_id,
             custody: root.key.to_string(),
@@ -45,6 +52,19 @@ impl Parent {
             begins: root.begins(),
             ends: root.ends(),
         })
+    }
+
+    /// The same, vouched for by another, or by nothing.
+    pub(super) fn with_cross(&self, cross: Option<&Certificate>) -> Self {
+        Self {
+            issuer: self.issuer.clone(),
+            key: Arc::clone(&self.key),
+            above: self.above.clone(),
+            cross: cross.cloned(),
+            root: self.root.clone(),
+            custody: self.custody.clone(),
+            ..*self
+        }
     }
 
     /// When the first of the certificates up to the root ends: nothing below lives longer.

@@ -200,7 +200,8 @@ pub(super) async fn absent(
         active.key.to_string(),
         reason.to_string(),
     );
-    Ok(Parent::new(active, Arc::new(key))?)
+    let cross = stored.as_ref().and_then(Authorities::cross);
+    Ok(Parent::new(active, Arc::new(key), cross)?)
 }
 
 /// What issues under the root that is active.
@@ -212,7 +213,11 @@ pub(super) async fn load(state: &State, sources: &Sources) -> Result<Parent, Aut
     let active = active_of(&stored)
         .map_err(|problem| AuthorityError::Problems(vec![problem]))?
         .ok_or_else(|| contradiction(state, "there is no root".to_owned()))?;
-    Ok(Parent::new(active, key_of(active, sources)?)?)
+    Ok(Parent::new(
+        active,
+        key_of(active, sources)?,
+        stored.cross(),
+    )?)
 }
 
 /// The key that signs for `root`.
@@ -264,6 +269,7 @@ fn active(
         state: RootState::Active,
         key,
         above,
+        cross: None,
         added: now,
         extra: Map::new(),
     }

@@ -13,7 +13,7 @@ use serde_json::Map;
 use super::files::succeeds;
 use super::operator::{Material, TrialError, try_out};
 use super::root::{self, describe};
-use super::{Authority, AuthorityError, Problem};
+use super::{Authority, AuthorityError, Crossing, Problem};
 use crate::state::{
     Authorities, Decision, Document as _, KeyPlace, Loaded, Root, RootState, StateError,
 };
@@ -31,13 +31,47 @@ impl Authority {
     /// active root's key is, or what the new one signs does not verify; [`AuthorityError::RootState`] while an earlier root is
     /// still retiring; another if state or keys cannot be had.
     pub async fn prepare_root(&self, now: SystemTime) -> Result<Certificate, AuthorityError> {
-        if prepared(&self.stored().await?)?.is_none() {
+        self.prepare_next(now, None).await
+    }
+
+    /// The same, and the active root cross-certifies it, if it can: whoever has that alone then
+    /// believes what is issued under the other. The second answer says whether it has, or why
+    /// not; that is no reason not to prepare a root.
+    ///
+    /// # Errors
+    /// As [`Authority::prepare_root`].
+    pub async fn prepare_crossed_root(
+        &self,
+        now: SystemTime,
+    ) -> Result<(Certificate, Crossing), AuthorityError> {
+        let mut crossing = Crossing::Earlier;
+        let root = self.prepare_next(now, Some(&mut crossing)).await?;
+        Ok((root, crossing))
+    }
+
+    async fn prepare_next(
+        &self,
+        now: SystemTime,
+        crossing: Option<&mut Crossing>,
+    ) -> Result<Certificate, AuthorityError> {
+        let stored = self.stored().await?;
+        if prepared(&stored)?.is_none() {
             let next = self.next_root(now).await?;
+            let mut cross = None;
+            if let Some(crossing) = crossing {
+                *crossing = match self.cross(active(&stored)?, &next.root(now), now).await {
+                    Ok(made) => Crossing::Made(cross.insert(made).clone()),
+                    Err(reason) => Crossing::Impossible(reason),
+                };
+            }
             self.change(|authorities| {
                 if prepared(authorities)?.is_some() {
                     return Ok(false);
                 }
-                authorities.roots.push(next.root(now));
+                authorities.roots.push(Root {
+                    cross: cross.clone(),
+                    ..next.root(now)
+                });
                 Ok(true)
             })
             .await?;
@@ -183,6 +217,7 @@ impl Authority {
                 }
             }
             authorities.registrations.retain(|one| one.root != root);
+            authorities.forget_crosses_by(root);
             Ok(true)
         })
         .await?;
@@ -219,6 +254,27 @@ impl Authority {
         );
         self.parent.send_replace(parent.into());
         Ok(true)
+    }
+
+    /// Hands out the cross-certificate that is in the state for the active root, and none that
+    /// is not; `distrusted` vouches for nobody any more.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the state cannot be read or changed.
+    pub async fn follow_cross(&self, distrusted: Option<KeyId>) -> Result<(), AuthorityError> {
+        let _one_at_a_time = self.following.lock().await;
+        if let Some(root) = distrusted {
+            self.change(|authorities| Ok(authorities.forget_crosses_by(root)))
+                .await?;
+        }
+        let stored = self.stored().await?;
+        let parent = self.parent();
+        let same = stored.active().and_then(Root::key_id) == Some(parent.root_id);
+        if same && stored.cross() != parent.cross.as_ref() {
+            self.parent
+                .send_replace(parent.with_cross(stored.cross()).into());
+        }
+        Ok(())
     }
 
     pub(super) async fn stored(&self) -> Result<Authorities, AuthorityError> {
@@ -299,6 +355,7 @@ impl Next {
             state: RootState::Prepared,
             key,
             above,
+            cross: None,
             added: now,
             extra: Map::new(),
         }
@@ -400,6 +457,7 @@ fn remove(
         }
     }
     authorities.roots.retain(|root| root.key_id() != Some(id));
+    authorities.forget_crosses_by(id);
     authorities.registrations.retain(|one| one.root != id);
     Ok(true)
 }

@@ -125,6 +125,7 @@ pub(super) fn issuing(
             issuer_ends,
         },
         encoded: encoded.collect(),
+        crossed: None,
         issuer,
         key,
         chain,
@@ -172,9 +173,10 @@ impl Authority {
         };
         self.register(&registered, kept.issuing.intermediate())
             .await?;
+        let issuing = kept.issuing.with_cross(self.parent().cross.clone());
         Ok(Prepared {
             registered,
-            issuing: kept.issuing,
+            issuing: Arc::new(issuing),
         })
     }
 

@@ -1,4 +1,5 @@
 mod crash;
+mod cross;
 mod files;
 mod keep;
 mod operator;

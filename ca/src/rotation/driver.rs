@@ -18,7 +18,7 @@ use crate::ca::Ca;
 use crate::ledger;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
-    Decision, Document as _, Initiator, KeyPlace, Loaded, Phase, Root, RootName, RootState,
+    Decision, Document as _, Initiator, KeyPlace, Kind, Loaded, Phase, Root, RootName, RootState,
     Rotation, Rotations, StateError, Terms,
 };
 
@@ -423,6 +423,8 @@ impl Ca {
             self.act(&rotation, effect, now, hints).await?;
         }
         let over = rotation.phase.is_over();
+        let distrusted = (rotation.kind == Kind::Distrust && !over).then_some(rotation.from);
+        self.authority.follow_cross(distrusted).await?;
         let trouble = None;
         let Facts {
             confirmed,
@@ -483,6 +485,9 @@ impl Ca {
                     next.roots.push(name(&root.certificate));
                 }
             }
+            let to = next.to.and_then(|to| stored.value.root(to));
+            let cross = to.and_then(|to| to.cross.as_ref());
+            next.cross_until = next.cross_until.or(cross.map(Certificate::not_after));
         }
         let key = self.state.key(&Rotations::KIND);
         let stored = self
@@ -522,7 +527,12 @@ impl Ca {
         Ok(Some(next))
     }
 
-    async fn record_step(&self, rotation: &Rotation, step: &str, detail: serde_json::Value) {
+    pub(super) async fn record_step(
+        &self,
+        rotation: &Rotation,
+        step: &str,
+        detail: serde_json::Value,
+    ) {
         let record = ledger::Rotation {
             rotation: rotation.id.clone(),
             step: step.to_owned(),
@@ -543,6 +553,10 @@ impl Ca {
         hints: &mut Hints,
     ) -> Result<(), Wrong> {
         match effect {
+            Effect::MakeRoot if self.crosses(rotation) => {
+                let (_, crossing) = self.authority.prepare_crossed_root(now).await?;
+                self.record_crossing(rotation, &crossing).await;
+            }
             Effect::MakeRoot => drop(self.authority.prepare_root(now).await?),
             Effect::DropRoot(root) => self.authority.drop_prepared(root).await?,
             Effect::Publish(roots) => {
@@ -574,6 +588,7 @@ impl Ca {
                 self.record_distrusted(rotation, root).await?;
                 self.authority.distrust(root).await?;
                 tracing::warn!(rotation = %rotation.id, %root, "a root is distrusted for good");
+                self.tell_vouched(rotation, root, now).await?;
             }
             Effect::CutOff(root) => self.cut_off(rotation, root, now).await?,
             Effect::StopSigning => self.authority.stop_signing(),

@@ -36,10 +36,10 @@ impl Ca {
         };
         let bundle = self.trust.current();
         let nobody = KeyId::from_slice(&[0; 20]).unwrap_or(active);
-        let serves_under = self
-            .authority
-            .serving()
-            .and_then(|svid| svid.chain().certificates().last()?.authority_key_id());
+        let serves_under = self.authority.serving().and_then(|svid| {
+            let mut above = svid.chain().authorities();
+            above.find(|id| stored.root(*id).is_some())
+        });
         let (confirmed, mut obstacles, denied) = self.gate(rotation, &stored, now).await?;
         obstacles.extend(doubt.map(|doubt| self.clock(doubt)));
         Ok(Facts {

@@ -242,6 +242,7 @@ pub fn begin(
         clear_since: None,
         passed: Vec::new(),
         roots: Vec::new(),
+        cross_until: None,
         extra: Map::new(),
     };
     if rotations.all.len() >= REMEMBERED {

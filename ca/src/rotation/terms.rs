@@ -19,6 +19,8 @@ pub struct Defaults {
     pub window: Option<Duration>,
     /// How long each gate stays shut after its last confirmation.
     pub dwell: Duration,
+    /// Whether the old root cross-certifies the new one.
+    pub cross_certificate: bool,
 }
 
 /// What of the time that is left to a root at the beginning of its rotation is kept for one that is

@@ -59,6 +59,9 @@ pub struct Root {
     /// The operator's intermediates between the root and the replicas' own, the one whose key
     /// signs first; empty where the root itself signs.
     pub above: Vec<Certificate>,
+    /// Its cross-certificate by the root that it follows: what is issued under it carries that
+    /// for as long as that root retires.
+    pub cross: Option<Certificate>,
     /// When it came into the state store.
     pub added: SystemTime,
     /// What a newer version has added.
@@ -106,6 +109,21 @@ impl Authorities {
         self.roots
             .iter()
             .find(|root| root.state == RootState::Active)
+    }
+
+    /// What vouches for the active root to whoever still has the one before alone.
+    #[must_use]
+    pub fn cross(&self) -> Option<&Certificate> {
+        let cross = self.active()?.cross.as_ref()?;
+        let by = self.root(cross.authority_key_id()?)?;
+        (by.state == RootState::Retiring).then_some(cross)
+    }
+
+    /// Forgets whatever `root` has cross-certified; whether there was anything.
+    pub(crate) fn forget_crosses_by(&mut self, root: KeyId) -> bool {
+        let by = |it: &mut Certificate| it.authority_key_id() == Some(root);
+        let roots = self.roots.iter_mut();
+        roots.filter_map(|it| it.cross.take_if(by)).count() > 0
     }
 
     /// The root with this subject key identifier.

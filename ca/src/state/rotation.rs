@@ -78,6 +78,15 @@ pub struct Rotation {
     /// What is known of its roots, also when they are gone.
     #[serde(default)]
     pub roots: Vec<RootName>,
+    /// When the cross-certificate ends that the root which leaves has given the one that comes;
+    /// nothing where it has given none.
+    #[serde(
+        with = "wire::optional_millis",
+        rename = "cross_until_ms",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub cross_until: Option<SystemTime>,
     /// What a newer version has added.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -368,6 +368,7 @@ fn authorities() -> (Authorities, Arc<PrivateKey>) {
         state: RootState::Active,
         key: KeyPlace::Stored(Pkcs8::of(&key)),
         above: Vec::new(),
+        cross: None,
         added: now(),
         extra: Default::default(),
     });
@@ -408,6 +409,18 @@ fn what_a_newer_version_has_added_is_carried_along() {
     assert!(read.active().is_none(), "an unknown state is not active");
     let again: Value = serde_json::from_slice(&read.encode()).expect("it is JSON");
     assert_eq!(again, json);
+}
+
+#[test]
+fn a_cross_certificate_is_read_back_and_a_state_from_before_there_were_any_is_read() {
+    let (mut authorities, _) = authorities();
+    let before: Value = serde_json::from_slice(&authorities.encode()).expect("it is JSON");
+    assert!(before["roots"][0].get("cross").is_none(), "as it was");
+    let read = Authorities::decode(&authorities.encode()).expect("it was written here");
+    assert_eq!(read.roots[0].cross, None);
+    authorities.roots[0].cross = Some(authorities.roots[0].certificate.clone());
+    let read = Authorities::decode(&authorities.encode()).expect("it was written here");
+    assert_eq!(read.roots[0].cross, authorities.roots[0].cross);
 }
 
 #[test]

@@ -49,6 +49,25 @@ pub(super) mod certificate {
     }
 }
 
+/// The same where there may be none.
+pub(super) mod optional_certificate {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        certificate: &Option<Certificate>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        certificate.clone().map(Der).serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Certificate>, D::Error> {
+        let found = Option::<Der>::deserialize(deserializer)?;
+        Ok(found.map(|der| der.0))
+    }
+}
+
 pub(super) mod certificates {
     use super::*;
 

@@ -358,12 +358,17 @@ pub fn root(
 }
 
 /// A cross-certificate: subject and key of the authority `other`, signed by `issuer`. Whoever
-/// trusts only `issuer` then believes what `other` has issued (RFC 5280, 3.2), for as long as
-/// both live.
+/// trusts only `issuer` then believes what `other` has issued (RFC 5280, 3.2), until `ends` or
+/// for as long as both live.
 ///
 /// # Errors
 /// If the issuer allows no authority below it, or `other` has no key identifier.
-pub fn cross(issuer: &Issuer, other: &Issuer, now: SystemTime) -> Result<Unsigned, ProfileError> {
+pub fn cross(
+    issuer: &Issuer,
+    other: &Issuer,
+    now: SystemTime,
+    ends: SystemTime,
+) -> Result<Unsigned, ProfileError> {
     // Below `other` stands at least one more authority.
     let path_len = match issuer.path_len {
         None => None,
@@ -384,7 +389,7 @@ pub fn cross(issuer: &Issuer, other: &Issuer, now: SystemTime) -> Result<Unsigne
             .not_before
             .max(certificate.not_before())
             .max(issuer.certificate.not_before()),
-        not_after: certificate.not_after().min(issuer.not_after),
+        not_after: ends.min(certificate.not_after()).min(issuer.not_after),
     };
     let expected = authority(
         Kind::Intermediate,

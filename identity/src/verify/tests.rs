@@ -30,7 +30,8 @@ fn a_peer_is_known_by_its_leaf_and_by_every_authority_up_to_the_root() {
 fn a_cross_certificate_lets_believers_in_the_old_root_believe_the_new_one_and_is_no_more() {
     let [old, new, foreign] = [(); 3].map(|()| Authority::root(&example()));
     let issuing = new.below(&example(), 0);
-    let unsigned = profile::cross(&old.issuer, &new.issuer, now()).expect("a cross-certificate");
+    let unsigned = profile::cross(&old.issuer, &new.issuer, now(), now() + 2 * HOUR)
+        .expect("a cross-certificate");
     let signature = old.key.sign(unsigned.to_be_signed()).expect("a signature");
     let cross = unsigned.complete(&signature).expect("a cross-certificate");
     let mut certificates = issuing.valid(ID).certificates().to_vec();
@@ -54,9 +55,22 @@ fn a_cross_certificate_lets_believers_in_the_old_root_believe_the_new_one_and_is
     assert_eq!(cross.subject(), new.certificate().subject());
     assert_eq!(cross.subject_key_id(), Some(key_id(&new)));
     assert_eq!(cross.authority_key_id(), Some(key_id(&old)));
-    assert!(cross.not_after() <= old.certificate().not_after());
+    assert_eq!(cross.not_after(), now() + 2 * HOUR);
+    let lives = old
+        .certificate()
+        .not_after()
+        .min(new.certificate().not_after());
+    let unsigned = profile::cross(&old.issuer, &new.issuer, now(), lives + HOUR);
+    let unsigned = unsigned.expect("a cross-certificate");
+    let signature = old.key.sign(unsigned.to_be_signed()).expect("a signature");
+    let longest = unsigned.complete(&signature).map(|it| it.not_after());
+    assert_eq!(longest, Ok(lives), "no longer than both live");
+
+    // Its chain names the root before the authority that stands for it.
+    let named: Vec<_> = chain.authorities().collect();
+    assert_eq!(named, [key_id(&issuing), key_id(&new), key_id(&old)]);
     let of_leaves = old.below(&example(), 0);
-    let refused = profile::cross(&of_leaves.issuer, &new.issuer, now());
+    let refused = profile::cross(&of_leaves.issuer, &new.issuer, now(), now() + HOUR);
     assert!(matches!(refused, Err(ProfileError::PathLength)));
 }
 

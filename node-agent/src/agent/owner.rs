@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::quiet::QuietByCode;
 use crate::roots::Roots;
 use crate::subscribers::{Holder, Now, Subscribers};
-use crate::trust;
+use crate::trust::{self, nearer_root};
 use crate::workloads::{Applied, Report, Workloads};
 use arx_daemon::ops::Condition;
 use arx_identity::{KeyId, Svid, TrustBundle};
@@ -352,6 +352,17 @@ impl Owner {
         let Some(bundle) = self.roots.newest().cloned() else {
             return;
         };
+        let mut anew = self.workloads.count_anew(&bundle);
+        if let Some((svid, counted)) = &mut self.node
+            && let Some(root) = nearer_root(svid, *counted, &bundle)
+        {
+            *counted = root;
+            anew = true;
+        }
+        if anew {
+            self.sealing.changed(now.monotonic);
+            self.follow.leaves_changed(now.monotonic);
+        }
         let inventories = self.follow.inventories();
         let arrived = self
             .workloads

@@ -3,7 +3,7 @@
 use super::node::Renewed;
 use super::{CallFailure, Channel, Event, Running, SessionError, is_welcome};
 use crate::{renewal, wire};
-use arx_identity::VerifiedPeer;
+use arx_identity::{KeyId, VerifiedPeer};
 use arx_proto::node::v1::node_client::NodeClient;
 use arx_proto::node::v1::{
     AgentMessage, AuthorityMessage, RenewalHint, agent_message, authority_message::Message,
@@ -154,7 +154,12 @@ impl Running {
 
     fn is_for_the_node(&self, hint: &RenewalHint) -> Option<renewal::Hint> {
         let svid = self.setup.svid.as_ref()?;
-        renewal::is_meant(hint, svid).then(|| renewal::Hint {
+        let chain = svid.chain();
+        let anchors = self.anchors().unwrap_or_default();
+        let is_root = |id: &KeyId| anchors.iter().any(|bundle| bundle.root(id).is_some());
+        let root = chain.authorities().find(is_root);
+        let root = root.or_else(|| chain.authorities().last())?;
+        renewal::is_meant(hint, svid, root).then(|| renewal::Hint {
             received: self.setup.clock.now(),
             renew_by: wire::time(hint.renew_by_unix_ms),
         })

@@ -91,23 +91,42 @@ fn a_hint_without_a_window_means_now() {
 fn a_wish_names_its_certificates_by_serial_and_by_any_issuer_above() {
     let authority = Authority::new();
     let svid = authority.svid("/a", noon(), HOUR);
-    let other = Authority::new().svid("/a", noon(), HOUR);
+    let elsewhere = Authority::new();
+    let other = elsewhere.svid("/a", noon(), HOUR);
     let serial = |svid: &Svid| svid.serial().as_bytes().to_vec().into();
     let root = authority.root.subject_key_id().expect("a root has one");
+    let foreign = elsewhere.root.subject_key_id().expect("a root has one");
     let wish = |issuer: &[u8], serials| RenewalHint {
         issuer_key_id: issuer.to_vec().into(),
         serials,
         ..RenewalHint::default()
     };
-    assert!(is_meant(&wish(&[], vec![]), &svid));
-    assert!(is_meant(&wish(root.as_bytes(), vec![]), &svid));
-    assert!(!is_meant(&wish(root.as_bytes(), vec![]), &other));
+    let below = svid.chain().leaf().authority_key_id().expect("an issuer");
+    assert!(is_meant(&wish(below.as_bytes(), vec![]), &svid, root));
+    assert!(is_meant(&wish(&[], vec![]), &svid, root));
+    assert!(is_meant(&wish(root.as_bytes(), vec![]), &svid, root));
+    assert!(!is_meant(&wish(root.as_bytes(), vec![]), &other, foreign));
     assert!(is_meant(
         &wish(&[], vec![serial(&other), serial(&svid)]),
-        &svid
+        &svid,
+        root
     ));
-    assert!(!is_meant(&wish(&[], vec![serial(&other)]), &svid));
-    assert!(!is_meant(&wish(b"no key id", vec![]), &svid));
+    assert!(!is_meant(&wish(&[], vec![serial(&other)]), &svid, root));
+    assert!(!is_meant(&wish(b"no key id", vec![]), &svid, root));
+}
+
+#[test]
+fn a_wish_for_what_stands_under_the_old_root_is_none_for_what_is_cross_certified_by_it() {
+    let old = Authority::new();
+    let new = old.followed();
+    let svid = new.svid("/a", noon(), HOUR);
+    let [old, root] = [&old, &new].map(|it| it.root.subject_key_id().expect("a root has one"));
+    let wish = |issuer: KeyId| RenewalHint {
+        issuer_key_id: issuer.as_bytes().to_vec().into(),
+        ..RenewalHint::default()
+    };
+    assert!(!is_meant(&wish(old), &svid, root));
+    assert!(is_meant(&wish(root), &svid, root));
 }
 
 #[test]

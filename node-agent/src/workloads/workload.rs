@@ -157,6 +157,12 @@ impl Workload {
             .or(self.served.as_ref())
     }
 
+    /// All that it holds.
+    pub(super) fn leaves_mut(&mut self) -> impl Iterator<Item = &mut Leaf> {
+        let next = self.next.as_mut().map(|(leaf, _)| leaf);
+        self.served.iter_mut().chain(next)
+    }
+
     /// From `now` until the next attempt.
     pub(super) fn wait(&self, now: SystemTime) -> Duration {
         match self.newest() {

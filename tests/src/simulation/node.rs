@@ -379,7 +379,8 @@ impl Node {
         {
             use wire::authority_message::Message::Renew;
             if let (Some(Renew(hint)), Some((svid, renews))) = (&message.message, &mut self.own)
-                && arx_node_agent::renewal::is_meant(hint, svid)
+                && let Some(root) = svid.chain().authorities().last()
+                && arx_node_agent::renewal::is_meant(hint, svid, root)
             {
                 let by = hint.renew_by_unix_ms - unix_ms(now);
                 let within = u64::try_from(by).unwrap_or(0);

@@ -429,6 +429,7 @@ async fn a_root_that_was_distrusted_is_never_taken_again() {
             state: RootState::Distrusted,
             key: KeyPlace::Erased,
             above: Vec::new(),
+            cross: None,
             added: now(),
             extra: Map::new(),
         });

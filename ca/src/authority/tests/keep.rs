@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-fn short() -> Options {
+pub(super) fn short() -> Options {
     Options {
         root_ttl: DAY,
         intermediate_ttl: 10 * HOUR,
@@ -20,10 +20,10 @@ fn short() -> Options {
     }
 }
 
-type Recorder = Box<dyn FnMut(Made) -> BoxFuture<'static, Result<(), String>> + Send>;
+pub(super) type Recorder = Box<dyn FnMut(Made) -> BoxFuture<'static, Result<(), String>> + Send>;
 
 /// Records everything, and tells what it was.
-fn recorder() -> (Recorder, mpsc::UnboundedReceiver<Made>) {
+pub(super) fn recorder() -> (Recorder, mpsc::UnboundedReceiver<Made>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let record = move |made: Made| {
         let taken = sender.send(made).map_err(|_| "nobody listens".to_owned());

@@ -154,6 +154,7 @@ async fn what_was_kept_under_a_root_that_is_no_longer_active_is_erased() {
             state: RootState::Active,
             key: KeyPlace::Stored(crate::state::Pkcs8::of(&key)),
             above: Vec::new(),
+            cross: None,
             added: now(),
             extra: Map::new(),
         });

@@ -1,7 +1,7 @@
 use std::time::{Duration, SystemTime};
 
 use arx_daemon::Clock;
-use arx_identity::profile::{self, Validity};
+use arx_identity::profile::{self, Issuer, Validity};
 use arx_identity::{Certificate, KeyAlgorithm, PrivateKey, TrustDomain};
 use tempfile::TempDir;
 
@@ -182,8 +182,20 @@ fn root(now: SystemTime) -> Result<(Certificate, PrivateKey), Failed> {
 
 impl Home {
     async fn new(first: &(Certificate, PrivateKey), clock: Clock) -> Result<Self, Failed> {
+        Self::over(first, None, clock).await
+    }
+
+    /// Over a certificate that stands below `above`.
+    async fn over(
+        first: &(Certificate, PrivateKey),
+        above: Option<&Certificate>,
+        clock: Clock,
+    ) -> Result<Self, Failed> {
         let folder = TempDir::new()?;
         write(&folder, first)?;
+        let chain = [Some(&first.0), above].into_iter().flatten();
+        let chain: String = chain.map(Certificate::pem).collect();
+        std::fs::write(folder.path().join("ca.pem"), chain)?;
         let at = folder.path().display();
         let lines = format!("certificate_file = \"{at}/ca.pem\"\nkey_file = \"{at}/ca.key\"");
         let house = House::with(&lines, clock).await?;
@@ -233,6 +245,10 @@ async fn a_replaced_root_is_put_beside_the_active_one_by_a_rotation_that_says_wh
         (Phase::Distribute, Initiator::Files)
     );
     assert!(begun.reason.contains(b.0.subject()), "{begun:?}");
+    assert!(
+        begun.cross_until.is_some(),
+        "the key of the first is still at hand"
+    );
     assert_eq!(begun.to, b.0.subject_key_id());
     let both = [
         (a.0.subject().to_owned(), RootState::Active),
@@ -247,6 +263,34 @@ async fn a_replaced_root_is_put_beside_the_active_one_by_a_rotation_that_says_wh
     assert_eq!(home.last().await?.phase, Phase::Aborted);
     assert_eq!(home.roots().await?, both[..1]);
     assert_eq!(home.house.ca.trust.current().roots(), [a.0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_root_whose_key_the_operator_keeps_elsewhere_is_replaced_without_a_cross_certificate()
+-> Outcome {
+    let clock = Clock::system();
+    let (a, b) = (root(clock.now())?, root(clock.now())?);
+    let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
+    let unsigned = profile::intermediate(
+        &Issuer::new(&a.0)?,
+        key.public_key(),
+        &TrustDomain::parse("example.org")?,
+        "operator",
+        Validity::authority(clock.now(), Duration::from_secs(200 * 86_400)),
+        1,
+    )?;
+    let signature = a.1.sign(unsigned.to_be_signed())?;
+    let below = (unsigned.complete(&signature)?, key);
+    let home = Home::over(&below, Some(&a.0), clock).await?;
+    write(&home.folder, &b)?;
+    home.look().await?;
+    let begun = home.last().await?;
+    assert_eq!(
+        (begun.phase, begun.cross_until),
+        (Phase::Distribute, None),
+        "it goes on"
+    );
     Ok(())
 }
 

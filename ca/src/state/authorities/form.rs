@@ -33,6 +33,11 @@ struct RootFormOf<'a> {
     key: PlaceOf<'a>,
     #[serde(with = "wire::certificates")]
     above: &'a [Certificate],
+    #[serde(
+        serialize_with = "wire::optional_certificate::serialize",
+        skip_serializing_if = "is_none"
+    )]
+    cross: &'a Option<Certificate>,
     #[serde(with = "wire::millis", rename = "added_ms")]
     added: SystemTime,
     #[serde(flatten)]
@@ -54,6 +59,10 @@ fn by_reference<S: Serializer>(key: &&Pkcs8, serializer: S) -> Result<S::Ok, S::
     pkcs8::serialize(key, serializer)
 }
 
+fn is_none<T>(value: &&Option<T>) -> bool {
+    value.is_none()
+}
+
 #[derive(Deserialize)]
 struct Form {
     roots: Vec<RootForm>,
@@ -73,6 +82,8 @@ struct RootForm {
     key: Place,
     #[serde(with = "wire::certificates", default)]
     above: Vec<Certificate>,
+    #[serde(deserialize_with = "wire::optional_certificate::deserialize", default)]
+    cross: Option<Certificate>,
     #[serde(with = "wire::millis", rename = "added_ms")]
     added: SystemTime,
     #[serde(flatten)]
@@ -99,6 +110,7 @@ impl Document for Authorities {
             state: root.state.as_str(),
             key: PlaceOf(&root.key),
             above: &root.above,
+            cross: &root.cross,
             added: root.added,
             extra: &root.extra,
         });
@@ -123,6 +135,7 @@ impl Document for Authorities {
             state: RootState::named(root.state),
             key: root.key.0,
             above: root.above,
+            cross: root.cross,
             added: root.added,
             extra: root.extra,
         });

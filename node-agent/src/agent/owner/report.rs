@@ -269,6 +269,8 @@ impl Owner {
                 .entry(leaf.sha256)
                 .or_insert_with(|| held_leaf(leaf, false, 0));
             held.current |= current;
+            // It may have been handed out before it could be told from one that cross-certifies it.
+            held.root_key_id = Bytes::copy_from_slice(leaf.root.as_bytes());
         };
         for (_, workload) in self.workloads.iter() {
             if let Some(leaf) = &workload.served {
