@@ -235,6 +235,37 @@ fn metrics_named_in_documents_are_counted() -> anyhow::Result<()> {
 }
 
 #[test]
+fn tests_and_faults_that_hold_the_rules_of_a_rotation_exist() -> anyhow::Result<()> {
+    let mut source = String::new();
+    for path in files(&["rs"])? {
+        source += &fs::read_to_string(&path)?;
+    }
+    let page = "docs/adr/0012-a-rotation-is-a-document-and-a-function.md";
+    let page = fs::read_to_string(root().join(page))?;
+    let faults = arx_tests::simulation::Fault::ALL.map(|fault| format!("{fault:?}"));
+    let mut named = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        let row = row.strip_suffix('|').unwrap_or(row);
+        let Some((row, last)) = row.rsplit_once('|') else {
+            continue;
+        };
+        for name in row.split('`').skip(1).step_by(2) {
+            if name.matches('_').count() > 2 {
+                let exists = source.contains(&format!("fn {name}("));
+                ensure!(exists, "there is no test {name}");
+                named += 1;
+            }
+        }
+        for name in last.split('`').skip(1).step_by(2) {
+            let exists = faults.iter().any(|fault| fault == name);
+            ensure!(exists, "there is no fault {name}");
+        }
+    }
+    ensure!(named > 17, "only {named} tests are named");
+    Ok(())
+}
+
+#[test]
 fn nothing_names_a_path_of_the_machine_it_was_written_on() -> anyhow::Result<()> {
     // Taken apart, so that this file does not name them either.
     let forbidden = [["/work", "/"].concat(), ["/root", "/."].concat()];
