@@ -5,6 +5,7 @@
 //! nodes until their certificate ends or its root is no longer trusted. Nobody can hold more
 //! than their share of connections, calls and memory.
 
+mod idle;
 mod message;
 mod operator;
 mod places;
@@ -26,6 +27,7 @@ use arx_proto::node::v1::node_server::NodeServer;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::rt::bounds::Http2ServerConnExec;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,6 +42,7 @@ use crate::nested::Api as NestedApi;
 use crate::node_api::Api as NodeApi;
 use crate::refusal::{Peer, Refusal};
 use crate::share::Shares;
+use idle::Counted;
 use message::{Metered, Taken};
 pub use operator::{Answers, Operator};
 use places::{Place, Places};
@@ -67,6 +70,10 @@ const WHOLE_CALL: Duration = Duration::from_secs(30);
 const STREAMS_OF_STRANGER: u32 = 4;
 const STREAMS_OF_NODE: u32 = 64;
 const STREAMS_OF_OPERATOR: u32 = 256;
+/// Connections of operators at a time, and those of them on which nothing is being answered, of which
+/// the oldest goes first: they keep nobody out.
+const OPERATORS: usize = 64;
+const IDLE_OPERATORS: usize = 32;
 /// Of all connections, one in so many may be of those without a certificate; as many more may
 /// wait for such a place, and as many be in their handshake, of which the oldest goes first.
 /// The rest is left to nodes.
@@ -275,7 +282,8 @@ async fn lost<'a>(place: Option<&'a Place<'_, NodeName>>) -> &'a NodeName {
 
 /// Serves the admin API to the CA's own user and to root.
 pub async fn serve_admin(listener: UnixListener, operator: Operator, tasks: Tasks, drain: Drain) {
-    let connections = Arc::new(Semaphore::new(64));
+    let connections = Arc::new(Semaphore::new(OPERATORS + IDLE_OPERATORS));
+    let idle = Arc::new(Places::new(IDLE_OPERATORS));
     let own = rustix::process::geteuid().as_raw();
     loop {
         let accepted = tokio::select! {
@@ -302,13 +310,18 @@ pub async fn serve_admin(listener: UnixListener, operator: Operator, tasks: Task
             }
         }
         let service = operator.clone();
-        let until = drain.clone();
+        let (until, idle) = (drain.clone(), Arc::clone(&idle));
         tasks.spawn("admin connection", OnPanic::Continue, async move {
             let calls = Calls::default();
-            let connection = protocol(&calls, STREAMS_OF_OPERATOR)
+            let counted = Counted::new(calls.clone());
+            let connection = protocol(&counted, STREAMS_OF_OPERATOR)
                 .serve_connection(TokioIo::new(stream), service);
             let connection = std::pin::pin!(connection);
-            run(connection, &calls, std::future::pending(), &until).await;
+            tokio::select! {
+                () = run(connection, &calls, std::future::pending(), &until) => {}
+                // Nothing is being answered: there is nothing to end in good order.
+                () = counted.idle(&idle) => {}
+            }
             drop(place);
         });
     }
@@ -333,7 +346,7 @@ where
 }
 
 /// An agent asks for batches of some 20 KiB and reads little, so large windows win nothing.
-fn protocol(calls: &Calls, streams: u32) -> http2::Builder<Calls> {
+fn protocol<E: Clone>(calls: &E, streams: u32) -> http2::Builder<E> {
     let mut builder = http2::Builder::new(calls.clone());
     builder
         .timer(TokioTimer::new())
@@ -350,8 +363,8 @@ fn protocol(calls: &Calls, streams: u32) -> http2::Builder<Calls> {
 /// Drives a connection until its peer ends it, or it has overstayed, or the process is
 /// drained; what is being answered then is still answered, if that takes no longer than
 /// [`ENDING`].
-async fn run<S, IO>(
-    mut connection: Pin<&mut http2::Connection<TokioIo<IO>, S, Calls>>,
+async fn run<S, IO, E>(
+    mut connection: Pin<&mut http2::Connection<TokioIo<IO>, S, E>>,
     calls: &Calls,
     over: impl Future<Output = ()>,
     drain: &Drain,
@@ -363,6 +376,7 @@ async fn run<S, IO>(
         >,
     S::Future: Send + 'static,
     IO: AsyncRead + AsyncWrite + Unpin,
+    E: Http2ServerConnExec<S::Future, tonic::body::Body>,
 {
     let mut running = Running::default();
     let ended = tokio::select! {

@@ -11,17 +11,22 @@ use arx_daemon::files;
 use arx_identity::tls::Mutual;
 use arx_proto::signer::v1::signer_server::SignerServer;
 use hyper::server::conn::http2;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 
 use crate::keys;
 use crate::service::Service;
 
 /// Connections at a time. An authority needs one.
 const CONNECTIONS: usize = 64;
+
+/// How long a connection may take until something is asked: its handshake, and then its first request.
+const FIRST: Duration = Duration::from_secs(10);
 
 /// After a connection could not be accepted.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -88,9 +93,12 @@ pub(crate) async fn listen_tls(
         };
         let (tls, service, drain) = (Arc::clone(&tls), service.clone(), drain.clone());
         tasks.spawn("connection", OnPanic::Continue, async move {
-            match tls.accept(stream).await {
-                Ok(stream) => serve(stream, service, drain).await,
-                Err(error) => tracing::warn!(%peer, "a connection was refused: {error}"),
+            match timeout(FIRST, tls.accept(stream)).await {
+                Ok(Ok(stream)) => serve(stream, service, drain).await,
+                Err(_) => {
+                    tracing::warn!(%peer, "a connection was closed: its handshake has taken 10 s")
+                }
+                Ok(Err(error)) => tracing::warn!(%peer, "a connection was refused: {error}"),
             }
             drop(place);
         });
@@ -101,12 +109,27 @@ async fn serve<IO>(stream: IO, service: SignerServer<Service>, drain: Drain)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let asked = Arc::new(Notify::new());
+    let first = Arc::clone(&asked);
     let service = TowerToHyperService::new(service);
+    let service = service_fn(move |request| {
+        asked.notify_one();
+        service.call(request)
+    });
+    let silent = async {
+        if timeout(FIRST, first.notified()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     let connection =
         http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = silent => {
+            tracing::debug!("a connection was closed: nothing was asked in 10 s");
+            return;
+        }
         () = drain.requested() => {
             connection.as_mut().graceful_shutdown();
             connection.await

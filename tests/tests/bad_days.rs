@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, ensure};
 
+use arx_proto::admin::v1::StatusRequest;
 use arx_tests::http as web;
 use arx_tests::mesh::{AUDIENCE, Mesh, Options};
 use arx_tests::node::Authority;
@@ -580,5 +581,23 @@ async fn a_process_that_is_asked_to_end_does_so_with_exit_code_0() -> anyhow::Re
     let process = mesh.authority.take().context("it runs")?;
     ensure!(process.stop().await?.success());
     ensure!(!mesh.admin_socket().exists(), "its socket is left");
+    Ok(())
+}
+
+/// More than there are places, of those that say nothing and of those that have asked once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn idle_connections_to_the_admin_socket_keep_no_operator_out() -> anyhow::Result<()> {
+    let mesh = Mesh::start(Options::default()).await?;
+    let mut silent = Vec::new();
+    let mut asked = Vec::new();
+    for _ in 0..100 {
+        silent.push(tokio::net::UnixStream::connect(mesh.admin_socket()).await?);
+    }
+    for _ in 0..100 {
+        let mut client = mesh.admin().await?;
+        client.status(StatusRequest {}).await?;
+        asked.push(client);
+    }
+    mesh.status().await?;
     Ok(())
 }

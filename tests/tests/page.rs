@@ -185,6 +185,35 @@ async fn by_tls_the_page_is_for_listed_certificates_and_the_token_alone() -> any
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_certificate_is_found_on_the_page_by_its_serial_number() -> anyhow::Result<()> {
+    let pair = Pair::start(Options::default()).await?;
+    let mut browser = Browser::start().await?;
+    let page = format!("http://127.0.0.1:{}/certificates", pair.mesh.ops_port);
+    browser.open(&page).await?;
+    let rows = "document.querySelector('main table')?.querySelectorAll('tbody tr').length";
+    ensure!(browser.value(rows).await?.as_u64() > Some(1));
+    let serial = browser
+        .value("document.querySelector('main tbody tr td a > code[title]').title")
+        .await?;
+    let serial = serial.as_str().context("a serial number")?;
+    // Where the form leads with this in its field.
+    let address = format!(
+        "(() => {{ const form = document.querySelector('form'); form.q.value = '{serial}'; \
+         return form.action + '?' + new URLSearchParams(new FormData(form)); }})()"
+    );
+    let address = browser.value(&address).await?;
+    browser
+        .open(address.as_str().context("an address")?)
+        .await?;
+    browser.until(&format!("{rows} === 1")).await?;
+    let found = browser
+        .value("document.querySelector('main tbody tr td a > code[title]').title")
+        .await?;
+    ensure!(found == serial, "{found}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_proxy_says_is_shown_as_text_and_every_page_can_be_read_by_everybody()
 -> anyhow::Result<()> {
     let refused = Refused::start(Options::default()).await?;

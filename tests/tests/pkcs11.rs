@@ -256,6 +256,31 @@ async fn a_token_that_is_unplugged_in_the_middle_of_a_rotation_keeps_it_where_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_token_that_is_unplugged_once_the_new_root_has_taken_over_does_not_keep_the_rotation_where_it_is()
+-> anyhow::Result<()> {
+    let (mut mesh, token) = mesh("", |token| Ok(token.table("arx-root", true)))?;
+    mesh.start_authority().await?;
+    let before = root(&mesh).await?;
+    let slowly = RotateRootRequest {
+        dwell_ms: Some(2000),
+        ..quickly()
+    };
+    rotate(&mesh, slowly).await?;
+    reaches(&mesh, "the new root signs", |it| {
+        it.phase == "activate" && it.gate == "dwell"
+    })
+    .await?;
+    token.unplug()?;
+    reaches(&mesh, "it has gone on", |it| it.phase != "activate").await?;
+    token.plug()?;
+    let done = reaches(&mesh, "done", |it| it.phase == "done").await?;
+    ensure!(done.forced.is_empty(), "{done:?}");
+    ensure!(root(&mesh).await?.certificate != before.certificate);
+    mesh.write_bundle().await?;
+    issues(&mesh, "n2").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_distrust_that_finds_no_token_for_the_next_root_goes_on_without_one_if_that_is_understood()
 -> anyhow::Result<()> {
     let (mut mesh, token) = mesh("", |token| Ok(token.table("arx-root", true)))?;

@@ -94,6 +94,13 @@ impl<K: Eq + Hash> Place<'_, K> {
     }
 }
 
+impl Place<'_, ()> {
+    /// Returns when a newer connection has the place.
+    pub(super) async fn lost_to_another(&self) {
+        self.lost().await;
+    }
+}
+
 /// Why a connection that has lost its place is closed.
 pub(super) fn lost() -> Refusal {
     Refusal::new(
