@@ -30,6 +30,7 @@ mod facts;
 mod files;
 mod hints;
 mod look;
+mod outside;
 mod rate;
 mod renewal;
 mod sight;

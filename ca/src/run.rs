@@ -283,6 +283,10 @@ impl Process {
         });
         if ca.authority.options().certifier.is_some() {
             let upper = ca.readiness.condition("upper");
+            let following = Arc::clone(ca);
+            self.until_drained("root of a CA outside", async move {
+                following.keep_following_outside().await;
+            });
             self.until_drained("upper health", keep::watch_upper(Arc::clone(ca), upper));
         }
         self.until_drained("ledger health", keep::watch_ledger(Arc::clone(ca), ledger));

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::client::{Failure, channel};
 use crate::output::{Output, Style, instant_json, one_line, span};
+use crate::rotate::plan;
 
 /// Longer chains are refused by the authority too.
 const LIMIT: u64 = 256 * 1024;
@@ -26,13 +27,16 @@ pub(crate) enum Command {
     Install {
         /// PEM: the certificate, then each that signs the one before, the root included; `-` for standard input.
         chain: PathBuf,
+        /// Check everything, show what would follow, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
 pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result<Output, Failure> {
     match command {
         Command::Csr => csr(socket, style).await,
-        Command::Install { chain } => install(socket, style, &chain).await,
+        Command::Install { chain, dry_run } => install(socket, style, &chain, dry_run).await,
     }
 }
 
@@ -79,8 +83,16 @@ fn wanted(answer: &wire::AuthorityRequestResponse) -> String {
     note
 }
 
-async fn install(socket: &Path, style: Style, path: &Path) -> Result<Output, Failure> {
-    let request = wire::InstallAuthorityRequest { chain: read(path)? };
+async fn install(
+    socket: &Path,
+    style: Style,
+    path: &Path,
+    dry_run: bool,
+) -> Result<Output, Failure> {
+    let request = wire::InstallAuthorityRequest {
+        chain: read(path)?,
+        dry_run,
+    };
     let mut client = CustodyClient::new(channel(socket).await?);
     let answer = client.install_authority(request).await?.into_inner();
     let taken = answer.problems.is_empty();
@@ -94,6 +106,8 @@ async fn install(socket: &Path, style: Style, path: &Path) -> Result<Output, Fai
             "outcome": answer.outcome, "problems": problems, "subject": answer.subject,
             "not_after": instant_json(answer.not_after_unix_ms),
             "renewal": instant_json(answer.renewal_unix_ms),
+            "rotation": answer.rotation, "dry_run": dry_run,
+            "plan": answer.plan.as_ref().map(plan::to_json),
         });
         return Ok(Output::json(&value).well_if(taken));
     }
@@ -104,7 +118,19 @@ async fn install(socket: &Path, style: Style, path: &Path) -> Result<Output, Fai
         }
         return Ok(Output::text(&text).well_if(false));
     }
+    if let Some(plan) = &answer.plan {
+        return Ok(Output::text(&format!(
+            "{}: in order, and under another root than the present one; nothing was changed, and a \
+             rotation to it would begin:\n{}",
+            one_line(&answer.subject),
+            plan::to_text(plan, style)
+        )));
+    }
     let what = match answer.outcome.as_str() {
+        "renewed" | "already" if dry_run => "it is in order, and nothing was changed",
+        "follows" => {
+            "it stands under another root, and a rotation to that has begun: see `arx rotate status --watch`"
+        }
         "first" => "the authority begins to issue under it",
         "already" => "it was installed already",
         _ => "intermediates are issued under it from now on",

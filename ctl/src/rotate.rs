@@ -6,7 +6,7 @@ mod force;
 mod history;
 mod lines;
 mod live;
-mod plan;
+pub(crate) mod plan;
 mod report;
 pub(crate) mod show;
 pub(crate) mod unconfirmed;

@@ -7,7 +7,9 @@ use anyhow::{Context as _, ensure};
 use arx_tests::http as web;
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::openssl::{Ca, openssl};
+use arx_tests::pair::Pair;
 use arx_tests::process::{binary, until};
+use arx_tests::rotating;
 use arx_tests::sds::{Connection, chain, secrets};
 use serde_json::Value;
 
@@ -259,10 +261,12 @@ async fn each_wrong_chain_is_refused_by_name_and_the_right_one_is_taken_afterwar
 
     ensure!(taken(&mesh, &sign(1, 365)?)?["outcome"] == "first");
     mesh.authority_is_ready().await?;
-    // From now on, the root is what everybody trusts.
-    let stranger = Ca::root(&mesh.directory, "stranger")?;
-    let another = stranger.certify(&csr(&mesh)?, 1, 365)?;
-    ensure!(refused(&mesh, &another)? == "ARX-AUTHORITY-ROOT-CHANGED");
+    // One that cannot be told from the present one by its name can't follow it.
+    let folder = mesh.directory.join("namesake");
+    std::fs::create_dir(&folder)?;
+    let namesake = Ca::root(&folder, "root")?;
+    let another = namesake.certify(&csr(&mesh)?, 1, 365)?;
+    ensure!(refused(&mesh, &another)? == "ARX-AUTHORITY-SAME-SUBJECT");
     let status = mesh.status().await?;
     let upper = status.authorities.iter().find(|it| it.role == "upper");
     ensure!(upper.is_some_and(|it| it.custody == "state store"));
@@ -303,4 +307,94 @@ async fn an_upper_intermediate_in_the_last_third_of_its_life_is_announced() -> a
         );
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_chain_under_another_offline_root_is_rotated_to_under_load_without_a_failed_request()
+-> anyhow::Result<()> {
+    let mut mesh = waiting(Options {
+        authority: "[rotation]\nwindow = \"1s\"\ndwell = \"500ms\"".to_owned(),
+        ..offline()
+    })
+    .await?;
+    let (a, b) = (
+        Ca::root(&mesh.directory, "a")?,
+        Ca::root(&mesh.directory, "b")?,
+    );
+    taken(&mesh, &a.certify(&csr(&mesh)?, 1, 365)?)?;
+    mesh.authority_is_ready().await?;
+    mesh.write_bundle().await?;
+    let mut pair = Pair::over(mesh, |_| {}).await?;
+    let load = pair.load();
+
+    let chain = b.certify(&csr(&pair.mesh)?, 1, 365)?;
+    let install = |more: &[&str]| {
+        let arguments = [&["authority", "install", "-"], more].concat();
+        arx(&pair.mesh, &arguments, &chain)
+    };
+    let plan = String::from_utf8(install(&["--dry-run"])?.stdout)?;
+    ensure!(
+        plan.contains("nothing was changed, and a rotation to it would begin")
+            && plan.contains("distribute"),
+        "{plan}"
+    );
+    let before = arx(&pair.mesh, &["-o", "json", "rotate", "history"], "")?;
+    ensure!(String::from_utf8(before.stdout)?.trim() == "[]");
+    let said = String::from_utf8(install(&[])?.stdout)?;
+    ensure!(said.contains("a rotation to that has begun"), "{said}");
+    // It goes on whatever happens to the process.
+    for phase in ["distribute", "reissue"] {
+        let later = ["activate", "reissue", "retire", "done"];
+        rotating::reaches(&pair.mesh, phase, |rotation| {
+            rotation.phase == phase || later.contains(&&*rotation.phase)
+        })
+        .await?;
+        pair.mesh.kill_authority().await?;
+        pair.mesh.spawn_authority()?;
+        pair.mesh.authority_is_ready().await?;
+    }
+    let done = rotating::reaches(&pair.mesh, "the end", |it| it.phase == "done").await?;
+    load.stop().await.without_failure()?;
+    ensure!(done.id == "r1" && done.forced.is_empty(), "{done:?}");
+    let root = arx_identity::Certificate::list_from_pem(&b.chain)?;
+    ensure!(rotating::roots(&pair.mesh).await? == [root[0].der()]);
+    pair.talks().await?;
+
+    // The next renewal is under the new one, as any.
+    let renewed = b.certify(&csr(&pair.mesh)?, 1, 400)?;
+    ensure!(taken(&pair.mesh, &renewed)?["outcome"] == "renewed");
+    pair.talks().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_rotation_to_another_offline_root_is_turned_round_and_the_first_signs_on()
+-> anyhow::Result<()> {
+    let mut mesh = waiting(Options {
+        authority: "[rotation]\nwindow = \"600s\"\ndwell = \"500ms\"".to_owned(),
+        ..offline()
+    })
+    .await?;
+    let (a, b) = (
+        Ca::root(&mesh.directory, "a")?,
+        Ca::root(&mesh.directory, "b")?,
+    );
+    taken(&mesh, &a.certify(&csr(&mesh)?, 1, 365)?)?;
+    mesh.authority_is_ready().await?;
+    mesh.write_bundle().await?;
+    let pair = Pair::over(mesh, |_| {}).await?;
+    let load = pair.load();
+    let said = taken(&pair.mesh, &b.certify(&csr(&pair.mesh)?, 1, 365)?)?;
+    ensure!(
+        said["outcome"] == "follows" && said["rotation"] == "r1",
+        "{said}"
+    );
+    rotating::reaches(&pair.mesh, "reissue", |it| it.phase == "reissue").await?;
+    rotating::abort(&pair.mesh).await?;
+    rotating::reaches(&pair.mesh, "the end", |it| it.phase == "aborted").await?;
+    load.stop().await.without_failure()?;
+    let root = arx_identity::Certificate::list_from_pem(&a.chain)?;
+    ensure!(rotating::roots(&pair.mesh).await? == [root[0].der()]);
+    let renewed = a.certify(&csr(&pair.mesh)?, 1, 400)?;
+    ensure!(taken(&pair.mesh, &renewed)?["outcome"] == "renewed");
+    pair.talks().await
 }

@@ -5,10 +5,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use arx_proto::admin::v1::RotationStatusRequest;
 use arx_tests::http as web;
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::openssl::Ca;
+use arx_tests::pair::Pair;
 use arx_tests::process::until;
+use arx_tests::rotating;
 use arx_tests::sds::{Connection, chain, secrets};
 
 /// Writes a program of the shell, and answers its path.
@@ -195,4 +198,47 @@ async fn a_renewal_that_fails_is_told_and_issuance_goes_on_until_it_works() -> a
     .await?;
     ensure!(signed(&mesh.directory) == 2);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_upstream_ca_that_certifies_under_another_root_is_followed_there_by_a_rotation()
+-> anyhow::Result<()> {
+    let mut mesh = Mesh::prepare(Options {
+        authority: "[rotation]\nwindow = \"1s\"\ndwell = \"500ms\"".to_owned(),
+        ..Options::default()
+    })?;
+    let (a, b) = (
+        Ca::root(&mesh.directory, "a")?,
+        Ca::root(&mesh.directory, "b")?,
+    );
+    // What the first root has certified is due at once; the second one follows it.
+    let script = format!(
+        "if [ -e {0}/next ]; then\n{1}\nelif [ -e {0}/signed ]; then exit 1\nelse\n{2}\nfi",
+        mesh.directory.display(),
+        signing(&mesh.directory, &b, "+0d", 300),
+        signing(&mesh.directory, &a, "-25d", 30),
+    );
+    let certify = program(&mesh.directory, "certify", &script)?;
+    configure(&mut mesh, &certify)?;
+    mesh.start_authority().await?;
+    let pair = Pair::over(mesh, |_| {}).await?;
+    let load = pair.load();
+    std::fs::write(pair.mesh.directory.join("next"), "")?;
+    until("a rotation", || async {
+        let admin = &mut pair.mesh.admin().await?;
+        let asked = RotationStatusRequest::default();
+        Ok(admin
+            .rotation_status(asked)
+            .await?
+            .into_inner()
+            .rotation
+            .is_some())
+    })
+    .await?;
+    let done = rotating::reaches(&pair.mesh, "the end", |it| it.phase == "done").await?;
+    load.stop().await.without_failure()?;
+    ensure!(done.started_by == "the upstream CA", "{done:?}");
+    let root = arx_identity::Certificate::list_from_pem(&b.chain)?;
+    ensure!(rotating::roots(&pair.mesh).await? == [root[0].der()]);
+    pair.talks().await
 }

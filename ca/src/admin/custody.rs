@@ -18,7 +18,7 @@ use crate::ledger::{self, Ledger};
 use crate::node_api::unix_ms;
 use crate::refusal::{Fault, Refusal};
 use crate::run::installed_record;
-use crate::state::{Authorities, Replica, State};
+use crate::state::{Authorities, Initiator, Replica, State};
 
 /// What there is before anything can be issued.
 #[derive(Debug)]
@@ -92,14 +92,14 @@ impl Custody {
         }
     }
 
-    async fn install(&self, chain: &str) -> Result<Installed, AuthorityError> {
+    async fn install(&self, chain: &str, dry_run: bool) -> Result<Installed, AuthorityError> {
         let now = self.now();
         match &self.0 {
             Inner::Waiting(it) => {
                 authority::by_hand(&it.options)?;
-                authority::install(&it.state, &it.replica, &it.options, chain, now).await
+                authority::install(&it.state, &it.replica, &it.options, chain, dry_run, now).await
             }
-            Inner::Running(ca) => ca.authority.install_chain(chain, now).await,
+            Inner::Running(ca) => ca.authority.install_chain(chain, dry_run, now).await,
         }
     }
 
@@ -143,8 +143,8 @@ impl wire::custody_server::Custody for Custody {
         &self,
         request: Request<wire::InstallAuthorityRequest>,
     ) -> Result<Response<wire::InstallAuthorityResponse>, Status> {
-        let chain = request.into_inner().chain;
-        let installed = match self.install(&chain).await {
+        let wire::InstallAuthorityRequest { chain, dry_run } = request.into_inner();
+        let installed = match self.install(&chain, dry_run).await {
             Ok(installed) => installed,
             Err(AuthorityError::Problems(problems)) => {
                 let problems = problems.into_iter().map(|problem| wire::Problem {
@@ -163,8 +163,9 @@ impl wire::custody_server::Custody for Custody {
             Installed::First(_) => "first",
             Installed::Renewed(_) => "renewed",
             Installed::Already(_) => "already",
+            Installed::Follows(_) => "follows",
         };
-        if !matches!(installed, Installed::Already(_)) {
+        if !dry_run && !matches!(installed, Installed::Already(_)) {
             tracing::info!(
                 subject = certificate.subject(),
                 until = rfc3339(certificate.not_after()),
@@ -179,16 +180,43 @@ impl wire::custody_server::Custody for Custody {
             }
         }
         if let Inner::Waiting(waiting) = &self.0 {
-            waiting.installed.send_replace(true);
+            waiting.installed.send_if_modified(|installed| {
+                let now = !dry_run && !*installed;
+                *installed |= now;
+                now
+            });
         }
-        let ends = self.stands().await.map_err(refusal)?;
-        let ends = ends.map_or(certificate.not_after(), |(_, ends)| ends);
+        let stands = self.stands().await.map_err(refusal)?;
+        let ends = match (stands, &installed) {
+            (
+                Some((_, ends)),
+                Installed::First(_) | Installed::Renewed(_) | Installed::Already(_),
+            ) if !dry_run => ends,
+            _ => certificate.not_after(),
+        };
+        let (mut rotation, mut plan) = (String::new(), None);
+        if let (Installed::Follows(_), Inner::Running(ca)) = (&installed, &self.0) {
+            if dry_run {
+                let terms = ca.terms(None, None, None);
+                plan = Some(super::rotation::plan_to_another(ca, &terms, self.now()).await);
+            } else {
+                ca.follow_outside(Initiator::Operator).await?;
+                let running = ca.state.rotations().await;
+                let running = running.map_err(|error| refusal(error.into()))?;
+                rotation = running
+                    .running()
+                    .map(|it| it.id.clone())
+                    .unwrap_or_default();
+            }
+        }
         Ok(Response::new(wire::InstallAuthorityResponse {
             problems: Vec::new(),
             outcome: outcome.to_owned(),
             subject: certificate.subject().to_owned(),
             not_after_unix_ms: unix_ms(ends),
             renewal_unix_ms: unix_ms(upper_renewal_at(certificate, ends)),
+            rotation,
+            plan,
         }))
     }
 }

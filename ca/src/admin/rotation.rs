@@ -416,8 +416,17 @@ fn alone_message(rotation: &Rotation) -> String {
     told.to_owned()
 }
 
+/// What a rotation would do to a root that is there as soon as it begins.
+pub(super) async fn plan_to_another(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::RotationPlan {
+    planned(ca, terms, false, now).await
+}
+
 /// What a rotation would do.
 pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::RotationPlan {
+    planned(ca, terms, true, now).await
+}
+
+async fn planned(ca: &Ca, terms: &Terms, made_here: bool, now: SystemTime) -> wire::RotationPlan {
     let live = ca.ledger.live();
     // No sooner than everything can be issued.
     let takes = ca.reissue_takes(ca.authority.root_key_id(), now);
@@ -465,7 +474,7 @@ pub(super) async fn plan(ca: &Ca, terms: &Terms, now: SystemTime) -> wire::Rotat
         crate::rotation::check(terms, ca.authority.longest_leaf(), from.not_after(), now)
     {
         refusals.push(refusal(&error));
-    } else if let Err(refused) = ca.can_be_rotated().await {
+    } else if made_here && let Err(refused) = ca.can_be_rotated().await {
         refusals.push(wire::Refusal {
             code: refused.code.to_owned(),
             message: refused.message,

@@ -134,14 +134,19 @@ impl Authority {
         self.files().refused.clone()
     }
 
-    /// The root in the operator's files, if they are in order and it is another than the active
-    /// one.
+    /// The root that a CA outside has certified under, or that lies in the operator's files in
+    /// order, if it is another than the active one.
     ///
     /// # Errors
     /// [`AuthorityError`] if the state cannot be read.
     pub async fn successor(&self) -> Result<Option<Certificate>, AuthorityError> {
-        let active = self.stored().await?;
-        let active = active.active().map(|active| active.certificate.clone());
+        let stored = self.stored().await?;
+        if self.options.certifier.is_some() {
+            let mut roots = stored.roots.into_iter();
+            let prepared = roots.find(|root| root.state == RootState::Prepared);
+            return Ok(prepared.map(|root| root.certificate));
+        }
+        let active = stored.active().map(|active| active.certificate.clone());
         let taken = self.files().taken.as_ref().map(|taken| taken.root.clone());
         Ok(taken.filter(|taken| active.as_ref() != Some(taken)))
     }

@@ -13,6 +13,7 @@ use arx_identity::profile::authority_request;
 use arx_identity::{Certificate, PrivateKey, csr_pem};
 use serde_json::Map;
 
+use super::files::succeeds;
 use super::operator;
 use super::options::Options;
 use super::parent::blocking;
@@ -21,7 +22,7 @@ use super::root::describe;
 use super::upstream::Upstream;
 use super::{AuthorityError, OWN_KEY};
 use crate::state::{
-    Authorities, Decision, Document as _, KeyPlace, Loaded, Pending, Pkcs8, Replica, Root,
+    Authorities, Decision, Document as _, KeyPlace, Loaded, Pending, Phase, Pkcs8, Replica, Root,
     RootState, State,
 };
 
@@ -58,6 +59,27 @@ pub enum Installed {
     Renewed(Certificate),
     /// It is the one that stands there already.
     Already(Certificate),
+    /// It stands under another root, which is prepared: a rotation has to lead there.
+    Follows(Certificate),
+}
+
+/// What becomes of a chain under another root than the active one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Another {
+    /// It is refused.
+    Refused,
+    /// Its root is prepared, to follow the active one.
+    Follows,
+    /// The same, unless somebody has turned round from it lately.
+    FollowsUnlessTurnedRound,
+}
+
+/// How a chain is taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    pub(super) another: Another,
+    /// Everything is checked, and nothing stored.
+    pub(super) dry_run: bool,
 }
 
 impl Installed {
@@ -65,9 +87,10 @@ impl Installed {
     #[must_use]
     pub fn certificate(&self) -> &Certificate {
         match self {
-            Self::First(certificate) | Self::Renewed(certificate) | Self::Already(certificate) => {
-                certificate
-            }
+            Self::First(certificate)
+            | Self::Renewed(certificate)
+            | Self::Already(certificate)
+            | Self::Follows(certificate) => certificate,
         }
     }
 }
@@ -127,7 +150,7 @@ pub async fn request(
 }
 
 /// Takes the chain for the request that waits: PEM, the upper intermediate first, up to and
-/// including the root.
+/// including the root. With `dry_run`, everything is checked and nothing is stored.
 ///
 /// # Errors
 /// [`AuthorityError::Problems`] with each defect; then nothing was changed. Another if the state
@@ -137,15 +160,38 @@ pub async fn install(
     replica: &Replica,
     options: &Options,
     pem: &str,
+    dry_run: bool,
+    now: SystemTime,
+) -> Result<Installed, AuthorityError> {
+    let how = How {
+        another: Another::Refused,
+        dry_run,
+    };
+    take(state, replica, options, pem, how, now).await
+}
+
+/// The same, where another root may come to follow the active one.
+pub(super) async fn take(
+    state: &State,
+    replica: &Replica,
+    options: &Options,
+    pem: &str,
+    how: How,
     now: SystemTime,
 ) -> Result<Installed, AuthorityError> {
     let certificates = read(pem)?;
     let stored = state.authorities().await?;
     let stored = stored.map(|stored| stored.value).unwrap_or_default();
-    if let Some(active) = stored.active()
-        && stands(active, &certificates)
-    {
-        return Ok(Installed::Already(active.signer().clone()));
+    for root in &stored.roots {
+        match root.state {
+            RootState::Active if stands(root, &certificates) => {
+                return Ok(Installed::Already(root.signer().clone()));
+            }
+            RootState::Prepared if stands(root, &certificates) => {
+                return Ok(Installed::Follows(root.signer().clone()));
+            }
+            _ => {}
+        }
     }
     let Some(pending) = &stored.pending else {
         return Err(refused(
@@ -172,6 +218,16 @@ pub async fn install(
     let found = found.tried(&trust_domain, now).await;
     let mut problems = found.problems;
     problems.extend(found.short);
+    if let (Some(material), Another::Follows | Another::FollowsUnlessTurnedRound) =
+        (&found.material, how.another)
+    {
+        problems.extend(succeeds(material, &stored));
+    }
+    if let (Some(material), Another::FollowsUnlessTurnedRound, Some(active)) =
+        (&found.material, how.another, stored.active())
+    {
+        problems.extend(turned_round(state, &material.root, active, now).await?);
+    }
     let Some(material) = found.material.filter(|_| problems.is_empty()) else {
         return Err(AuthorityError::Problems(problems));
     };
@@ -185,11 +241,12 @@ pub async fn install(
             &state.key(&Authorities::KIND),
             |found: Option<Loaded<Authorities>>| {
                 let (mut authorities, generation) = taken_apart(found);
-                let installed = put(&mut authorities, &asked, &root, &above, now)?;
-                Ok::<_, AuthorityError>(Decision::Write(
-                    authorities,
-                    (installed(upper.clone()), generation + 1),
-                ))
+                let installed = put(&mut authorities, &asked, (&root, &above), how.another, now)?;
+                let installed = installed(upper.clone());
+                if how.dry_run {
+                    return Ok::<_, AuthorityError>(Decision::Keep((installed, generation)));
+                }
+                Ok(Decision::Write(authorities, (installed, generation + 1)))
             },
         )
         .await?;
@@ -201,8 +258,8 @@ pub async fn install(
 fn put(
     authorities: &mut Authorities,
     asked: &str,
-    root: &Certificate,
-    above: &[Certificate],
+    (root, above): (&Certificate, &[Certificate]),
+    another: Another,
     now: SystemTime,
 ) -> Result<fn(Certificate) -> Installed, AuthorityError> {
     let Some(pending) = authorities.pending.take_if(|it| it.request == asked) else {
@@ -240,17 +297,27 @@ fn put(
             ));
         }
         authorities.anew = false;
-        authorities.roots.push(Root {
-            certificate: root.clone(),
-            state: RootState::Active,
-            key: KeyPlace::Stored(pending.key),
-            above: above.to_vec(),
-            cross: None,
-            added: now,
-            extra: Map::new(),
-        });
+        authorities
+            .roots
+            .push(new(root, above, pending.key, RootState::Active, now));
         return Ok(Installed::First);
     };
+    if active.certificate != *root && another != Another::Refused && is_outside(active) {
+        let mut roots = authorities.roots.iter();
+        let under_way =
+            roots.find(|it| matches!(it.state, RootState::Prepared | RootState::Retiring));
+        if let Some(other) = under_way {
+            return Err(AuthorityError::RootState {
+                root: other.certificate.subject().to_owned(),
+                state: other.state.as_str().to_owned(),
+                wanted: "followed by yet another one",
+            });
+        }
+        authorities
+            .roots
+            .push(new(root, above, pending.key, RootState::Prepared, now));
+        return Ok(Installed::Follows);
+    }
     if active.certificate != *root {
         return Err(refused(
             "ARX-AUTHORITY-ROOT-CHANGED",
@@ -277,6 +344,60 @@ fn put(
     active.above = above.to_vec();
     active.key = KeyPlace::Stored(pending.key);
     Ok(Installed::Renewed)
+}
+
+fn new(
+    root: &Certificate,
+    above: &[Certificate],
+    key: Pkcs8,
+    state: RootState,
+    now: SystemTime,
+) -> Root {
+    Root {
+        certificate: root.clone(),
+        state,
+        key: KeyPlace::Stored(key),
+        above: above.to_vec(),
+        cross: None,
+        added: now,
+        extra: Map::new(),
+    }
+}
+
+/// Whether somebody has turned a rotation to this root round, and a quarter of what was then
+/// left to the present chain has not passed: so they have time, and it never ends unseen.
+async fn turned_round(
+    state: &State,
+    root: &Certificate,
+    active: &Root,
+    now: SystemTime,
+) -> Result<Option<Problem>, AuthorityError> {
+    let rotations = state.rotations().await?;
+    let last = rotations.all.last();
+    let last = last.filter(|last| {
+        let mut known = last.roots.iter();
+        let id = root.subject_key_id();
+        last.phase == Phase::Aborted
+            && active.certificate != *root
+            && known.any(|known| Some(known.key_id) == id)
+    });
+    Ok(last.and_then(|last| {
+        let left = active.ends().duration_since(last.phase_began);
+        let again = last.phase_began + left.unwrap_or_default() / 4;
+        (now < again).then(|| {
+            Problem::new(
+                SETTING,
+                "ARX-AUTHORITY-ROOT-CHANGED",
+                format!(
+                    "the chain ends at {}, and rotation {} to that was turned round: it begins \
+                     again at {}, unless the CA outside certifies under the present root before",
+                    describe(root),
+                    last.id,
+                    rfc3339(again)
+                ),
+            )
+        })
+    }))
 }
 
 /// Whether the key of this root is with a CA outside.

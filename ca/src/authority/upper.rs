@@ -10,7 +10,7 @@ use arx_identity::Certificate;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::outside::{self, Certifier, Installed, Urgency, upper_renewal_at};
+use super::outside::{self, Another, Certifier, How, Installed, Urgency, upper_renewal_at};
 use super::upstream::{self, Upstream};
 use super::{Authority, AuthorityError, Options};
 use crate::state::{Replica, State};
@@ -102,7 +102,9 @@ impl Authority {
     }
 
     /// Takes a chain for the request that waits. From then on new intermediates stand under it;
-    /// [`Authority::keep`] makes one at once.
+    /// [`Authority::keep`] makes one at once. Another root than the active one is prepared, and
+    /// nothing else: that it becomes the active one is a rotation's matter. With `dry_run`,
+    /// everything is checked and nothing is stored.
     ///
     /// # Errors
     /// [`AuthorityError::Problems`] with each defect; then nothing was changed. Another if the
@@ -110,13 +112,20 @@ impl Authority {
     pub async fn install_chain(
         &self,
         pem: &str,
+        dry_run: bool,
         now: SystemTime,
     ) -> Result<Installed, AuthorityError> {
         outside::by_hand(&self.options)?;
-        let installed =
-            outside::install(&self.state, &self.replica, &self.options, pem, now).await?;
-        self.follow_active().await?;
-        self.upper_trouble.send_replace(None);
+        let how = How {
+            another: Another::Follows,
+            dry_run,
+        };
+        let (state, replica) = (&self.state, &self.replica);
+        let installed = outside::take(state, replica, &self.options, pem, how, now).await?;
+        if !dry_run {
+            self.follow_active().await?;
+            self.upper_trouble.send_replace(None);
+        }
         Ok(installed)
     }
 
@@ -180,12 +189,14 @@ impl Authority {
         upstream: &Upstream,
         clock: &Clock,
     ) -> Result<Option<Certificate>, AuthorityError> {
-        if self.follow_active().await? {
+        if self.follow_active().await? || self.successor().await?.is_some() {
             return Ok(None);
         }
+        let (state, replica) = (&self.state, &self.replica);
+        let another = Another::FollowsUnlessTurnedRound;
         let now = || clock.now();
         let installed =
-            upstream::renew(upstream, &self.state, &self.replica, &self.options, now).await?;
+            upstream::renew(upstream, state, replica, &self.options, another, now).await?;
         self.follow_active().await?;
         tracing::info!(
             signer = installed.certificate().subject(),
@@ -210,7 +221,8 @@ pub async fn first_chain(
     };
     let mut failures = 0;
     loop {
-        match upstream::renew(upstream, state, replica, options, || clock.now()).await {
+        let another = Another::Refused;
+        match upstream::renew(upstream, state, replica, options, another, || clock.now()).await {
             Ok(installed) => return installed,
             Err(error) => {
                 failures += 1;

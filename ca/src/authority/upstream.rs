@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use arx_identity::crypto::random;
 
-use super::outside::{self, Installed};
+use super::outside::{self, Another, How, Installed};
 use super::{AuthorityError, Options};
 use crate::state::{Replica, State};
 
@@ -44,11 +44,16 @@ pub(super) async fn renew(
     state: &State,
     replica: &Replica,
     options: &Options,
+    another: Another,
     now: impl Fn() -> SystemTime,
 ) -> Result<Installed, AuthorityError> {
     let asked = outside::request(state, replica, now()).await?;
     let chain = upstream.chain(state, &asked.request).await?;
-    outside::install(state, replica, options, &chain, now()).await
+    let how = How {
+        another,
+        dry_run: false,
+    };
+    outside::take(state, replica, options, &chain, how, now()).await
 }
 
 /// Full jitter, doubling from one second up to five minutes: another CA must not be run over

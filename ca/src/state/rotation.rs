@@ -103,6 +103,8 @@ pub enum Initiator {
     Renewal,
     /// The operator, by other files.
     Files,
+    /// A CA outside, which has certified under another root.
+    Upstream,
     /// Of a newer version.
     #[serde(other)]
     Unknown,
@@ -344,6 +346,7 @@ impl Initiator {
             Self::Operator => "operator",
             Self::Renewal => "the authority",
             Self::Files => "the operator's files",
+            Self::Upstream => "the upstream CA",
             Self::Unknown => "a newer version",
         }
     }

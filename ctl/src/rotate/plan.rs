@@ -24,7 +24,7 @@ fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-fn to_text(plan: &wire::RotationPlan, style: Style) -> String {
+pub(crate) fn to_text(plan: &wire::RotationPlan, style: Style) -> String {
     let mut lines = vec![
         format!("from         {}", show::root(plan.from.as_ref(), style)),
         format!(
@@ -93,7 +93,7 @@ fn to_text(plan: &wire::RotationPlan, style: Style) -> String {
     show::join(&lines)
 }
 
-fn to_json(plan: &wire::RotationPlan) -> Value {
+pub(crate) fn to_json(plan: &wire::RotationPlan) -> Value {
     let steps: Vec<_> = plan
         .steps
         .iter()

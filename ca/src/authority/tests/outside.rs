@@ -36,7 +36,7 @@ impl Place {
 
     async fn install_at(&self, chain: &str, now: SystemTime) -> Result<Installed, AuthorityError> {
         let (state, replica) = self.replica().await;
-        super::super::install(&state, &replica, &offline(), chain, now).await
+        super::super::install(&state, &replica, &offline(), chain, false, now).await
     }
 
     async fn install(&self, chain: &str) -> Result<Installed, AuthorityError> {
@@ -47,7 +47,8 @@ impl Place {
     async fn refused(&self, chain: &str) -> Vec<&'static str> {
         let (state, replica) = self.replica().await;
         let before = dump(&self.store).await;
-        let refused = super::super::install(&state, &replica, &offline(), chain, now()).await;
+        let refused =
+            super::super::install(&state, &replica, &offline(), chain, false, now()).await;
         assert_eq!(dump(&self.store).await, before, "nothing is written");
         match refused {
             Err(AuthorityError::Problems(problems)) => {
@@ -265,7 +266,7 @@ async fn a_renewal_under_the_same_root_takes_effect_at_once_and_by_another_key()
     let asked = authority.ask_outside(now()).await.expect("a request");
     let upper = sign(&asked, &root, &USUAL);
     let pem = chain(&upper, &[&root]);
-    let installed = authority.install_chain(&pem, now()).await;
+    let installed = authority.install_chain(&pem, false, now()).await;
     assert_eq!(
         installed.expect("it is in order"),
         Installed::Renewed(upper.clone())
@@ -301,6 +302,46 @@ async fn a_chain_under_another_root_is_refused_because_nobody_trusts_it() {
         .install(&right)
         .await
         .expect("the request still waits");
+}
+
+#[tokio::test]
+async fn a_chain_under_another_root_is_prepared_while_the_authority_runs_and_changes_nothing_else()
+{
+    let (place, first) = (Place::new(), root());
+    let authority = started(&place, &first).await;
+    let asked = authority.ask_outside(now()).await.expect("a request");
+    let other = root();
+    let pem = chain(&sign(&asked, &other, &USUAL), &[&other]);
+    let before = dump(&place.store).await;
+    let tried = authority.install_chain(&pem, true, now()).await;
+    assert!(matches!(tried, Ok(Installed::Follows(_))), "{tried:?}");
+    assert_eq!(dump(&place.store).await, before, "nothing is written");
+    for _ in 0..2 {
+        let taken = authority.install_chain(&pem, false, now()).await;
+        assert!(matches!(taken, Ok(Installed::Follows(_))), "{taken:?}");
+    }
+    assert_eq!(authority.root(), first.certificate);
+    let next = authority.successor().await.expect("it is there");
+    assert_eq!(next, Some(other.certificate.clone()));
+    // Yet another one has to wait, and one that cannot be told from a known one is refused.
+    let asked = authority.ask_outside(now()).await.expect("a request");
+    let third = root();
+    let pem = chain(&sign(&asked, &third, &USUAL), &[&third]);
+    let refused = authority.install_chain(&pem, false, now()).await;
+    let refused = refused.expect_err("one at a time");
+    assert_eq!(refused.code(), "ARX-AUTHORITY-ROOT-STATE");
+    // A rotation leads there.
+    let id = |made: &Made| made.certificate.subject_key_id().expect("it has one");
+    authority
+        .prepare_root(now())
+        .await
+        .expect("what is prepared signs for trial");
+    authority
+        .activate(id(&first), id(&other))
+        .await
+        .expect("they are exchanged");
+    authority.follow_active().await.expect("it follows");
+    assert_eq!(authority.root(), other.certificate);
 }
 
 #[tokio::test]
@@ -377,7 +418,7 @@ async fn a_new_intermediate_and_serving_certificate_are_made_as_soon_as_a_chain_
         let asked = authority.ask_outside(now()).await.expect("a request");
         let upper = sign(&asked, &root, &USUAL);
         let pem = chain(&upper, &[&root]);
-        let installed = authority.install_chain(&pem, now()).await;
+        let installed = authority.install_chain(&pem, false, now()).await;
         installed.expect("it is in order");
         issuing
             .wait_for(|it| it.as_ref().is_some_and(|it| it.chain()[1] == upper))
