@@ -34,6 +34,8 @@ pub struct Options {
     pub certificate: String,
     /// Name of the roots' secret.
     pub trust: String,
+    /// A PEM file that it trusts in place of what agents tell, and never reads again.
+    pub roots_file: Option<PathBuf>,
     /// Bytes of metadata in `node`: a real sidecar's has some 61,000.
     pub padding: usize,
     /// Gives it a rule of its own that it can't read, so that it refuses (NACKs) whatever
@@ -55,6 +57,7 @@ impl Options {
             delta: false,
             certificate: "default".to_owned(),
             trust: "ROOTCA".to_owned(),
+            roots_file: None,
             padding: 0,
             refuses_roots: false,
         }

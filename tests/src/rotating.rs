@@ -6,8 +6,8 @@ use anyhow::Context as _;
 use arx_proto::admin::v1::distrust_response::Outcome as Distrusted;
 use arx_proto::admin::v1::rotate_root_response::Outcome;
 use arx_proto::admin::v1::{
-    AbortRotationRequest, DistrustRequest, GetBundleRequest, RotateRootRequest, Rotation,
-    RotationStatusRequest,
+    AbortRotationRequest, ContinueRotationRequest, DistrustRequest, GetBundleRequest,
+    RotateRootRequest, Rotation, RotationStatusRequest, Unconfirmed,
 };
 
 use crate::mesh::Mesh;
@@ -65,6 +65,31 @@ pub async fn distrust(mesh: &Mesh, root: &str, cap: Duration) -> anyhow::Result<
         Some(Distrusted::Rotation(rotation)) => Ok(rotation),
         other => anyhow::bail!("{other:?}"),
     }
+}
+
+/// Leaves behind whoever is in the way of the gate of this phase, once it is nobody but whom
+/// `meant` says.
+///
+/// # Errors
+/// If somebody else stays in the way, or that is refused.
+pub async fn force(
+    mesh: &Mesh,
+    phase: &str,
+    meant: impl Fn(&Unconfirmed) -> bool,
+) -> anyhow::Result<()> {
+    let stuck = reaches(mesh, "nobody else is in the way", |it| {
+        let only = it.unconfirmed_total > 0 && it.unconfirmed.iter().all(&meant);
+        it.phase == phase && only
+    })
+    .await?;
+    let request = ContinueRotationRequest {
+        force: true,
+        reason: "a test".to_owned(),
+        digest: stuck.unconfirmed_digest,
+        ..ContinueRotationRequest::default()
+    };
+    mesh.admin().await?.continue_rotation(request).await?;
+    Ok(())
 }
 
 /// The rotation that goes on, or the last one.

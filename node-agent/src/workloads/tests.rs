@@ -2,7 +2,7 @@ use super::*;
 use crate::attest::LocalProcess;
 use crate::authority::CallFailure;
 use crate::testing::{self, Authority, noon};
-use arx_identity::{Sequence, VerifiedPeer};
+use arx_identity::{Certificate, Sequence, VerifiedPeer};
 use arx_proto::node::v1::Refusal;
 use std::time::SystemTime;
 
@@ -421,6 +421,31 @@ fn a_leaf_that_two_inventories_have_missed_is_not_used() {
     let applied = w.workloads.apply(answer, w.generation, 5, now);
     assert!(!applied.changed);
     assert_eq!(w.due().wanted.len(), 1, "another one is asked for");
+}
+
+#[test]
+fn a_leaf_that_was_believed_by_the_old_root_counts_under_the_new_one_as_soon_as_that_is_known() {
+    let mut w = World::new();
+    let old = w.authority.root.clone();
+    w.authority = w.authority.followed();
+    let new = w.authority.root.clone();
+    let key_id = |root: &Certificate| root.subject_key_id().expect("a root has one");
+    let (_, id) = w.attach(process(1), None);
+    w.due();
+    let Verified { svid, .. } = w.verified("/a");
+    let alone = testing::bundle(1, &[&old]);
+    let peer = arx_identity::verify(svid.chain(), &alone, w.now().wall).expect("it is vouched for");
+    w.answer(id, Outcome::Issued(Verified { svid, peer }));
+    w.seal();
+    let counted = |w: &World| w.served(id).map(|leaf| leaf.root);
+    assert_eq!(counted(&w), Some(key_id(&old)));
+
+    assert!(!w.workloads.count_anew(&alone));
+    assert!(w.workloads.count_anew(&testing::bundle(2, &[&old, &new])));
+    assert_eq!(counted(&w), Some(key_id(&new)));
+    // Whoever has certified that root only is never its root again.
+    assert!(!w.workloads.count_anew(&testing::bundle(3, &[&old])));
+    assert_eq!(counted(&w), Some(key_id(&new)));
 }
 
 #[test]

@@ -100,6 +100,15 @@ fn tls(options: &Options, accept: &str, context: &str) -> Value {
             },
         },
     });
+    if let Some(file) = &options.roots_file {
+        let common = &mut typed["common_tls_context"];
+        let rules = common["combined_validation_context"]["default_validation_context"].take();
+        common["validation_context"] = rules;
+        common["validation_context"]["trusted_ca"] = json!({"filename": file});
+        if let Some(common) = common.as_object_mut() {
+            common.remove("combined_validation_context");
+        }
+    }
     if context == "DownstreamTlsContext" {
         typed["require_client_certificate"] = true.into();
     }
