@@ -11,9 +11,11 @@ pub mod observer;
 pub mod pool;
 pub mod proxy;
 pub mod queue;
+pub mod tally;
 pub mod world;
 
 pub use fault::Fault;
+pub use tally::Tally;
 pub use world::{Broken, Ended};
 
 use arx_node_agent::simulation::Setup;

@@ -1,30 +1,49 @@
 //! Rotations in worlds where everything goes wrong, and what the observer must never see.
 //!
-//! `ARX_SIMULATION_RUNS` says how many worlds, `ARX_SIMULATION_SEED` which one alone.
+//! `ARX_SIMULATION_RUNS` says how many worlds, `ARX_SIMULATION_SEED` which one alone, and
+//! `ARX_SIMULATION_FAULT` what is done wrong in them.
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arx_tests::simulation::{Broken, Ended, Fault, Worlds};
+use arx_tests::simulation::{Broken, Ended, Fault, Tally, Worlds};
 
 /// Worlds, where nothing else is said: `make test` and `make simulate` say more.
-const RUNS: u64 = 200;
+const RUNS: u64 = 400;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// What is to be done wrong, by the name of the fault.
+fn fault() -> Option<Fault> {
+    let name = std::env::var("ARX_SIMULATION_FAULT").ok()?;
+    let named = Fault::ALL.into_iter();
+    let mut named = named.filter(|fault| format!("{fault:?}") == name);
+    named.next()
+}
+
+/// What shows the world of a seed again.
+fn command(seed: u64, fault: Option<Fault>) -> String {
+    let fault = fault.map(|fault| format!("ARX_SIMULATION_FAULT={fault:?} "));
+    format!(
+        "ARX_SIMULATION_SEED={seed} {}cargo test -p arx-tests --test simulation -- whatever_happens",
+        fault.unwrap_or_default()
+    )
+}
+
 /// As whoever mends it wants to see it.
 fn shown(worlds: &mut Worlds, seed: u64, broken: &Broken) -> String {
-    let again = worlds.run(seed, None, true);
+    let again = worlds.run(seed, fault(), true);
     let trace = again.err().map(|again| again.trace).unwrap_or_default();
     let last = trace.len().saturating_sub(60);
     format!(
-        "after {} s: {}\n{}\nagain: ARX_SIMULATION_SEED={seed} cargo test -p arx-tests --test simulation -- whatever_happens",
+        "after {} s: {}\n{}\nagain: {}",
         broken.at / 1000,
         broken.what,
-        trace[last..].join("\n")
+        trace[last..].join("\n"),
+        command(seed, fault())
     )
 }
 
@@ -37,7 +56,9 @@ fn whatever_happens_no_live_certificate_meets_a_follower_who_lacks_its_root() ->
     };
     let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let fault = fault();
     let (mut ends, mut steps, mut forced) = (BTreeMap::new(), 0, 0);
+    let mut drawn = Tally::default();
     std::thread::scope(|scope| {
         let live = || -> anyhow::Result<Result<Vec<Ended>, String>> {
             let mut worlds = Worlds::new()?;
@@ -47,7 +68,7 @@ fn whatever_happens_no_live_certificate_meets_a_follower_who_lacks_its_root() ->
                 if seed >= first + runs {
                     return Ok(Ok(ended));
                 }
-                match worlds.run(seed, None, false) {
+                match worlds.run(seed, fault, false) {
                     Ok(end) => ended.push(end),
                     Err(broken) => {
                         next.store(u64::MAX / 2, Ordering::Relaxed);
@@ -67,11 +88,18 @@ fn whatever_happens_no_live_certificate_meets_a_follower_who_lacks_its_root() ->
                 *ends.entry(end.phase).or_insert(0) += 1;
                 steps += end.steps;
                 forced += end.forced;
+                drawn.extend(&end.drawn);
             }
         }
         anyhow::Ok(())
     })?;
     println!("{runs} worlds, {steps} steps, {forced} forced gates, ended {ends:?}");
+    println!("{drawn}");
+    let lacks = drawn.lacks();
+    anyhow::ensure!(
+        runs < RUNS || lacks.is_empty(),
+        "in {runs} worlds this never happened: {lacks:?}"
+    );
     Ok(())
 }
 
@@ -79,15 +107,12 @@ fn whatever_happens_no_live_certificate_meets_a_follower_who_lacks_its_root() ->
 const SEEDS: u64 = 400;
 
 #[test]
-fn every_fault_is_seen() -> anyhow::Result<()> {
-    let mut worlds = Worlds::new()?;
-    let only = std::env::var("ARX_SIMULATION_FAULT").ok();
+fn every_fault_is_seen_and_seen_again_by_its_seed() -> anyhow::Result<()> {
+    let (mut worlds, mut others) = (Worlds::new()?, Worlds::new()?);
     let mut unseen = Vec::new();
+    let only = fault();
     for fault in Fault::ALL {
-        if only
-            .as_ref()
-            .is_some_and(|only| *only != format!("{fault:?}"))
-        {
+        if only.is_some_and(|only| only != fault) {
             continue;
         }
         let seen = (0..SEEDS).find_map(|seed| {
@@ -95,7 +120,12 @@ fn every_fault_is_seen() -> anyhow::Result<()> {
             Some((seed, broken))
         });
         match seen {
-            Some((seed, broken)) => println!("{fault:?}: seed {seed}: {}", broken.what),
+            Some((seed, broken)) => {
+                println!("{fault:?}: seed {seed}: {}", broken.what);
+                let again = others.run(seed, Some(fault), true).err();
+                let again = again.filter(|again| again.at == broken.at);
+                anyhow::ensure!(again.is_some(), "not again: {}", command(seed, Some(fault)));
+            }
             None => unseen.push(fault),
         }
     }

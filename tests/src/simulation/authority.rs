@@ -3,7 +3,7 @@
 
 mod rotating;
 
-pub use rotating::{DISTRUST, Wish};
+pub use rotating::{DISTRUST, Looked, Wish};
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use arx_ca::caller::{Node, NodeName};
 use arx_ca::fleet::{Down, Fleet, Session};
 use arx_ca::ledger::{Issued, Live, Record, Released, Validity};
 use arx_ca::rotation::Hints;
-use arx_ca::state::{Registration, RootState, Rotations};
+use arx_ca::state::{Registration, RootState, Rotation, Rotations};
 use arx_identity::{KeyId, Sequence, Serial, Svid, TrustBundle};
 use arx_node_agent::simulation::{Reply, Request};
 use arx_proto::node::v1 as wire;
@@ -48,6 +48,8 @@ pub struct Authority {
     made: HashMap<(usize, usize, String, Millis), usize>,
     /// It is looked at again then.
     pub look_at: Millis,
+    /// Requests that were made again, and answered as before.
+    pub repeated: u64,
     /// Nodes that get no certificates.
     pub denied: Vec<usize>,
     fault: Option<Fault>,
@@ -117,6 +119,7 @@ impl Authority {
             }),
             made: HashMap::new(),
             look_at: 0,
+            repeated: 0,
             denied: Vec::new(),
             fault,
             pushed: BTreeMap::new(),
@@ -136,6 +139,11 @@ impl Authority {
     #[must_use]
     pub fn bundle(&self) -> &TrustBundle {
         self.store.published.last().expect("there is a first one")
+    }
+
+    /// The last rotation, as whoever else writes it finds it.
+    pub fn last(&mut self) -> Option<&mut Rotation> {
+        self.store.rotations.all.last_mut()
     }
 
     /// The certificate that it serves with.
@@ -286,6 +294,7 @@ impl Authority {
         }
         let process = self.process.as_ref()?;
         if let Some((svid, sequence)) = process.answers.get(&request.idempotency_key) {
+            self.repeated += 1;
             return Some(Reply::Issued(svid.clone(), *sequence));
         }
         let svid = self.issue_own(pool, &path, Some(node), now)?;
@@ -424,6 +433,14 @@ impl Store {
         let mut roots = self.roots.iter();
         let active = roots.find(|(_, state)| *state == RootState::Active);
         active.map_or(self.roots[0].0, |(id, _)| *id)
+    }
+
+    /// Whether nothing that a rotation decides has changed.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.rotations == other.rotations
+            && self.roots == other.roots
+            && self.published.len() == other.published.len()
     }
 
     /// An older copy takes its place.

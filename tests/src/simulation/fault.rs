@@ -22,6 +22,8 @@ pub enum Fault {
     NoDwell,
     /// Rule 9: certificates count as ended by a clock that is ahead.
     EndsByFastClock,
+    /// Rule 10: who cannot say whether it has taken anything is taken for confirmed.
+    SilenceConfirms,
     /// Rule 11: whoever turns round drops the new root, whatever stands under it.
     AbortDropsRoot,
     /// Rule 12: the root that leaves stays active.
@@ -34,6 +36,8 @@ pub enum Fault {
     ConnectionsStay,
     /// Rule 15: who is denied certificates gets no bundles either.
     DeniedGetNoBundle,
+    /// Rule 17: a step is taken in a phase that is not known.
+    UnknownPhaseStepped,
     /// Who was passed by force is not on the list.
     ForcedUnlisted,
     /// A bundle without a root.
@@ -46,7 +50,7 @@ pub enum Fault {
 
 impl Fault {
     /// All.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::AbsenceConfirms,
         Self::RefusalForgotten,
         Self::ReportedBeforeStored,
@@ -56,12 +60,14 @@ impl Fault {
         Self::StoreGoesBack,
         Self::NoDwell,
         Self::EndsByFastClock,
+        Self::SilenceConfirms,
         Self::AbortDropsRoot,
         Self::TwoActiveRoots,
         Self::ActiveUnproved,
         Self::OwnCertificatesForgotten,
         Self::ConnectionsStay,
         Self::DeniedGetNoBundle,
+        Self::UnknownPhaseStepped,
         Self::ForcedUnlisted,
         Self::EmptyBundle,
         Self::DistrustWaits,

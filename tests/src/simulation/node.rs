@@ -19,6 +19,7 @@ use super::fault::Fault;
 use super::pool::Pool;
 use super::proxy::Proxy;
 use super::queue::Queue;
+use super::tally::Tally;
 use crate::dice::Dice;
 
 /// A node.
@@ -50,6 +51,10 @@ pub struct Node {
         mpsc::UnboundedReceiver<arx_sds::Event>,
     ),
     fault: Option<Fault>,
+    /// Its agent is of an older version, which does not tell what proxies acknowledge.
+    pub is_old: bool,
+    /// What has happened to it.
+    pub tally: Tally,
 }
 
 /// A call for certificates that is under way.
@@ -112,6 +117,8 @@ impl Node {
             pids: 100,
             events: mpsc::unbounded_channel(),
             fault,
+            is_old: false,
+            tally: Tally::default(),
         }
     }
 
@@ -285,6 +292,7 @@ impl Node {
             link.down.clear();
             link.half_open_until = Some(now + 1 + dice.below(30_000));
             self.link = Some(link);
+            self.tally.add("connections half open");
         }
     }
 
@@ -318,6 +326,9 @@ impl Node {
         let (now, clocks) = (world.now, clocks(world.now, self.ahead));
         while let Some(seal) = self.seals.take(now) {
             let written = !world.dice.one_in(200);
+            if !written {
+                self.tally.add("writes failed");
+            }
             if self.fault == Some(Fault::ReportedBeforeStored) {
                 // What the agent is told below is not true yet.
                 let disk = &self.disk;
@@ -385,6 +396,10 @@ impl Node {
                 let by = hint.renew_by_unix_ms - unix_ms(now);
                 let within = u64::try_from(by).unwrap_or(0);
                 *renews = (*renews).min(now + world.dice.below(within + 1));
+            }
+            if world.dice.one_in(40) {
+                self.tally.add("messages repeated");
+                agent.hears(message.clone(), clocks);
             }
             agent.hears(message, clocks);
         }
@@ -494,9 +509,13 @@ impl Node {
                 });
                 call.replies = Some(each.collect());
                 call.lost = world.dice.one_in(25);
+                if call.lost {
+                    self.tally.add("answers lost");
+                }
                 call.at = now + world.dice.delay();
                 let slow = self.fault == Some(Fault::OneInventoryReleases);
                 if slow || world.dice.one_in(20) {
+                    self.tally.add("answers late");
                     call.at += world.dice.below(if slow { 60_000 } else { 25_000 });
                 }
                 waiting.push_back(call);
@@ -539,6 +558,9 @@ impl Node {
         };
         while let Ok(event) = self.events.1.try_recv() {
             let refusal = matches!(event.kind, EventKind::Nacked { .. });
+            if refusal {
+                self.tally.add("refusals");
+            }
             if !(refusal && self.fault == Some(Fault::RefusalForgotten)) {
                 agent.happened(event, clocks);
             }
@@ -549,12 +571,18 @@ impl Node {
         for todo in agent.act(world.setup, connected, || dice.bytes(), clocks) {
             match todo {
                 Todo::Seal(seal) => self.seals.push(now + 1 + dice.below(40), seal),
-                Todo::Ask(ask) => self.calls.push_back(Call {
-                    ask,
-                    at: said.max(now) + dice.delay(),
-                    replies: None,
-                    lost: dice.one_in(40),
-                }),
+                Todo::Ask(ask) => {
+                    let lost = dice.one_in(40);
+                    if lost {
+                        self.tally.add("requests lost");
+                    }
+                    self.calls.push_back(Call {
+                        ask,
+                        at: said.max(now) + dice.delay(),
+                        replies: None,
+                        lost,
+                    });
+                }
             }
         }
         let said = agent.says();
@@ -562,27 +590,32 @@ impl Node {
             && link.half_open_until.is_none()
         {
             for message in said {
-                let message = self
-                    .fault
-                    .map_or(Some(message.clone()), |fault| told(fault, message));
-                if let Some(message) = message {
-                    link.up.push(now + dice.delay(), message);
-                }
+                let message = told(self.fault, self.is_old, message);
+                link.up.push(now + dice.delay(), message);
             }
         }
     }
 }
 
-/// What goes up in spite of a fault.
-fn told(fault: Fault, mut message: wire::AgentMessage) -> Option<wire::AgentMessage> {
-    use wire::agent_message::Message::Inventory;
-    if let (Fault::OwnCertificatesForgotten, Some(Inventory(inventory))) =
-        (fault, &mut message.message)
-    {
-        let own = |leaf: &wire::HeldLeaf| leaf.spiffe_id.contains("/arx/node/");
-        inventory.leaves.retain(|leaf| !own(leaf));
+/// What goes up, in spite of a fault or by an older version.
+fn told(fault: Option<Fault>, is_old: bool, mut message: wire::AgentMessage) -> wire::AgentMessage {
+    use wire::agent_message::Message::{Inventory, Subscribers};
+    match &mut message.message {
+        Some(Inventory(inventory)) if fault == Some(Fault::OwnCertificatesForgotten) => {
+            let own = |leaf: &wire::HeldLeaf| leaf.spiffe_id.contains("/arx/node/");
+            inventory.leaves.retain(|leaf| !own(leaf));
+        }
+        Some(Subscribers(report)) if is_old => {
+            for state in &mut report.states {
+                (state.acked_trust, state.nack) = (None, None);
+                if let Some(subscriber) = &mut state.subscriber {
+                    subscriber.set_grade(wire::Grade::Waited);
+                }
+            }
+        }
+        _ => {}
     }
-    Some(message)
+    message
 }
 
 fn is(holder: &Holder, process: &ProcessId) -> bool {

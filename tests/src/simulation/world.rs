@@ -6,13 +6,14 @@ use arx_identity::KeyId;
 
 use arx_ca::state::{Kind, Phase, Terms};
 
-use super::authority::{Authority, DISTRUST, TTL, Wish};
+use super::authority::{Authority, DISTRUST, Looked, TTL, Wish};
 use super::clock::Millis;
 use super::fault::Fault;
 use super::node::{Around, Node};
 use super::observer::Observer;
 use super::pool::Pool;
 use super::proxy::HANDSHAKE;
+use super::tally::Tally;
 use crate::dice::Dice;
 use arx_node_agent::simulation::Setup;
 
@@ -34,6 +35,8 @@ pub struct Ended {
     pub after: Millis,
     /// How often anything was done.
     pub steps: u64,
+    /// What has happened.
+    pub drawn: Tally,
 }
 
 /// What broke a promise.
@@ -69,6 +72,9 @@ pub struct World<'a> {
     more: u32,
     /// The root that signed when the last one began.
     began_with: KeyId,
+    /// A newer version drives the rotation until then, from this phase on.
+    newer: Option<(Millis, Phase)>,
+    tally: Tally,
     /// One in so many contents is refused by a proxy; none if zero.
     refuses: u64,
     fault: Option<Fault>,
@@ -106,6 +112,12 @@ impl<'a> World<'a> {
             };
             nodes.push(Node::new(number, ahead, fault, &mut dice));
         }
+        if dice.one_in(30) {
+            nodes[0].is_old = true;
+        }
+        if fault == Some(Fault::SilenceConfirms) {
+            nodes.iter_mut().for_each(|node| node.is_old = true);
+        }
         let is_calm = dice.one_in(8);
         let mut world = Self {
             died_at: 0,
@@ -117,7 +129,12 @@ impl<'a> World<'a> {
             wish_at: 60_000 + dice.below(15 * 60_000),
             more: u32::from(fault == Some(Fault::TombstoneForgotten)) + u32::from(dice.one_in(10)),
             began_with: authority.store.active(),
-            refuses: if fault == Some(Fault::RefusalForgotten) {
+            newer: None,
+            tally: Tally::default(),
+            refuses: if matches!(
+                fault,
+                Some(Fault::RefusalForgotten | Fault::SilenceConfirms)
+            ) {
                 3
             } else if dice.one_in(3) {
                 2 + dice.below(10)
@@ -202,10 +219,12 @@ impl<'a> World<'a> {
         self.began_with = self.authority.store.active();
         if self.dice.one_in(6) {
             self.say(|| "a distrust begins".to_owned());
+            self.tally.add("distrusts begun");
             self.authority.begin_distrust(DISTRUST, self.now);
         } else {
             let terms = self.terms();
             self.say(|| format!("a rotation begins: {terms:?}"));
+            self.tally.add("rotations begun");
             self.authority.begin(terms, self.now);
         }
         self.authority.look_at = self.now;
@@ -269,6 +288,14 @@ impl<'a> World<'a> {
 
     /// The authority looks; whether anything follows.
     fn look(&mut self) -> Result<bool, String> {
+        let now = self.now;
+        let back = self
+            .newer
+            .take_if(|(until, _)| *until <= now || self.calm_from <= now);
+        if let (Some((_, phase)), Some(last)) = (back, self.authority.last()) {
+            last.phase = phase;
+        }
+        let stands = self.newer.map(|_| self.authority.store.clone());
         let wish = self.wish();
         let crashes = !self.is_calm && self.now < self.calm_from && self.now >= self.lives_until;
         let looked = self
@@ -282,6 +309,7 @@ impl<'a> World<'a> {
                 .flat_map(|proxy| &mut proxy.contexts)
                 .for_each(|context| context.before.clear());
         }
+        self.count(&wish, &looked);
         for (node, process) in looked.forced {
             if node.contains('/') {
                 self.observer.left.insert((node, process));
@@ -300,6 +328,9 @@ impl<'a> World<'a> {
             let starts_at = self.now + 500 + self.dice.below(20_000);
             self.crash(starts_at);
         }
+        if stands.is_some_and(|stands| !stands.is_like(&self.authority.store)) {
+            return Err("a step is taken in a phase of a newer version".to_owned());
+        }
         if let Some(root) = looked.buried {
             self.observer.buried.insert(root);
         }
@@ -313,6 +344,22 @@ impl<'a> World<'a> {
         self.observer.state(&self.authority)?;
         self.observer.gate(&self.authority, self.now)?;
         Ok(looked.again)
+    }
+
+    fn count(&mut self, wish: &Wish, looked: &Looked) {
+        if looked.crashed {
+            self.tally.add("authorities killed between two acts");
+        }
+        let wish = match wish {
+            Wish::None => return,
+            _ if looked.refused => "wishes refused",
+            Wish::Abort => "aborts",
+            Wish::Continue => "continues",
+            Wish::Force => "forces",
+            Wish::Distrust => "distrusts of the root that leaves",
+            Wish::DistrustNext => "distrusts of the root that comes",
+        };
+        self.tally.add(wish);
     }
 
     fn is_distrust(&self) -> bool {
@@ -343,7 +390,9 @@ impl<'a> World<'a> {
         // Somebody is in the way who never goes.
         let began = rotation.phase_began;
         let since = super::clock::wall(self.now).duration_since(began);
-        if since.is_ok_and(|since| since > Duration::from_millis(STUCK)) {
+        // In Retire whoever forces it says so once, and the next look goes on.
+        let goes_on = rotation.terms.patience == Some(Duration::ZERO);
+        if !goes_on && since.is_ok_and(|since| since > Duration::from_millis(STUCK)) {
             return Wish::Force;
         }
         if self.wishes == 0 || self.now < self.wish_at {
@@ -376,6 +425,7 @@ impl<'a> World<'a> {
     fn proxy(&mut self, node: usize) {
         let uid = u32::try_from(self.dice.below(2)).unwrap_or(0);
         let contexts = 1 + self.dice.place(2);
+        self.tally.add("proxies started");
         self.nodes[node].run(uid, self.refuses, contexts, self.now);
     }
 
@@ -392,10 +442,21 @@ impl<'a> World<'a> {
         self.trouble_at = self.now + 2_000 + self.dice.below(180_000);
         let now = self.now;
         let at = self.dice.place(self.nodes.len());
-        let kind = self.dice.below(if self.is_calm { 3 } else { 14 });
+        let kind = self.dice.below(if self.is_calm { 3 } else { 15 });
         self.say(|| format!("trouble {kind} at n{at}"));
-        let dice = &mut self.dice;
+        let happens = match kind {
+            1 => Some("proxies ended"),
+            3 | 4 => Some("agents killed"),
+            5 => Some("agents gone for long"),
+            7..=9 => Some("connections lost"),
+            10 | 11 => Some("streams cut"),
+            _ => None,
+        };
+        let (dice, tally) = (&mut self.dice, &mut self.tally);
         let node = &mut self.nodes[at];
+        if let Some(happens) = happens {
+            tally.add(happens);
+        }
         let short = now + 500 + dice.below(60_000);
         match kind {
             // Proxies come and go in every world.
@@ -415,6 +476,7 @@ impl<'a> World<'a> {
                     proxy.dies_at = proxy.dies_at.min(now + 20_000 + dice.below(60_000));
                     let uid = proxy.uid;
                     let contexts = proxy.contexts.len();
+                    tally.add("proxies restarted hot");
                     node.run(uid, self.refuses, contexts, now);
                 }
             }
@@ -426,6 +488,7 @@ impl<'a> World<'a> {
             }
             6 if now >= self.lives_until => {
                 let starts_at = short;
+                tally.add("authorities killed");
                 self.crash(starts_at);
             }
             7 | 8 => node.lose(now, dice),
@@ -446,21 +509,36 @@ impl<'a> World<'a> {
             12 => {
                 let starts_at = short;
                 if dice.one_in(2) {
+                    tally.add("machines booted");
                     node.boot(starts_at, dice, now);
                 } else {
                     let known = self.authority.is_up()
                         && node.is_connected()
                         && self.died_at + 90_000 < now;
                     node.crash(starts_at, dice, now);
+                    tally.add("caches lost");
                     node.lose_cache(known, dice, now);
                     if known {
                         self.lives_until = now + TTL + 400_000;
                     }
                 }
             }
-            _ => {
+            13 => {
                 if dice.one_in(3) && self.authority.denied.is_empty() {
+                    tally.add("nodes denied");
                     self.authority.denied.push(at);
+                }
+            }
+            _ => {
+                let until = now + 10_000 + dice.below(180_000);
+                if self.newer.is_none()
+                    && let Some(last) = self.authority.last()
+                    && last.kind == Kind::Planned
+                    && !last.phase.is_over()
+                {
+                    tally.add("phases of a newer version");
+                    self.newer = Some((until, last.phase));
+                    last.phase = Phase::Unknown;
                 }
             }
         }
@@ -489,7 +567,21 @@ impl<'a> World<'a> {
         let last = self.authority.store.rotations.all.last();
         let last = last.ok_or("there was no rotation")?;
         let forced = last.passed.iter().filter(|it| it.forced.is_some());
+        let mut drawn = self.tally.clone();
+        for node in &self.nodes {
+            drawn.extend(&node.tally);
+            if node.ahead != 0 {
+                drawn.add("agents ahead or behind");
+            }
+            if node.is_old {
+                drawn.add("agents of an older version");
+            }
+        }
+        if self.authority.repeated > 0 {
+            drawn.join("requests repeated", self.authority.repeated);
+        }
         Ok(Ended {
+            drawn,
             phase: last.phase,
             forced: forced.count(),
             after: self.now,

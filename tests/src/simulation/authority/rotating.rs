@@ -53,6 +53,8 @@ pub struct Looked {
     pub crashed: bool,
     /// A root whose distrust is over.
     pub buried: Option<KeyId>,
+    /// What was wished for is refused.
+    pub refused: bool,
     /// The phase has changed.
     pub moved: bool,
 }
@@ -105,9 +107,12 @@ impl Authority {
         now: Millis,
     ) -> Result<Looked, String> {
         let mut looked = Looked::default();
-        let Some(before) = self.rotation().cloned() else {
+        let Some(mut before) = self.rotation().cloned() else {
             return Ok(looked);
         };
+        if before.phase == Phase::Unknown && self.fault == Some(Fault::UnknownPhaseStepped) {
+            before.phase = Phase::Reissue;
+        }
         let Some(facts) = self.facts(pool, &before, now) else {
             return Ok(looked);
         };
@@ -124,6 +129,7 @@ impl Authority {
             Err(RotationError::None | RotationError::Over(_)) => return Ok(looked),
             Err(error) => {
                 looked.said = Some(format!("{wish:?} refused: {error}"));
+                looked.refused = true;
                 return Ok(looked);
             }
         };
@@ -226,6 +232,9 @@ impl Authority {
         } = seen.gate(rotation, at);
         if self.fault == Some(Fault::AbsenceConfirms) {
             waiting.retain(|one| one.reason != "agent-away");
+        }
+        if self.fault == Some(Fault::SilenceConfirms) {
+            waiting.retain(|one| one.reason != "waited");
         }
         let denied = |node: &str| {
             let mut denied = self.denied.iter();
