@@ -36,6 +36,8 @@ pub enum Fault {
     ConnectionsStay,
     /// Rule 15: who is denied certificates gets no bundles either.
     DeniedGetNoBundle,
+    /// Rule 16: nobody is waited for, because the old root vouches for the new one.
+    CrossOpensGate,
     /// Rule 17: a step is taken in a phase that is not known.
     UnknownPhaseStepped,
     /// Who was passed by force is not on the list.
@@ -50,7 +52,7 @@ pub enum Fault {
 
 impl Fault {
     /// All.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AbsenceConfirms,
         Self::RefusalForgotten,
         Self::ReportedBeforeStored,
@@ -67,6 +69,7 @@ impl Fault {
         Self::OwnCertificatesForgotten,
         Self::ConnectionsStay,
         Self::DeniedGetNoBundle,
+        Self::CrossOpensGate,
         Self::UnknownPhaseStepped,
         Self::ForcedUnlisted,
         Self::EmptyBundle,

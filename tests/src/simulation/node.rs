@@ -485,7 +485,15 @@ impl Node {
             agent.joined(svid.clone(), clocks);
         }
         match (issued, &mut self.own) {
-            (Some(svid), own) => *own = Some((svid, now + TTL / 2)),
+            (Some(svid), own) => {
+                *own = Some((svid, now + TTL / 2));
+                // The next connection shows it.
+                self.link = None;
+                self.connects_at = now + world.dice.delay();
+                if let Some(agent) = &mut self.agent {
+                    agent.lost(clocks);
+                }
+            }
             (None, Some((_, renews))) => *renews = now + 5000,
             (None, None) => {}
         }

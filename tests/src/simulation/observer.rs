@@ -23,6 +23,8 @@ pub struct Observer {
     /// What each sequence stands for.
     contents: BTreeMap<Sequence, [u8; 32]>,
     published: Option<Sequence>,
+    /// Which rotation stood where.
+    stood: Option<(String, Kind, Phase)>,
     /// What each agent has durably, and each process has been given.
     held: BTreeMap<String, Sequence>,
     /// Whom an operator has left behind: nodes, and processes on nodes.
@@ -113,26 +115,58 @@ impl Observer {
         Ok(())
     }
 
-    /// Whoever was left behind and has come back counts again.
-    pub fn forgive(&mut self, authority: &Authority, nodes: &[Node]) {
-        let newest = authority.bundle();
-        let is_back = |active: &Active| {
-            let trusts = active.trust.sequence() == newest.sequence();
-            trusts && root_of(&active.leaf).is_some_and(|root| newest.root(&root).is_some())
+    /// A distrust goes its way in order, whatever its operator wishes meanwhile.
+    ///
+    /// # Errors
+    /// From where it went to where.
+    pub fn order(&mut self, authority: &Authority) -> Result<(), String> {
+        let Some(last) = authority.store.rotations.all.last() else {
+            return Ok(());
         };
-        let mut contexts = nodes
-            .iter()
-            .flat_map(|node| &node.proxies)
-            .flat_map(|proxy| &proxy.contexts)
-            .filter_map(|context| context.active.as_ref());
-        let mut owns = nodes.iter().filter_map(Node::own).filter_map(root_of);
-        if nodes.iter().all(Node::is_connected)
-            && owns.all(|root| newest.root(&root).is_some())
-            && contexts.all(is_back)
-        {
-            self.left.clear();
-            self.replica_left = false;
+        let stands = (last.id.clone(), last.kind, last.phase);
+        let Some((id, kind, before)) = self.stood.replace(stands) else {
+            return Ok(());
+        };
+        if id != last.id || kind != Kind::Distrust || before == last.phase {
+            return Ok(());
         }
+        let next = match before {
+            Phase::Prepare => Phase::Distribute,
+            Phase::Distribute => Phase::Activate,
+            Phase::Activate => Phase::Reissue,
+            Phase::Reissue => Phase::Retire,
+            _ => Phase::Done,
+        };
+        if last.kind == Kind::Distrust && last.phase == next {
+            Ok(())
+        } else {
+            Err(format!(
+                "a distrust goes from {before:?} to {:?}",
+                last.phase
+            ))
+        }
+    }
+
+    /// Whoever was left behind is back, and counts again, but for proxies that refuse what they
+    /// are given.
+    fn forgive(
+        &mut self,
+        authority: &Authority,
+        nodes: &[Node],
+        now: Millis,
+    ) -> Result<(), String> {
+        let mut refuse = BTreeSet::new();
+        for (number, node) in nodes.iter().enumerate() {
+            for proxy in node.proxies.iter().filter(|proxy| proxy.refuses()) {
+                if self.is_left(number, Some(proxy)) {
+                    refuse.insert((place(number, None), format!("pid {}", proxy.process.pid)));
+                }
+            }
+        }
+        self.left = refuse;
+        self.replica_left = false;
+        let back = self.nodes(authority, nodes, now);
+        back.map_err(|what| format!("somebody who was left behind is not back: {what}"))
     }
 
     /// What must hold of nodes, for whoever follows the protocol.
@@ -230,7 +264,7 @@ impl Observer {
     /// # Errors
     /// What does not.
     pub fn end(
-        &self,
+        &mut self,
         authority: &Authority,
         nodes: &[Node],
         (began_with, now): (KeyId, Millis),
@@ -298,7 +332,7 @@ impl Observer {
                 }
             }
         }
-        Ok(())
+        self.forgive(authority, nodes, now)
     }
 
     /// Two contents of one sequence would make confirmations worthless.

@@ -199,7 +199,6 @@ impl<'a> World<'a> {
                 }
                 self.more -= 1;
                 settled = None;
-                self.observer.forgive(&self.authority, &self.nodes);
                 if !self.is_calm {
                     self.calm_from = self.now + self.dice.below(18 * 60_000);
                     self.wish_at = self.now + self.dice.below(15 * 60_000);
@@ -217,7 +216,8 @@ impl<'a> World<'a> {
     /// A rotation begins: one in six because the root is stolen.
     fn begin(&mut self) {
         self.began_with = self.authority.store.active();
-        if self.dice.one_in(6) {
+        let shows = self.fault == Some(Fault::ConnectionsStay);
+        if shows || self.dice.one_in(6) {
             self.say(|| "a distrust begins".to_owned());
             self.tally.add("distrusts begun");
             self.authority.begin_distrust(DISTRUST, self.now);
@@ -343,6 +343,7 @@ impl<'a> World<'a> {
         };
         self.observer.state(&self.authority)?;
         self.observer.gate(&self.authority, self.now)?;
+        self.observer.order(&self.authority)?;
         Ok(looked.again)
     }
 

@@ -233,6 +233,9 @@ impl Authority {
         if self.fault == Some(Fault::AbsenceConfirms) {
             waiting.retain(|one| one.reason != "agent-away");
         }
+        if self.fault == Some(Fault::CrossOpensGate) && rotation.phase == Phase::Distribute {
+            waiting.clear();
+        }
         if self.fault == Some(Fault::SilenceConfirms) {
             waiting.retain(|one| one.reason != "waited");
         }
