@@ -8,7 +8,7 @@ use arx_identity::{Certificate, KeyId, SpiffeId, VerifiedPeer};
 use crate::ca::Ca;
 use crate::caller::{Caller, NodeName};
 use crate::refusal::{Fault, Refusal};
-use crate::state::Authorities;
+use crate::state::{Authorities, Intermediate, StateError};
 use crate::token::{Purpose, Token, Verified};
 
 /// An authority that asks.
@@ -82,11 +82,12 @@ impl Known {
                 "the certificate of this connection has run out: connect with a renewed one",
             ));
         }
-        let stored = ca.state.authorities().await;
-        let stored = stored
-            .map_err(|error| Refusal::new(error.code(), Fault::Dependency, error.to_string()))?;
+        let unreadable =
+            |error: StateError| Refusal::new(error.code(), Fault::Dependency, error.to_string());
+        let stored = ca.state.authorities().await.map_err(unreadable)?;
         let stored = stored.map(|stored| stored.value).unwrap_or_default();
-        if !is_our_own(&peer.issuers, &stored) {
+        let registered = ca.state.intermediates().await.map_err(unreadable)?;
+        if !is_our_own(&peer.issuers, &registered, &stored) {
             return Err(Refusal::new(
                 "ARX-NESTED-ISSUER",
                 Fault::Forbidden,
@@ -109,40 +110,146 @@ impl Known {
     }
 }
 
-/// Whether a replica's own intermediate has signed it, which stands directly below what signs
-/// for one of the roots here.
-fn is_our_own(issuers: &[KeyId], stored: &Authorities) -> bool {
-    let Some((_intermediate, above)) = issuers.split_first() else {
+/// Whether a replica's own intermediate has signed it, which stands directly below what signs for
+/// one of the roots here; above that there may be other roots of ours, that vouch for it.
+///
+/// Key identifiers are what a certificate says of itself, and below an authority below anything
+/// can be said. So each of them has to be known, from the root down: what our own keys have signed
+/// says the truth.
+fn is_our_own(issuers: &[KeyId], registered: &[Intermediate], stored: &Authorities) -> bool {
+    let Some((intermediate, above)) = issuers.split_first() else {
         return false;
     };
-    stored.roots.iter().any(|root| {
-        let ids = root.above.iter().chain([&root.certificate]);
-        let ids: Option<Vec<KeyId>> = ids.map(Certificate::subject_key_id).collect();
-        ids.is_some_and(|ids| ids == above)
-    })
+    let known = registered
+        .iter()
+        .find(|known| known.certificate.subject_key_id() == Some(*intermediate));
+    let Some(root) = known.and_then(|known| stored.root(known.root)) else {
+        return false;
+    };
+    let ids = root.above.iter().chain([&root.certificate]);
+    let Some(ids) = ids
+        .map(Certificate::subject_key_id)
+        .collect::<Option<Vec<_>>>()
+    else {
+        return false;
+    };
+    above
+        .strip_prefix(&ids[..])
+        .is_some_and(|others| others.iter().all(|other| stored.root(*other).is_some()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authority::Below;
     use crate::testing::House;
+    use arx_identity::profile::{self, Issuer, Leaf, Validity};
+    use arx_identity::{CertChain, KeyAlgorithm, PrivateKey, verify};
+    use std::time::Duration;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    const TTL: Duration = Duration::from_secs(3600);
+
+    fn id() -> SpiffeId {
+        SpiffeId::parse("spiffe://example.org/ns/arx-system/sa/arx-ca").expect("an id")
+    }
+
+    fn peer(house: &House, chain: Vec<Certificate>) -> VerifiedPeer {
+        let bundle = house.ca.trust.current();
+        let chain = CertChain::new(chain).expect("a chain");
+        verify(&chain, &bundle, house.clock.now()).expect("it verifies")
+    }
+
+    /// A leaf by the first of `issuers`, whose key this is.
+    fn leaf(house: &House, issuers: &[Certificate], key: &PrivateKey) -> Vec<Certificate> {
+        let issuer = Issuer::new(&issuers[0]).expect("it issues");
+        let own = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
+        let leaf = Leaf {
+            public_key: own.public_key(),
+            id: &id(),
+            dns_names: &[],
+            validity: Validity::leaf(&issuer, house.clock.now(), TTL),
+            revocable: false,
+        };
+        let unsigned = profile::leaf(&issuer, &leaf).expect("the profile has it");
+        let signature = key.sign(unsigned.to_be_signed()).expect("it signs");
+        let leaf = unsigned.complete(&signature).expect("it keeps the profile");
+        [&[leaf], issuers].concat()
+    }
+
+    async fn judge(house: &House, chain: Vec<Certificate>) -> Result<Known, Refusal> {
+        let peer = Arc::new(peer(house, chain));
+        Known::find(&house.ca, &Caller::Other(peer), None, house.clock.now()).await
+    }
 
     #[tokio::test]
-    async fn only_what_stands_directly_below_what_signs_here_is_our_own()
-    -> Result<(), Box<dyn std::error::Error>> {
+    async fn what_our_own_replica_has_signed_says_who_asks() -> Outcome {
+        let house = House::new().await?;
+        let issuing = house.ca.authority.issuing().ok_or("it issues")?;
+        let serving = house.ca.authority.prepare_serving(house.clock.now())?;
+        let known = judge(&house, serving.chain().certificates().to_vec()).await?;
+        assert_eq!(known.id, *serving.spiffe_id());
+        assert_eq!(issuing.root(), house.ca.authority.root_key_id());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_an_authority_below_has_signed_itself_or_by_another_says_nothing() -> Outcome {
+        let house = House::new().await?;
+        let now = house.clock.now();
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
+        let below = Below {
+            key: key.public_key(),
+            name: "nested:west",
+            ttl: TTL,
+            path_length: 1,
+        };
+        let mut chain = house.ca.authority.certify_below(&below, now).await?;
+        chain.pop();
+        let itself = judge(&house, leaf(&house, &chain, &key)).await;
+        let refused = itself.expect_err("it could name anybody");
+        assert_eq!(refused.code, "ARX-NESTED-ISSUER");
+
+        let own = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
+        let unsigned = profile::intermediate(
+            &Issuer::new(&chain[0])?,
+            own.public_key(),
+            &house.ca.trust_domain,
+            "ca-1",
+            Validity::authority(now, Duration::from_secs(60)),
+            0,
+        )?;
+        let signature = key.sign(unsigned.to_be_signed())?;
+        chain.insert(0, unsigned.complete(&signature)?);
+        let another = judge(&house, leaf(&house, &chain, &own)).await;
+        let refused = another.expect_err("it could name anybody");
+        assert_eq!(refused.code, "ARX-NESTED-ISSUER");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn no_identifier_that_somebody_below_has_copied_makes_a_chain_our_own() -> Outcome {
         let house = House::new().await?;
         let stored = house.ca.state.authorities().await?.ok_or("a root")?.value;
-        let root = house.ca.authority.root_key_id();
-        let key = |number: u8| KeyId::from_slice(&[number; 20]).expect("20 bytes");
-        assert!(is_our_own(&[key(1), root], &stored));
-        for other in [
+        let registered = house.ca.state.intermediates().await?;
+        let issuing = house.ca.authority.issuing().ok_or("it issues")?;
+        let (own, root) = (issuing.intermediate(), issuing.root());
+        let other = KeyId::from_slice(&[1; 20]).ok_or("20 bytes")?;
+        let is_ours = |issuers: &[KeyId]| is_our_own(issuers, &registered, &stored);
+        assert!(is_ours(&[own, root]));
+        assert!(is_ours(&[own, root, root]), "a root of ours above another");
+        for chain in [
             &[][..],
+            &[own],
             &[root],
-            &[key(1), key(2)],
-            &[key(1), key(2), root],
-            &[key(1), root, key(2)],
+            &[other, root],
+            &[own, other],
+            &[own, other, root],
+            &[own, root, other],
+            &[own, root, other, root],
         ] {
-            assert!(!is_our_own(other, &stored), "{other:?}");
+            assert!(!is_ours(chain), "{chain:?}");
         }
         Ok(())
     }
