@@ -46,7 +46,7 @@ test: envoy build ## all tests, with real Envoys, and 10,000 simulated rotations
 	$(MAKE) simulate RUNS=10000
 
 kube: ## build a control plane of Kubernetes for the tests, once; or set KUBEBUILDER_ASSETS to one
-	[[ -n "$$KUBEBUILDER_ASSETS$$ARX_TEST_KUBECONFIG" ]] || scripts/tools.sh kube
+	[[ -n "$${KUBEBUILDER_ASSETS:-}$${ARX_TEST_KUBECONFIG:-}" ]] || scripts/tools.sh kube
 
 test-kube: kube build ## the tests in a cluster: a real API server, or that of ARX_TEST_KUBECONFIG
 	$(CARGO) test -p arx-tests --test kube -- --ignored
