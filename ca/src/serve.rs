@@ -5,10 +5,8 @@
 //! nodes until their certificate ends or its root is no longer trusted. Nobody can hold more
 //! than their share of connections, calls and memory.
 
-mod idle;
 mod message;
 mod operator;
-mod places;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,6 +19,8 @@ use std::time::{Duration, SystemTime};
 use arx_daemon::Clock;
 use arx_daemon::calls::{Calls, Running};
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
+use arx_daemon::idle::Counted;
+use arx_daemon::places::{Place, Places};
 use arx_identity::{KeyId, TrustBundle, tls};
 use arx_proto::nested::v1::nested_server::NestedServer;
 use arx_proto::node::v1::node_server::NodeServer;
@@ -40,12 +40,10 @@ use crate::caller::{Caller, NodeName};
 use crate::metrics::OpenConnection;
 use crate::nested::Api as NestedApi;
 use crate::node_api::Api as NodeApi;
-use crate::refusal::{Peer, Refusal};
+use crate::refusal::{Fault, Peer, Refusal};
 use crate::share::Shares;
-use idle::Counted;
 use message::{Metered, Taken};
 pub use operator::{Answers, Operator};
-use places::{Place, Places};
 
 /// How long somebody without a certificate may stay: long enough for one join.
 const STRANGERS: Duration = Duration::from_secs(60);
@@ -65,6 +63,10 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const ENDING: Duration = Duration::from_secs(20);
 /// A call that is no Follow has to be over within this, the reading of it included.
 const WHOLE_CALL: Duration = Duration::from_secs(30);
+/// Connections of one node at a time. An agent has one, and for a moment a second when it takes
+/// another certificate; what is beyond them was left behind by a network that broke, or belongs
+/// to somebody else who has the node's key.
+const OF_NODE: usize = 8;
 /// Calls at a time on a connection: of somebody without a certificate, who wants to join once;
 /// of a node; of an operator.
 const STREAMS_OF_STRANGER: u32 = 4;
@@ -122,7 +124,7 @@ impl Nodes {
             api: api.clone().max_decoding_message_size(message::LARGEST),
             api_of_strangers: api.max_decoding_message_size(STRANGERS_MESSAGE),
             nested: nested.max_decoding_message_size(STRANGERS_MESSAGE),
-            places: Places::of_nodes(),
+            places: Places::new(OF_NODE),
             // Nodes must get in, whoever else calls.
             handshakes: Places::new(share),
             strangers: Semaphore::new(share),
@@ -171,7 +173,7 @@ impl Nodes {
             // At once: whoever goes on calling must not keep it.
             name = lost(place.as_ref()) => {
                 let peer = Peer::Node(name.clone());
-                self.ca.refused(&places::lost(), &peer, "connection closed");
+                self.ca.refused(&lost_its_place(), &peer, "connection closed");
             }
         }
     }
@@ -278,6 +280,17 @@ async fn lost<'a>(place: Option<&'a Place<'_, NodeName>>) -> &'a NodeName {
         Some(place) => place.lost().await,
         None => std::future::pending().await,
     }
+}
+
+/// Why a connection that has lost its place is closed.
+fn lost_its_place() -> Refusal {
+    Refusal::new(
+        "ARX-NODE-CONNECTIONS",
+        Fault::Overload,
+        format!(
+            "one node has at most {OF_NODE} connections, and its oldest was closed for a new one: if that goes on, look at what connects with this node's certificate"
+        ),
+    )
 }
 
 /// Serves the admin API to the CA's own user and to root.

@@ -45,7 +45,9 @@ pub mod config;
 pub mod drain;
 pub mod exit;
 pub mod files;
+pub mod idle;
 pub mod log;
 pub mod ops;
+pub mod places;
 
 pub use clock::Clock;

@@ -80,7 +80,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
     runtime.block_on(async {
         let (drain, _reloads) = drain::listen(DRAIN)?;
         let tasks = Tasks::new(&drain);
-        let service = SignerServer::new(Service::new(keys));
+        let service = SignerServer::new(Service::new(keys)).max_decoding_message_size(service::LARGEST);
         if let Some(path) = &arguments.socket {
             let listener = listen::bind_unix(path, arguments.socket_mode)?;
             tracing::info!(socket = %path.display(), "signing for whoever may connect here");

@@ -15,6 +15,9 @@ use crate::keys::Keys;
 /// A certificate to be signed is far smaller.
 const LONGEST: usize = 64 * 1024;
 
+/// The longest of them, with its digest and the key's name.
+pub(crate) const LARGEST: usize = LONGEST + 4096;
+
 /// Signs by [`Keys`].
 #[derive(Clone, Debug)]
 pub(crate) struct Service(Arc<Keys>);

@@ -26,6 +26,7 @@ pub mod process;
 pub mod root;
 pub mod rotating;
 pub mod sds;
+pub mod signer;
 pub mod simulation;
 pub mod stack;
 pub mod thief;

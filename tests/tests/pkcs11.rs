@@ -72,7 +72,7 @@ async fn refuses(mesh: &Mesh, code: &str) -> anyhow::Result<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn each_kind_of_key_is_made_in_the_token_never_leaves_it_and_is_found_again()
 -> anyhow::Result<()> {
-    for kind in ["ecdsa-p256", "ecdsa-p384", "rsa-3072"] {
+    for kind in ["ecdsa-p256", "ecdsa-p384", "rsa-3072", "rsa-4096"] {
         let roots = format!("root_key = \"{kind}\"");
         let (mut mesh, token) = mesh(&roots, |token| Ok(token.table("arx-root", true)))?;
         mesh.start_authority().await?;
@@ -104,6 +104,7 @@ async fn a_key_that_the_operator_has_made_is_found_by_its_label_and_none_is_made
         ("EC:prime256v1", "ecdsa-p256"),
         ("EC:secp384r1", "ecdsa-p384"),
         ("rsa:3072", "rsa-3072"),
+        ("rsa:4096", "rsa-4096"),
     ] {
         let (mut mesh, token) = mesh("", |token| Ok(token.table("ceremony", false)))?;
         token.make_key("EC:prime256v1", "of-somebody-else")?;

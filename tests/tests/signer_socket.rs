@@ -1,60 +1,30 @@
 //! The root's key behind a signer socket: the reference signer as a real process, and one that
 //! lies.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use anyhow::{Context as _, ensure};
-use arx_daemon::files::write_atomically;
 use arx_identity::{Certificate, KeyAlgorithm, PrivateKey};
 use arx_proto::admin::v1::Authority;
 use arx_proto::signer::v1::signer_server::{Signer, SignerServer};
 use arx_proto::signer::v1::{PublicKeyRequest, PublicKeyResponse, SignRequest, SignResponse};
 use arx_tests::http;
 use arx_tests::mesh::{Mesh, Options};
-use arx_tests::process::{Process, binary, free_port, until};
+use arx_tests::process::{free_port, until};
 use arx_tests::sds::{Connection, chain, secrets};
+use arx_tests::signer::Signer as Reference;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::Signal;
-use tokio::net::UnixListener;
+use tokio::net::{TcpStream, UnixListener};
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 
-/// A new key in a file.
-fn key_file(folder: &Path, algorithm: KeyAlgorithm) -> anyhow::Result<PathBuf> {
-    let path = folder.join("root.key");
-    let key = PrivateKey::generate(algorithm)?;
-    write_atomically(&path, key.pkcs8_pem().as_bytes(), 0o600)?;
-    Ok(path)
-}
-
-/// The reference signer on a Unix socket, with the key `root` from this file.
-fn start_signer(folder: &Path, key: &Path) -> anyhow::Result<Process> {
-    let socket = folder.join("signer.sock");
-    let arguments = [
-        "--socket".to_owned(),
-        socket.display().to_string(),
-        "--key".to_owned(),
-        format!("root={}", key.display()),
-    ];
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    Process::start("arx-signer", &binary("arx-signer")?, &arguments)
-}
-
-/// `[authority.signer]` for that.
-fn table(folder: &Path) -> String {
-    let socket = folder.join("signer.sock");
-    format!("[authority.signer]\nsocket = {socket:?}\nkey = \"root\"\ndeadline = \"1s\"\n")
-}
-
 /// A mesh whose root's key is behind a socket in its own folder, before anything runs.
-fn mesh() -> anyhow::Result<Mesh> {
+fn mesh() -> anyhow::Result<(Mesh, Reference)> {
     let mut mesh = Mesh::prepare(Options::default())?;
-    let table = table(&mesh.directory);
-    mesh.reconfigure(|options| options.authority = table)?;
-    Ok(mesh)
+    let signer = Reference::at(&mesh.directory);
+    mesh.reconfigure(|options| options.authority = signer.table("root"))?;
+    Ok((mesh, signer))
 }
 
 async fn root(mesh: &Mesh) -> anyhow::Result<Authority> {
@@ -102,10 +72,15 @@ async fn reachable(mesh: &Mesh, wanted: f64) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn each_kind_of_key_signs_behind_a_unix_socket_and_is_found_again() -> anyhow::Result<()> {
-    for algorithm in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::EcdsaP384] {
-        let mut mesh = mesh()?;
-        let key = key_file(&mesh.directory, algorithm)?;
-        let _signer = start_signer(&mesh.directory, &key)?;
+    for algorithm in [
+        KeyAlgorithm::EcdsaP256,
+        KeyAlgorithm::EcdsaP384,
+        KeyAlgorithm::Rsa(3072),
+        KeyAlgorithm::Rsa(4096),
+    ] {
+        let (mut mesh, signer) = mesh()?;
+        signer.make("root", algorithm)?;
+        let _signer = signer.start(&["root"])?;
         mesh.start_authority().await?;
         let made = root(&mesh).await?;
         ensure!(made.key_algorithm == algorithm.to_string());
@@ -121,9 +96,9 @@ async fn each_kind_of_key_signs_behind_a_unix_socket_and_is_found_again() -> any
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_signer_that_hangs_or_is_killed_stops_nothing_and_is_found_again_by_itself()
 -> anyhow::Result<()> {
-    let mut mesh = mesh()?;
-    let key = key_file(&mesh.directory, KeyAlgorithm::EcdsaP256)?;
-    let signer = start_signer(&mesh.directory, &key)?;
+    let (mut mesh, reference) = mesh()?;
+    reference.make("root", KeyAlgorithm::EcdsaP256)?;
+    let signer = reference.start(&["root"])?;
     mesh.start_authority().await?;
     reachable(&mesh, 1.0).await?;
     issues(&mesh, "n1").await?;
@@ -142,19 +117,19 @@ async fn a_signer_that_hangs_or_is_killed_stops_nothing_and_is_found_again_by_it
     signer.kill().await?;
     says(&mesh, "[!] root key: ARX-SIGNER-UNREACHABLE").await?;
     issues(&mesh, "n3").await?;
-    let _signer = start_signer(&mesh.directory, &key)?;
+    let _signer = reference.start(&["root"])?;
     reachable(&mesh, 1.0).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn another_key_under_the_same_name_is_told_and_signs_nothing() -> anyhow::Result<()> {
-    let mut mesh = mesh()?;
-    let key = key_file(&mesh.directory, KeyAlgorithm::EcdsaP256)?;
-    let signer = start_signer(&mesh.directory, &key)?;
+    let (mut mesh, reference) = mesh()?;
+    reference.make("root", KeyAlgorithm::EcdsaP256)?;
+    let signer = reference.start(&["root"])?;
     mesh.start_authority().await?;
     signer.kill().await?;
-    let key = key_file(&mesh.directory, KeyAlgorithm::EcdsaP256)?;
-    let _signer = start_signer(&mesh.directory, &key)?;
+    reference.make("root", KeyAlgorithm::EcdsaP256)?;
+    let _signer = reference.start(&["root"])?;
     says(&mesh, "ARX-SIGNER-KEY-MISSING").await?;
     issues(&mesh, "n1").await
 }
@@ -186,7 +161,7 @@ impl Signer for Liar {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_wrong_signature_is_thrown_away_before_anything_is_made_of_it() -> anyhow::Result<()> {
-    let mut mesh = mesh()?;
+    let (mut mesh, _reference) = mesh()?;
     let liar = SignerServer::new(Liar {
         shown: PrivateKey::generate(KeyAlgorithm::EcdsaP256)?,
         used: PrivateKey::generate(KeyAlgorithm::EcdsaP256)?,
@@ -209,76 +184,32 @@ async fn a_wrong_signature_is_thrown_away_before_anything_is_made_of_it() -> any
     Ok(())
 }
 
-/// Certificates by openssl: an authority, the signer's for `localhost`, and the caller's.
-fn certificates(folder: &Path) -> anyhow::Result<()> {
-    let openssl = |arguments: &str| -> anyhow::Result<()> {
-        let mut command = Command::new("openssl");
-        command.current_dir(folder).args(arguments.split(' '));
-        let output = command.output().context("openssl")?;
-        ensure!(output.status.success(), "{arguments}: {output:?}");
-        Ok(())
-    };
-    let key = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1";
-    openssl(&format!(
-        "{key} -subj /CN=authority -keyout ca.key -out ca.pem"
-    ))?;
-    for (name, alternative) in [("server", "DNS:localhost"), ("client", "DNS:arx-ca")] {
-        let own =
-            format!("-subj /CN={name} -keyout {name}.key -out {name}.pem -CA ca.pem -CAkey ca.key");
-        let leaf = "-addext basicConstraints=critical,CA:FALSE";
-        openssl(&format!(
-            "{key} {own} {leaf} -addext subjectAltName={alternative}"
-        ))?;
-        let path = folder.join(format!("{name}.key"));
-        let content = std::fs::read(&path)?;
-        std::fs::remove_file(&path)?;
-        write_atomically(&path, &content, 0o600)?;
-    }
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_signer_on_another_machine_is_asked_by_mutual_tls_and_answers_nobody_else()
 -> anyhow::Result<()> {
     let mut mesh = Mesh::prepare(Options::default())?;
-    let folder = mesh.directory.clone();
-    certificates(&folder)?;
-    let key = key_file(&folder, KeyAlgorithm::EcdsaP256)?;
+    let reference = Reference::at(&mesh.directory);
+    reference.certificates()?;
+    reference.make("root", KeyAlgorithm::EcdsaP256)?;
     let port = free_port()?;
-    let file = |name: &str| folder.join(name).display().to_string();
-    let arguments = [
-        "--listen".to_owned(),
-        format!("127.0.0.1:{port}"),
-        "--certificate".to_owned(),
-        file("server.pem"),
-        "--tls-key".to_owned(),
-        file("server.key"),
-        "--clients".to_owned(),
-        file("ca.pem"),
-        "--key".to_owned(),
-        format!("root={}", key.display()),
-    ];
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let _signer = Process::start("arx-signer", &binary("arx-signer")?, &arguments)?;
-    let table = |certificate: &str| {
-        format!(
-            "[authority.signer]\naddress = \"127.0.0.1:{port}\"\nserver_name = \"localhost\"\n\
-             ca_file = {:?}\ncertificate_file = {:?}\nkey_file = {:?}\nkey = \"root\"\ndeadline = \"1s\"\n",
-            file("ca.pem"),
-            file(&format!("{certificate}.pem")),
-            file(&format!("{certificate}.key")),
-        )
-    };
+    let _signer = reference.start_tls(&["root"], port)?;
     // Of another authority: the signer does not talk to it.
-    let elsewhere = folder.join("elsewhere");
+    let elsewhere = mesh.directory.join("elsewhere");
     std::fs::create_dir(&elsewhere)?;
-    certificates(&elsewhere)?;
-    mesh.reconfigure(|options| options.authority = table("elsewhere/client"))?;
+    Reference::at(&elsewhere).certificates()?;
+    mesh.reconfigure(|options| {
+        options.authority = reference.tls_table("root", port, "elsewhere/client");
+    })?;
     mesh.spawn_authority()?;
     says(&mesh, "ARX-SIGNER-UNREACHABLE").await?;
     mesh.kill_authority().await?;
 
-    mesh.reconfigure(|options| options.authority = table("client"))?;
+    // Nor do those keep anybody out who never show a certificate.
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(("127.0.0.1", port)).await?);
+    }
+    mesh.reconfigure(|options| options.authority = reference.tls_table("root", port, "client"))?;
     mesh.start_authority().await?;
     issues(&mesh, "n1").await
 }

@@ -1,20 +1,21 @@
 //! Connections on which nothing is being answered: whoever is silent from the beginning goes soon,
 //! and of those that have asked once the oldest gives way to whoever comes.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arx_daemon::calls::Calls;
 use tokio::sync::watch;
 
-use super::places::Places;
+use crate::calls::Calls;
+use crate::places::Places;
 
 /// How long somebody may be connected before anything is asked.
 const SILENT: Duration = Duration::from_secs(10);
 
-/// Carries out the calls of a connection, and counts them.
+/// Carries out the calls of a connection, and counts them. Clones are the same.
 #[derive(Clone)]
-pub(super) struct Counted {
+pub struct Counted {
     calls: Calls,
     count: Arc<watch::Sender<Count>>,
 }
@@ -29,7 +30,9 @@ struct Count {
 struct Open(Arc<watch::Sender<Count>>);
 
 impl Counted {
-    pub(super) fn new(calls: Calls) -> Self {
+    /// Over what carries them out.
+    #[must_use]
+    pub fn new(calls: Calls) -> Self {
         Self {
             calls,
             count: Arc::new(watch::Sender::default()),
@@ -37,7 +40,7 @@ impl Counted {
     }
 
     /// Returns when the connection has been silent for too long, or has to give way.
-    pub(super) async fn idle(&self, places: &Places<()>) {
+    pub async fn idle(&self, places: &Places<()>) {
         let mut count = self.count.subscribe();
         let place = places.take(());
         tokio::select! {
@@ -78,6 +81,12 @@ where
     }
 }
 
+impl fmt::Debug for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.count.borrow().fmt(f)
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.send_modify(|count| count.open -= 1);
@@ -87,7 +96,7 @@ impl Drop for Open {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arx_daemon::calls::Running;
+    use crate::calls::Running;
     use hyper::rt::Executor as _;
     use std::future::{pending, poll_fn};
     use std::task::Poll;
