@@ -21,7 +21,7 @@ N ?= 200
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo demo-distrust up down test kube test-kube simulate crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
+.PHONY: help build demo demo-distrust up down test step-ca kube test-kube simulate crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ down: ## stop what `make up` started (DIR=where)
 test: envoy build ## all tests, with real Envoys, and 10,000 simulated rotations
 	$(CARGO) test --workspace
 	$(MAKE) simulate RUNS=10000
+
+step-ca: ## build step-ca and its command line, once, for the test that puts the authority below it
+	@scripts/tools.sh step
 
 kube: ## build a control plane of Kubernetes for the tests, once; or set KUBEBUILDER_ASSETS to one
 	[[ -n "$${KUBEBUILDER_ASSETS:-}$${ARX_TEST_KUBECONFIG:-}" ]] || scripts/tools.sh kube

@@ -166,11 +166,24 @@ cat "$folder/crt" {folder}/root.crt
     }
 }
 
+/// `step`, with `step-ca` beside it. Only where nobody checks in earnest may they be missing.
+fn found() -> anyhow::Result<Option<PathBuf>> {
+    match (tool("step"), tool("step-ca")) {
+        (Ok(step), Ok(_)) => Ok(Some(step)),
+        _ if std::env::var_os("CI").is_some() => {
+            anyhow::bail!("step and step-ca are not there: run `make step-ca` first")
+        }
+        _ => {
+            eprintln!("skipped: step and step-ca are not there: run `make step-ca` first");
+            Ok(None)
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_authority_below_a_real_step_ca_issues_what_openssl_verifies_up_to_its_root()
 -> anyhow::Result<()> {
-    let (Ok(step), Ok(_)) = (tool("step"), tool("step-ca")) else {
-        eprintln!("skipped: step and step-ca are not there (scripts/tools.sh step)");
+    let Some(step) = found()? else {
         return Ok(());
     };
     let folder = tempfile::tempdir()?;
