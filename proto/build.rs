@@ -6,6 +6,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "arx/admin/v1/admin.proto",
         "arx/nested/v1/nested.proto",
         "arx/signer/v1/signer.proto",
+        "csi/csi.proto",
+        "kubelet/registration.proto",
         "envoy/sds.proto",
         "envoy/tls.proto",
         "google/rpc/status.proto",

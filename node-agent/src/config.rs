@@ -111,6 +111,8 @@ pub struct Names {
 pub struct Attestation {
     /// In order of precedence; a stream without what an attestor needs goes to the next.
     pub attestors: Vec<Attestor>,
+    /// The control group below which the kubelet keeps its own, as `/proc/PID/cgroup` shows it.
+    pub cgroup_root: String,
     /// Whether `local` also takes the SHA-256 of the executable.
     pub hash_executables: bool,
     /// For how long an identity is kept alive after its last stream has closed.
@@ -123,6 +125,8 @@ pub struct Attestation {
 pub enum Attestor {
     /// A service-account token in the stream's metadata.
     Token,
+    /// The pod of the process, by its control groups.
+    Process,
     /// User, group and executable of the process.
     Local,
 }
@@ -265,7 +269,7 @@ impl Config {
 
     fn check_values(&self, problems: &mut Problems<'_>) {
         if self.attestation.attestors.is_empty() {
-            let remedy = "name at least one of \"token\" and \"local\"";
+            let remedy = "name at least one of \"token\", \"process\" and \"local\"";
             problems.add(
                 "attestation.attestors",
                 "nobody could ever be served",
@@ -277,16 +281,19 @@ impl Config {
             .iter()
             .position(|it| *it == Attestor::Local)
             .map_or(attestors.len(), |local| local + 1);
-        let twice = attestors
-            .iter()
-            .filter(|it| **it == Attestor::Token)
-            .count()
-            > 1;
+        let twice = (1..attestors.len()).any(|n| attestors[..n].contains(&attestors[n]));
         if reached < attestors.len() || twice {
             problems.add(
                 "attestation.attestors",
                 "what stands after \"local\", or a second time, would never be asked",
                 "name each once, \"local\" last: it has an answer for every process",
+            );
+        }
+        if !self.attestation.cgroup_root.starts_with('/') {
+            problems.add(
+                "attestation.cgroup_root",
+                "not an absolute path",
+                "begin it with a slash, as /proc/PID/cgroup does",
             );
         }
         if self
@@ -361,6 +368,7 @@ impl Default for Attestation {
     fn default() -> Self {
         Self {
             attestors: vec![Attestor::Token, Attestor::Local],
+            cgroup_root: "/".to_owned(),
             hash_executables: false,
             linger: Span::from_secs(600),
         }

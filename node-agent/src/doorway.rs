@@ -3,9 +3,11 @@
 
 use crate::attest::local::Digests;
 use crate::attest::peer::ProcessWatch;
-use crate::attest::{Asker, LocalProcess, Peer, ProcessId, ServiceAccountToken, token};
+use crate::attest::process::{self, Seen};
+use crate::attest::{
+    Asker, Caller, LocalProcess, Peer, Pod, PodUid, ProcessId, ServiceAccountToken, token,
+};
 use crate::config::{Attestor, Config};
-use crate::issue::Evidence;
 use crate::metrics::Metrics;
 use crate::quiet::Quiet;
 use arx_sds::{EventKind, Node, Session, Source};
@@ -18,7 +20,7 @@ use tonic::{Code, Status};
 /// A stream that wants an identity.
 #[derive(Debug)]
 pub(crate) struct Open {
-    pub(crate) evidence: Evidence,
+    pub(crate) caller: Caller,
     pub(crate) asker: Asker,
     /// The process, with what proves its death if nothing else does; none if it can't be seen.
     pub(crate) process: Option<(ProcessId, Option<ProcessWatch>)>,
@@ -55,6 +57,8 @@ impl Drop for Opened {
 /// The agent's side of [`arx_sds::SdsService`].
 #[derive(Clone, Debug)]
 pub(crate) struct Doorway {
+    /// Whose socket it is, if it was made for one pod.
+    pub(crate) pod: Option<Arc<Pod>>,
     pub(crate) config: watch::Receiver<Arc<Config>>,
     pub(crate) digests: Arc<Digests>,
     pub(crate) metrics: Metrics,
@@ -73,16 +77,16 @@ impl Source for Doorway {
         let peer = peer.ok_or_else(|| Status::internal("the connection has no peer"))?;
         let asker = parts.extensions.get::<Asker>().copied();
         let asker = asker.ok_or_else(|| Status::internal("the connection has no number"))?;
-        let evidence = match self.evidence(&parts.headers, peer).await {
-            Ok(evidence) => evidence,
-            Err((reason, status)) => return Err(self.refused(reason, peer, status)),
+        let caller = match self.caller(&parts.headers, peer).await {
+            Ok(caller) => caller,
+            Err(refused) => return Err(self.refused(refused, peer)),
         };
         let (reply, opened) = oneshot::channel();
         let open = Open {
             asker,
-            process: peer.process().map(|p| (p.clone(), Some(peer.watch()))),
+            process: peer.process().map(|p| (p.clone(), peer.watch())),
             node: node.map(|n| n.id).unwrap_or_default(),
-            evidence,
+            caller,
             events: self.events.clone(),
             reply,
         };
@@ -91,22 +95,57 @@ impl Source for Doorway {
         match opened.await.map_err(|_| ending())? {
             Ok(opened) => opened.session().ok_or_else(ending),
             Err(status) if status.code() == Code::ResourceExhausted => {
-                Err(self.refused("unproved", peer, status))
+                Err(self.refused(Refused::new("unproved", status), peer))
             }
-            Err(status) => Err(self.refused("token_expired", peer, status)),
+            Err(status) => Err(self.refused(Refused::new("token_expired", status), peer)),
+        }
+    }
+}
+
+/// Why a stream is not served.
+#[derive(Debug)]
+struct Refused {
+    /// For the metric.
+    reason: &'static str,
+    code: &'static str,
+    status: Status,
+}
+
+impl Refused {
+    fn new(reason: &'static str, status: Status) -> Self {
+        Self {
+            reason,
+            code: "ARX-AGENT-NO-EVIDENCE",
+            status,
+        }
+    }
+
+    /// One that tells its code to the caller as well.
+    fn coded(reason: &'static str, code: &'static str, message: &str) -> Self {
+        Self {
+            reason,
+            code,
+            status: Status::unauthenticated(format!("{code}: {message}")),
         }
     }
 }
 
 impl Doorway {
-    fn refused(&self, reason: &'static str, peer: &Peer, status: Status) -> Status {
+    fn refused(&self, refused: Refused, peer: &Peer) -> Status {
+        let Refused {
+            reason,
+            code,
+            status,
+        } = refused;
         self.metrics.rejected(reason);
         let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(more) = quiet.happened(Instant::now()) {
+            let pod = self.pod.as_ref().map(ToString::to_string);
             tracing::info!(
-                code = "ARX-AGENT-NO-EVIDENCE",
+                code,
                 uid = peer.uid(),
                 pid = peer.process().map(|p| p.pid),
+                pod,
                 reason = status.message(),
                 more,
                 "a stream is not served"
@@ -115,19 +154,43 @@ impl Doorway {
         status
     }
 
-    async fn evidence(
+    async fn caller(
         &self,
         metadata: &http::HeaderMap,
         peer: &Arc<Peer>,
-    ) -> Result<Evidence, (&'static str, Status)> {
+    ) -> Result<Caller, Refused> {
         let attestation = self.config.borrow().attestation.clone();
-        for attestor in &attestation.attestors {
+        let asks = |attestor| attestation.attestors.contains(&attestor);
+        if let Some(pod) = &self.pod {
+            agree(token_in(metadata)?.as_ref(), &pod.uid)?;
+            return Ok(Caller::Socket(Arc::clone(pod)));
+        }
+        let token = match asks(Attestor::Token) || asks(Attestor::Process) {
+            true => token_in(metadata)?,
+            false => None,
+        };
+        let seen = match asks(Attestor::Process) {
+            true => Some(seen(peer, &attestation.cgroup_root)?),
+            false => None,
+        };
+        if let Some(Seen::Pod(uid)) = &seen {
+            agree(token.as_ref(), uid)?;
+        }
+        for (n, attestor) in attestation.attestors.iter().enumerate() {
             match attestor {
-                Attestor::Token => match ServiceAccountToken::from_metadata(metadata) {
-                    Ok(Some(token)) => return Ok(Evidence::Token(Arc::new(token))),
-                    Ok(None) => {}
-                    Err(error) => {
-                        return Err(("token", Status::unauthenticated(error.to_string())));
+                Attestor::Token => {
+                    if let Some(token) = token {
+                        return Ok(Caller::Token(Arc::new(token)));
+                    }
+                }
+                Attestor::Process => match &seen {
+                    Some(Seen::Pod(uid)) => return Ok(Caller::Process(uid.clone())),
+                    Some(Seen::NoPod) | None => {}
+                    Some(Seen::Hidden) => {
+                        let later = attestation.attestors[n..].contains(&Attestor::Token);
+                        if token.is_none() || !later {
+                            return Err(hidden());
+                        }
                     }
                 },
                 Attestor::Local => {
@@ -138,32 +201,66 @@ impl Doorway {
                 }
             }
         }
-        Err((
-            "no_token",
-            Status::unauthenticated(
-                "send a service-account token as `authorization: Bearer <token>`",
-            ),
-        ))
+        let status = if asks(Attestor::Token) {
+            "send a service-account token as `authorization: Bearer <token>`"
+        } else {
+            "the process is of no pod"
+        };
+        Err(Refused::new("no_token", Status::unauthenticated(status)))
     }
 }
 
-async fn local(
-    peer: Arc<Peer>,
-    digests: Option<Arc<Digests>>,
-) -> Result<Evidence, (&'static str, Status)> {
+fn token_in(metadata: &http::HeaderMap) -> Result<Option<ServiceAccountToken>, Refused> {
+    let token = ServiceAccountToken::from_metadata(metadata);
+    token.map_err(|error| Refused::new("token", Status::unauthenticated(error.to_string())))
+}
+
+/// Whoever is known to be of a pod and shows a token as well has to show that pod's.
+fn agree(token: Option<&ServiceAccountToken>, pod: &PodUid) -> Result<(), Refused> {
+    match token {
+        Some(token) if token.claims().subject.pod_uid != pod.as_str() => Err(Refused::coded(
+            "disagreement",
+            "ARX-AGENT-POD-DISAGREES",
+            &format!(
+                "the token is not of pod {pod}, from which it comes: send that pod's, or none"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn seen(peer: &Peer, cgroup_root: &str) -> Result<Seen, Refused> {
+    process::observe(peer, cgroup_root)
+        .map_err(|error| Refused::coded("process", "ARX-AGENT-PROCESS-UNKNOWN", &error.to_string()))
+}
+
+fn hidden() -> Refused {
+    Refused::coded(
+        "hidden",
+        "ARX-AGENT-PROCESS-HIDDEN",
+        "the agent does not see the process: let it run in the machine's pid namespace (hostPID), or mount the socket of the pod's own volume",
+    )
+}
+
+async fn local(peer: Arc<Peer>, digests: Option<Arc<Digests>>) -> Result<Caller, Refused> {
     let seen = match digests {
         None => LocalProcess::observe(&peer, None),
         Some(digests) => {
             let look = move || LocalProcess::observe(&peer, Some(&digests));
             match tokio::task::spawn_blocking(look).await {
                 Ok(seen) => seen,
-                Err(error) => return Err(("local", Status::internal(error.to_string()))),
+                Err(error) => {
+                    return Err(Refused::new("local", Status::internal(error.to_string())));
+                }
             }
         }
     };
     match seen {
-        Ok(process) => Ok(Evidence::Local(process)),
-        Err(error) => Err(("local", Status::unauthenticated(error.to_string()))),
+        Ok(process) => Ok(Caller::Local(process)),
+        Err(error) => {
+            let status = Status::unauthenticated(error.to_string());
+            Err(Refused::new("local", status))
+        }
     }
 }
 
@@ -188,30 +285,4 @@ pub(crate) fn lighten(headers: &mut http::HeaderMap) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_a_requests_head_only_type_and_credentials_are_kept() {
-        let mut headers = http::HeaderMap::new();
-        for (name, value) in [
-            ("content-type", "application/grpc"),
-            ("authorization", "Bearer a"),
-            ("authorization", "Bearer b"),
-            ("authorization", "Bearer c"),
-            ("x-anything", "long"),
-        ] {
-            headers.append(name, HeaderValue::from_static(value));
-        }
-        let citadel = HeaderValue::from_static("d");
-        headers.insert(token::CITADEL_HEADER, citadel);
-        let length = lighten(&mut headers);
-        let mut left: Vec<_> = headers.values().map(|value| value.as_bytes()).collect();
-        left.sort_unstable();
-        assert_eq!(
-            left,
-            [&b"Bearer a"[..], b"Bearer b", b"application/grpc", b"d"]
-        );
-        assert_eq!(length, 8 + 8 + 16 + 1);
-    }
-}
+mod tests;

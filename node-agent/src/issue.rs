@@ -2,7 +2,7 @@
 //! called, and what it answers is verified before anybody may use it. Nothing is decided
 //! here about when, and nothing is kept.
 
-use crate::attest::{LocalProcess, ServiceAccountToken};
+use crate::attest::{LocalProcess, PodUid, ServiceAccountToken};
 use crate::authority::{CallFailure, Link};
 use crate::wire;
 use arx_identity::{
@@ -30,7 +30,11 @@ pub(crate) struct WorkloadId(pub(crate) u64);
 /// What the authority is shown.
 #[derive(Clone, Debug)]
 pub(crate) enum Evidence {
+    /// A token of the workload.
     Token(Arc<ServiceAccountToken>),
+    /// The pod whose process it is.
+    Pod(PodUid),
+    /// What the kernel says about its process.
     Local(LocalProcess),
 }
 
@@ -239,6 +243,7 @@ impl From<&Evidence> for issue_item::Evidence {
     fn from(evidence: &Evidence) -> Self {
         match evidence {
             Evidence::Token(token) => Self::ServiceAccountToken(token.secret().to_owned()),
+            Evidence::Pod(uid) => Self::PodUid(uid.as_str().to_owned()),
             Evidence::Local(process) => Self::Local(proto::LocalProcess {
                 uid: process.uid,
                 gid: process.gid,

@@ -146,6 +146,7 @@ pub async fn start(
     let listener = arx_daemon::files::bind_socket(&config.socket.path, config.socket.mode.0)?;
     let listener = UnixListener::from_std(listener)?;
     let doorway = Doorway {
+        pod: None,
         config: configs,
         digests: Arc::new(Digests::default()),
         metrics: metrics.clone(),

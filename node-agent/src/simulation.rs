@@ -4,7 +4,7 @@
 
 use crate::agent::Conditions;
 use crate::agent::owner::{Effect, Owner, Parts, What, Write, Written};
-use crate::attest::{Asker, LocalProcess, ProcessId};
+use crate::attest::{Asker, Caller, LocalProcess, ProcessId};
 use crate::authority::{CallFailure, Event};
 use crate::cache::{Loaded, State};
 use crate::config::Config;
@@ -174,7 +174,7 @@ impl Agent {
             executable_sha256: None,
         };
         let open = Open {
-            evidence: Evidence::Local(executable),
+            caller: Caller::Local(executable),
             asker: Asker { uid, connection: 0 },
             // Whoever simulates it knows who is alive.
             process: Some((process, None)),
@@ -263,7 +263,7 @@ impl Agent {
                         idempotency_key: prepared.idempotency_key(),
                         uid: match wanted.evidence {
                             Evidence::Local(process) => process.uid,
-                            Evidence::Token(_) => 0,
+                            Evidence::Token(_) | Evidence::Pod(_) => 0,
                         },
                         replaces: wanted.replaces.map(|(serial, _)| serial),
                     });

@@ -4,6 +4,7 @@
 pub(crate) mod proxy;
 pub(crate) mod server;
 
+use crate::attest::{Pod, PodUid};
 use arx_identity::profile::{self, Issuer, Leaf, Validity};
 use arx_identity::{
     CertChain, Certificate, KeyAlgorithm, PrivateKey, PublicKey, Sequence, SpiffeId, Svid,
@@ -128,6 +129,21 @@ pub(crate) fn bundle(number: u64, roots: &[&Certificate]) -> TrustBundle {
     let sequence = Sequence { epoch: 1, number };
     let roots = roots.iter().map(|root| (*root).clone()).collect();
     TrustBundle::new(trust_domain(), sequence, roots).expect("a bundle")
+}
+
+/// UID of a pod.
+pub(crate) fn uid(text: &str) -> PodUid {
+    PodUid::parse(text).expect("valid")
+}
+
+/// The pod `a/web` of account `b`, with this UID.
+pub(crate) fn pod(uid: &str) -> Pod {
+    Pod {
+        uid: self::uid(uid),
+        namespace: "a".into(),
+        name: "web".into(),
+        service_account: "b".into(),
+    }
 }
 
 /// A token of this account, pod and end, with a signature that nobody would accept or

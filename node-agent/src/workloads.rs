@@ -2,7 +2,7 @@
 //! what is due. A state machine without I/O; whoever owns it seals, calls and pushes.
 //!
 //! An identity belongs to evidence. Local processes of which the kernel says the same
-//! share one. Tokens can't be verified here, so what a token claims gives nobody
+//! share one, and so do those of a pod. Tokens can't be verified here, so what a token claims gives nobody
 //! anything: a stream is served
 //! - when the authority has issued for the very token that it presents, or
 //! - when its process, held by a pidfd, was given this identity before and presents a
@@ -16,9 +16,9 @@ mod workload;
 
 pub(crate) use workload::{Key, Leaf, Workload};
 
-use crate::attest::{Asker, ServiceAccountToken};
+use crate::attest::{Asker, Caller, Pod, ServiceAccountToken};
 use crate::cache::{SavedKey, SavedWorkload};
-use crate::issue::{Answer, Evidence, Outcome, Verified, Wanted, WorkloadId};
+use crate::issue::{Answer, Outcome, Verified, Wanted, WorkloadId};
 use crate::renewal;
 use crate::seed;
 use crate::subscribers::{Now, StreamId};
@@ -110,6 +110,8 @@ impl Workloads {
             let key = match saved.key {
                 SavedKey::Local(process) => Key::Local(process),
                 SavedKey::Account(subject) => Key::Account(subject),
+                SavedKey::Socket(pod) => Key::Socket(Arc::new(pod)),
+                SavedKey::Process(uid) => Key::Process(uid),
             };
             let mut workload = self.workload(key);
             workload.proven = saved.proven;
@@ -129,6 +131,8 @@ impl Workloads {
             let key = match &workload.key {
                 Key::Local(process) => SavedKey::Local(process.clone()),
                 Key::Account(subject) => SavedKey::Account(subject.clone()),
+                Key::Socket(pod) => SavedKey::Socket(Pod::clone(pod)),
+                Key::Process(uid) => SavedKey::Process(uid.clone()),
                 Key::Unproven(_) => return None,
             };
             Some(SavedWorkload {
@@ -141,19 +145,21 @@ impl Workloads {
         saved.collect()
     }
 
-    /// A stream asks, with its evidence. `has_held` says whether its process was given an
+    /// A stream asks, whose caller is known as far as its attestor goes. `has_held` says whether its process was given an
     /// identity before.
     pub(crate) fn attach(
         &mut self,
         stream: StreamId,
-        evidence: Evidence,
+        caller: Caller,
         asker: Asker,
         has_held: impl Fn(&SpiffeId) -> bool,
         now: Now,
     ) -> Result<WorkloadId, TooManyUnproved> {
-        let id = match evidence {
-            Evidence::Local(process) => self.of_key(Key::Local(process)),
-            Evidence::Token(token) => self.of_token(token, asker, has_held, now)?,
+        let id = match caller {
+            Caller::Local(process) => self.of_key(Key::Local(process)),
+            Caller::Socket(pod) => self.of_key(Key::Socket(pod)),
+            Caller::Process(uid) => self.of_key(Key::Process(uid)),
+            Caller::Token(token) => self.of_token(token, asker, has_held, now)?,
         };
         if let Some(workload) = self.all.get_mut(&id) {
             workload.streams.insert(stream);

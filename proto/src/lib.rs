@@ -1,5 +1,5 @@
-//! The wire protocols of Arx: its own, and those parts of Envoy's secret discovery
-//! that it speaks. Generated code only, no logic.
+//! The wire protocols of Arx: its own, and those parts of Envoy's secret discovery and of
+//! what kubelets speak to drivers that it speaks. Generated code only, no logic.
 #![allow(
     clippy::all,
     clippy::allow_attributes_without_reason,
@@ -40,6 +40,19 @@ pub mod signer {
     pub mod v1 {
         tonic::include_proto!("arx.signer.v1");
     }
+}
+
+/// A wire-compatible subset of the Container Storage Interface, under the same name.
+pub mod csi {
+    /// `csi.v1`
+    pub mod v1 {
+        tonic::include_proto!("csi.v1");
+    }
+}
+
+/// How a driver makes itself known to a kubelet.
+pub mod pluginregistration {
+    tonic::include_proto!("pluginregistration");
 }
 
 /// Wire-compatible subsets of Envoy's own packages, under the same names.

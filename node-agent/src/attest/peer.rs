@@ -38,7 +38,8 @@ pub struct Peer {
     uid: u32,
     gid: u32,
     process: Option<ProcessId>,
-    pidfd: Arc<OwnedFd>,
+    /// None only if the process can't be seen either.
+    pidfd: Option<Arc<OwnedFd>>,
 }
 
 impl Peer {
@@ -96,13 +97,42 @@ impl Peer {
             uid,
             gid,
             process,
-            pidfd: Arc::new(pidfd),
+            pidfd: Some(Arc::new(pidfd)),
         };
         // Only what was read while the process certainly still had its pid counts.
         if peer.is_alive() {
             Ok(peer)
         } else {
             Err(PeerError::Gone)
+        }
+    }
+
+    /// The same for a socket by which it is known who may connect: a process that can't be
+    /// identified, as in a sandbox where pids mean nothing, is one that is not seen.
+    ///
+    /// # Errors
+    /// If the kernel does not even tell the user.
+    pub fn of_socket(stream: &UnixStream) -> Result<Self, PeerError> {
+        if let Ok(peer) = Self::of(stream) {
+            return Ok(peer);
+        }
+        let credentials = stream.peer_cred()?;
+        Ok(Self {
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+            process: None,
+            pidfd: None,
+        })
+    }
+
+    /// One in a pid namespace that is not seen.
+    #[cfg(test)]
+    pub(crate) fn hidden() -> Self {
+        Self {
+            uid: 0,
+            gid: 0,
+            process: None,
+            pidfd: None,
         }
     }
 
@@ -136,16 +166,16 @@ impl Peer {
         self.process.as_ref()
     }
 
-    /// Whether the process has not ended yet.
+    /// Whether the process is not known to have ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        is_alive(&*self.pidfd)
+        self.pidfd.as_deref().is_none_or(is_alive)
     }
 
-    /// Something to wait on for the process's death.
+    /// Something to wait on for the process's death; None if it can't be seen.
     #[must_use]
-    pub fn watch(&self) -> ProcessWatch {
-        ProcessWatch(Arc::clone(&self.pidfd))
+    pub fn watch(&self) -> Option<ProcessWatch> {
+        self.pidfd.clone().map(ProcessWatch)
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Claims {
     pub subject: Subject,
     /// When it says to end.
     pub expires: Option<SystemTime>,
+    /// Name of the node that it says to be bound to (KEP-4193).
+    pub node: Option<Box<str>>,
 }
 
 /// The holder that a token claims. **Unverified** until a certificate was issued for the
@@ -191,6 +193,13 @@ struct Payload {
 struct Kubernetes {
     #[serde(default)]
     pod: Pod,
+    #[serde(default)]
+    node: Node,
+}
+
+#[derive(Default, Deserialize)]
+struct Node {
+    name: Option<Box<str>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -210,6 +219,7 @@ impl From<Payload> for Claims {
                 account: payload.sub,
                 pod_uid: payload.kubernetes.pod.uid,
             },
+            node: payload.kubernetes.node.name,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The content of the cache, as bytes.
 
-use crate::attest::LocalProcess;
 use crate::attest::token::Subject;
+use crate::attest::{LocalProcess, Pod, PodUid};
 use arx_identity::{CertChain, KeyId, PrivateKey, Sequence, Svid, TrustBundle, TrustDomain};
 use prost::Message;
 use prost::encoding::message::{self, encoded_len as message_len};
@@ -33,6 +33,8 @@ pub(crate) struct SavedWorkload {
 pub(crate) enum SavedKey {
     Local(LocalProcess),
     Account(Subject),
+    Socket(Pod),
+    Process(PodUid),
 }
 
 impl State {
@@ -130,6 +132,23 @@ struct Workload {
     proven: Vec<Vec<u8>>,
     #[prost(message, optional, tag = "4")]
     identity: Option<Identity>,
+    #[prost(message, optional, tag = "5")]
+    socket: Option<Socket>,
+    /// UID of the pod whose process it is.
+    #[prost(string, optional, tag = "6")]
+    process: Option<String>,
+}
+
+#[derive(Message)]
+struct Socket {
+    #[prost(string, tag = "1")]
+    uid: String,
+    #[prost(string, tag = "2")]
+    namespace: String,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(string, tag = "4")]
+    service_account: String,
 }
 
 #[derive(Message)]
@@ -199,16 +218,18 @@ impl Identity {
 
 impl From<&SavedWorkload> for Workload {
     fn from(workload: &SavedWorkload) -> Self {
-        let (local, account) = match &workload.key {
-            SavedKey::Local(process) => (Some(Local::from(process)), None),
-            SavedKey::Account(subject) => (None, Some(Account::from(subject))),
-        };
-        Self {
-            local,
-            account,
+        let mut saved = Self {
             proven: workload.proven.iter().map(|d| d.to_vec()).collect(),
             identity: Some(Identity::new(&workload.svid, &workload.root)),
+            ..Self::default()
+        };
+        match &workload.key {
+            SavedKey::Local(process) => saved.local = Some(process.into()),
+            SavedKey::Account(subject) => saved.account = Some(subject.into()),
+            SavedKey::Socket(pod) => saved.socket = Some(pod.into()),
+            SavedKey::Process(uid) => saved.process = Some(uid.to_string()),
         }
+        saved
     }
 }
 
@@ -223,9 +244,11 @@ impl Workload {
     }
 
     fn restore(self, like: Option<&CertChain>) -> Option<SavedWorkload> {
-        let key = match (self.local, self.account) {
-            (Some(local), None) => SavedKey::Local(local.restore()?),
-            (None, Some(account)) => SavedKey::Account(account.into()),
+        let key = match (self.local, self.account, self.socket, self.process) {
+            (Some(local), None, None, None) => SavedKey::Local(local.restore()?),
+            (None, Some(account), None, None) => SavedKey::Account(account.into()),
+            (None, None, Some(pod), None) => SavedKey::Socket(pod.restore()?),
+            (None, None, None, Some(uid)) => SavedKey::Process(PodUid::parse(&uid)?),
             _ => return None,
         };
         let (svid, root) = self.identity?.restore(like)?;
@@ -261,6 +284,28 @@ impl Local {
             gid: self.gid,
             executable: self.executable,
             executable_sha256,
+        })
+    }
+}
+
+impl From<&Pod> for Socket {
+    fn from(pod: &Pod) -> Self {
+        Self {
+            uid: pod.uid.to_string(),
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            service_account: pod.service_account.clone(),
+        }
+    }
+}
+
+impl Socket {
+    fn restore(self) -> Option<Pod> {
+        Some(Pod {
+            uid: PodUid::parse(&self.uid)?,
+            namespace: self.namespace,
+            name: self.name,
+            service_account: self.service_account,
         })
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::attest::LocalProcess;
 use crate::attest::token::Subject;
-use crate::testing::{Authority, id, noon};
+use crate::testing::{self, Authority, id, noon};
 use std::time::Duration;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -40,6 +40,8 @@ fn full(authority: &Authority) -> State {
         workloads: vec![
             workload(SavedKey::Local(local), "/a"),
             workload(SavedKey::Account(subject), "/b"),
+            workload(SavedKey::Socket(testing::pod("u-2")), "/c"),
+            workload(SavedKey::Process(testing::uid("u-3")), "/d"),
         ],
         inventory_ordinal: 42,
     }
@@ -66,8 +68,9 @@ fn everything_comes_back_after_a_restart() -> Outcome {
             .collect()
     };
     assert_eq!(serials(&loaded.state), serials(&state));
-    assert_eq!(loaded.state.workloads[0].key, state.workloads[0].key);
-    assert_eq!(loaded.state.workloads[1].key, state.workloads[1].key);
+    let keys =
+        |state: &State| -> Vec<_> { state.workloads.iter().map(|w| w.key.clone()).collect() };
+    assert_eq!(keys(&loaded.state), keys(&state));
     assert_eq!(loaded.state.workloads[1].proven, state.workloads[1].proven);
     Ok(())
 }
@@ -121,12 +124,12 @@ fn without_its_subscribers_a_cache_has_another_age_and_keeps_its_certificates() 
         first,
         "who held the leaves is not known any more"
     );
-    assert_eq!(loaded.state.workloads.len(), 2);
+    assert_eq!(loaded.state.workloads.len(), 4);
     let second = cache.id();
     drop(cache);
     let (cache, loaded) = open(directory.path(), 1, "/n")?;
     assert_eq!(cache.id(), second);
-    assert_eq!(loaded.state.workloads.len(), 2);
+    assert_eq!(loaded.state.workloads.len(), 4);
     Ok(())
 }
 

@@ -99,9 +99,12 @@ fn mistakes_are_named_with_line_and_remedy() {
     );
     let nobody = refused(|t| t + "[attestation]\nattestors = []\n");
     assert!(nobody.contains("attestation.attestors"), "{nobody}");
+    let root = refused(|t| t + "[attestation]\ncgroup_root = \"kubelet\"\n");
+    assert!(root.contains("attestation.cgroup_root"), "{root}");
     for never in [
         "[\"local\", \"token\"]",
         "[\"token\", \"token\"]",
+        "[\"process\", \"token\", \"process\"]",
         "[\"token\", \"local\", \"local\"]",
     ] {
         let never = refused(|t| t + &format!("[attestation]\nattestors = {never}\n"));

@@ -289,7 +289,8 @@ impl Ca {
                 let name = account.rsplit(':').next().unwrap_or_default().to_owned();
                 (id(&format!("/sa/{name}")), ttl)
             }
-            _ => return refuse("ARX-EVIDENCE-UNSUPPORTED", 0),
+            Some(issue_item::Evidence::PodUid(uid)) => (id(&format!("/pod/{uid}")), ttl),
+            None => return refuse("ARX-EVIDENCE-MISSING", 0),
         };
         match self.issued(&item.csr, &id, ttl) {
             Ok(issued) => issue_result::Outcome::Issued(issued),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::attest::LocalProcess;
 use crate::authority::CallFailure;
+use crate::issue::Evidence;
 use crate::testing::{self, Authority, noon};
 use arx_identity::{Certificate, Sequence, VerifiedPeer};
 use arx_proto::node::v1::Refusal;
@@ -44,14 +45,12 @@ impl World {
         }
     }
 
-    fn attach(&mut self, evidence: Evidence, held: Option<&str>) -> (StreamId, WorkloadId) {
+    fn attach(&mut self, caller: Caller, held: Option<&str>) -> (StreamId, WorkloadId) {
         self.streams += 1;
         let stream = StreamId(self.streams);
         let now = self.now();
         let has_held = |id: &SpiffeId| held == Some(id.as_str());
-        let attached = self
-            .workloads
-            .attach(stream, evidence, ASKER, has_held, now);
+        let attached = self.workloads.attach(stream, caller, ASKER, has_held, now);
         (stream, attached.expect("not too many"))
     }
 
@@ -99,8 +98,8 @@ impl World {
     }
 
     /// Asked, issued and sealed.
-    fn serve(&mut self, evidence: Evidence, path: &str) -> (StreamId, WorkloadId) {
-        let (stream, id) = self.attach(evidence, None);
+    fn serve(&mut self, caller: Caller, path: &str) -> (StreamId, WorkloadId) {
+        let (stream, id) = self.attach(caller, None);
         self.due();
         self.issue(id, path);
         self.seal();
@@ -112,8 +111,8 @@ impl World {
     }
 }
 
-fn process(uid: u32) -> Evidence {
-    Evidence::Local(LocalProcess {
+fn process(uid: u32) -> Caller {
+    Caller::Local(LocalProcess {
         uid,
         gid: 1,
         executable: "/usr/bin/envoy".into(),
@@ -121,9 +120,9 @@ fn process(uid: u32) -> Evidence {
     })
 }
 
-fn token(pod: &str, expires_in: u64, signature: &str) -> Evidence {
+fn token(pod: &str, expires_in: u64, signature: &str) -> Caller {
     let text = testing::token("a:b", pod, 1_800_000_000 + expires_in, signature);
-    Evidence::Token(Arc::new(
+    Caller::Token(Arc::new(
         ServiceAccountToken::new(&text).expect("well formed"),
     ))
 }
@@ -311,7 +310,7 @@ fn a_refusal_is_asked_again_slowly_and_a_busy_authority_when_it_says() {
 fn shown(due: &Due) -> Option<SystemTime> {
     match &due.wanted[0].evidence {
         Evidence::Token(token) => token.claims().expires,
-        Evidence::Local(_) => None,
+        Evidence::Local(_) | Evidence::Pod(_) => None,
     }
 }
 
@@ -517,4 +516,25 @@ fn a_clock_that_jumps_makes_no_storm() {
         asked += due;
     }
     assert!(asked >= 180, "{asked}");
+}
+
+#[test]
+fn processes_of_a_pod_share_an_identity_that_is_shown_by_the_pods_uid() {
+    let mut world = World::new();
+    let of = |uid: &str| Caller::Process(testing::uid(uid));
+    let (_, one) = world.attach(of("u-1"), None);
+    let (_, same) = world.attach(of("u-1"), None);
+    let (_, other) = world.attach(of("u-2"), None);
+    assert_eq!(one, same);
+    assert_ne!(one, other);
+    let shown: Vec<_> = world
+        .due()
+        .wanted
+        .into_iter()
+        .map(|wanted| match wanted.evidence {
+            Evidence::Pod(uid) => (wanted.workload, uid.to_string()),
+            _ => (wanted.workload, String::new()),
+        })
+        .collect();
+    assert_eq!(shown, [(one, "u-1".to_owned()), (other, "u-2".to_owned())]);
 }

@@ -2,7 +2,7 @@
 
 use super::Report;
 use crate::attest::token::Subject;
-use crate::attest::{Asker, LocalProcess, ServiceAccountToken};
+use crate::attest::{Asker, LocalProcess, Pod, PodUid, ServiceAccountToken};
 use crate::issue::{Evidence, Outcome, Prepared};
 use crate::renewal::{self, Facts, Hint};
 use crate::seed;
@@ -28,6 +28,10 @@ pub(crate) enum Key {
     Local(LocalProcess),
     /// What a token says for which the authority has issued.
     Account(Subject),
+    /// The socket that was made for this pod.
+    Socket(Arc<Pod>),
+    /// A process of the pod with this UID.
+    Process(PodUid),
     /// A token that the authority has not seen yet.
     Unproven([u8; 32]),
 }
@@ -184,8 +188,10 @@ impl Workload {
 
     /// What the authority is shown next; none if all tokens have ended by `now`.
     pub(super) fn evidence(&mut self, now: SystemTime) -> Option<Evidence> {
-        if let Key::Local(process) = &self.key {
-            return Some(Evidence::Local(process.clone()));
+        match &self.key {
+            Key::Local(process) => return Some(Evidence::Local(process.clone())),
+            Key::Process(uid) => return Some(Evidence::Pod(uid.clone())),
+            Key::Account(_) | Key::Unproven(_) | Key::Socket(_) => {}
         }
         self.tokens.retain(|token| !token.says_expired(now));
         let token = self.tokens.last()?;
@@ -316,6 +322,8 @@ impl Workload {
             Key::Account(subject) => {
                 format!("token of {} in pod {}", subject.account, subject.pod_uid)
             }
+            Key::Socket(pod) => format!("socket of pod {pod}"),
+            Key::Process(uid) => format!("process of pod {uid}"),
             Key::Unproven(_) => {
                 let subject = self.tokens.last().map(|t| &t.claims().subject);
                 let claimed = subject.map(|s| s.account.chars().take(256).collect::<String>());

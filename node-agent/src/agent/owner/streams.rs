@@ -1,9 +1,10 @@
 //! Streams of proxies: what each sees, and what it says about it.
 
 use super::{Effect, Owner};
+use crate::attest::Caller;
 use crate::attest::peer::ProcessWatch;
 use crate::doorway::{Open, Opened};
-use crate::issue::{Evidence, WorkloadId};
+use crate::issue::WorkloadId;
 use crate::roots::Roots;
 use crate::subscribers::{Content, Event, Holder, Now, StreamId};
 use crate::workloads::{Key, Workload};
@@ -120,14 +121,14 @@ impl Owner {
     /// A stream asks.
     pub(crate) fn open(&mut self, open: Open, now: Now) {
         let Open {
-            evidence,
+            caller,
             asker,
             process,
             node,
             events,
             reply,
         } = open;
-        let expired = matches!(&evidence, Evidence::Token(token) if token.says_expired(now.wall));
+        let expired = matches!(&caller, Caller::Token(token) if token.says_expired(now.wall));
         self.streams.last += 1;
         let stream = StreamId(self.streams.last);
         let (process, watch) = process.map_or((None, None), |(process, watch)| {
@@ -138,9 +139,7 @@ impl Owner {
             let process = process.as_ref();
             process.is_some_and(|holder| subscribers.has_held(holder, id.as_str()))
         };
-        let attached = self
-            .workloads
-            .attach(stream, evidence, asker, has_held, now);
+        let attached = self.workloads.attach(stream, caller, asker, has_held, now);
         let Ok(workload) = attached else {
             let status = Status::resource_exhausted(
                 "too many of your tokens have not been proved, wait or show fewer",
@@ -194,6 +193,8 @@ impl Owner {
             Key::Account(subject) if !subject.pod_uid.is_empty() => {
                 Some(Holder::Pod(subject.pod_uid.clone()))
             }
+            Key::Socket(pod) => Some(Holder::Pod(pod.uid.to_string())),
+            Key::Process(uid) => Some(Holder::Pod(uid.to_string())),
             Key::Account(_) | Key::Local(_) => Some(Holder::Pod(UNSEEN.to_owned())),
         }
     }

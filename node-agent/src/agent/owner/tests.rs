@@ -1,9 +1,9 @@
 //! The owner with peers whose processes it can't see.
 
 use super::*;
-use crate::attest::{Asker, ServiceAccountToken};
+use crate::attest::{Asker, Caller, ServiceAccountToken};
 use crate::doorway::Open;
-use crate::issue::{Evidence, Outcome, Verified};
+use crate::issue::{Outcome, Verified};
 use crate::subscribers::StreamId;
 use crate::testing::{self, Authority, noon, server};
 use arx_daemon::ops::Readiness;
@@ -100,7 +100,7 @@ impl World {
         let (reply, mut opened) = oneshot::channel();
         let now = self.now();
         let open = Open {
-            evidence: Evidence::Token(Arc::new(token)),
+            caller: Caller::Token(Arc::new(token)),
             asker: Asker { uid: 7, connection },
             process: None,
             node: String::new(),
