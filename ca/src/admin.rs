@@ -5,6 +5,7 @@ pub(crate) mod agents;
 mod custody;
 pub(crate) mod denial;
 mod distrust;
+mod recovery;
 pub(crate) mod rotation;
 pub(crate) mod status;
 
@@ -30,6 +31,7 @@ use crate::rotation::View;
 use crate::state::Initiator;
 
 pub use self::custody::{Custody, Waiting};
+pub use self::recovery::Recovery;
 
 /// Entries of a page where the caller does not say, and at most.
 const PAGE: usize = 100;

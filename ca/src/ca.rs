@@ -22,6 +22,7 @@ use crate::overview::Overview;
 use crate::policy::Policy;
 use crate::queue::Queue;
 use crate::refusal::{Peer, Refusal, Told};
+use crate::restore;
 use crate::rotation::{self, Rotator};
 use crate::share::Shares;
 use crate::state::State;
@@ -71,6 +72,8 @@ pub struct Ca {
     pub overview: Overview,
     /// Who gets nothing new.
     pub denials: denial::Current,
+    /// Whether this state was put back, and is shut.
+    pub restore: restore::Current,
     /// Remembers.
     pub ledger: Ledger,
     /// The agents.

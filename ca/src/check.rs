@@ -263,6 +263,10 @@ impl Report {
                 let evidence = Evidence {
                     highest,
                     accept_loss: false,
+                    is_restored: state
+                        .restored()
+                        .await
+                        .is_ok_and(|it| it.is_some_and(|it| it.is_shut())),
                 };
                 match Trust::examine(state, None, evidence).await {
                     Ok(()) => self.well("trust"),

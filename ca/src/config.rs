@@ -114,6 +114,10 @@ pub struct State {
     pub seal_key_file: Option<PathBuf>,
     /// `none`: secrets lie in plain text in the state file.
     pub seal: Option<Unsealed>,
+    /// How long the first agents of a restored authority are waited for after enough of them
+    /// have come: others may know better.
+    #[serde(default = "half_a_minute")]
+    pub restore_settle: Span,
 }
 
 /// The only way to say that secrets are not sealed.
@@ -267,6 +271,10 @@ fn many() -> usize {
 
 fn queue() -> usize {
     10_000
+}
+
+fn half_a_minute() -> Span {
+    Span::from_secs(30)
 }
 
 fn ten_seconds() -> Span {

@@ -24,6 +24,7 @@ use crate::metrics::Kind;
 use crate::node_api;
 use crate::queue::Priority;
 use crate::refusal::{Fault, Peer, Refusal};
+use crate::restore::Said;
 use crate::token::{Purpose, Token};
 
 /// Items that are signed before others get their turn: about a millisecond.
@@ -367,6 +368,11 @@ impl Ca {
         let csr = VerifiedCsr::verify(&request.csr, &KeyPolicy::default())
             .map_err(|error| refused_csr(&error))?;
         let (name, admitted) = admission::join(&rules, &verified, csr.public_key().algorithm())?;
+        // Its own certificate may be of what this state does not know, so it comes as a stranger.
+        if let Some(said) = request.hello.as_ref().and_then(Said::of) {
+            self.restore.note(&name, said);
+        }
+        self.restore.is_open()?;
         let now = self.clock.now();
         if let Err(refusal) = self.not_denied(&admitted.id, &name, Some(&verified), now) {
             self.alert(&name, &refusal, request, now).await;

@@ -26,6 +26,7 @@ mod pods;
 pub mod policy;
 pub mod queue;
 pub mod refusal;
+pub mod restore;
 pub mod rotation;
 pub mod run;
 pub mod seal;

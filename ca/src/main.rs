@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use arx_ca::config::Config;
-use arx_ca::{check, run};
+use arx_ca::{check, restore, run};
 use arx_daemon::{Clock, exit};
 use clap::{Parser, Subcommand};
 
@@ -23,13 +23,18 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Validate the configuration and everything that it names, change nothing, and exit
     /// with 0 or 2.
     Check,
     /// Verify the hash chain of the whole ledger while the authority does not run.
     VerifyLedger,
+    /// Put a backup into a state that is empty, while the authority does not run.
+    Restore {
+        /// What `arx backup` has written.
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -46,5 +51,6 @@ fn main() -> ExitCode {
         None => run::process(arguments.config, config, clock, arguments.accept_loss),
         Some(Command::Check) => check::everything(&arguments.config, &config, &clock),
         Some(Command::VerifyLedger) => check::ledger(&config),
+        Some(Command::Restore { file }) => restore::command(&config, &clock, &file),
     }
 }

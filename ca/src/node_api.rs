@@ -82,6 +82,7 @@ impl wire::node_server::Node for Api {
         let items = request.into_inner().items;
         let outcome = within(DEADLINE, async {
             let node = node?;
+            self.0.restore.is_open()?;
             if items.is_empty() || items.len() > MOST_ITEMS {
                 return Err(Refusal::new(
                     "ARX-REQUEST-ITEMS",

@@ -18,6 +18,7 @@ use arx_daemon::{Clock, drain, exit, log};
 use arx_identity::{Svid, tls};
 use arx_proto::admin::v1::admin_server::AdminServer;
 use arx_proto::admin::v1::custody_server::CustodyServer;
+use arx_proto::admin::v1::recovery_server::RecoveryServer;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 
@@ -182,6 +183,7 @@ impl Process {
             rotator: Rotator::default(),
             overview: Overview::default(),
             denials: parts.denials,
+            restore: parts.restore,
             ledger: parts.ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),
@@ -208,9 +210,10 @@ impl Process {
             .map_err(|error| StartError::new("ARX-START", error))?;
         let server = Arc::new(server);
         door.open()?;
-        let admin = AdminServer::new(admin::Api::new(Arc::clone(&ca)));
+        let api = AdminServer::new(admin::Api::new(Arc::clone(&ca)));
         let custody = CustodyServer::new(admin::Custody::of(Arc::clone(&ca)));
-        door.answer(Answered::Everything(admin, custody));
+        let recovery = RecoveryServer::new(admin::Recovery::of(Arc::clone(&ca)));
+        door.answer(Answered::Everything(api, custody, recovery));
 
         let this = Self {
             path,
@@ -300,6 +303,22 @@ impl Process {
         self.until_drained("denials", async move {
             denying.denials.follow().await;
         });
+        let restored = Arc::clone(ca);
+        self.until_drained("restored state", async move {
+            restored.restore.follow().await;
+        });
+        let comparing = Arc::clone(ca);
+        let settle = self.config.state.restore_settle.get();
+        self.until_drained("comparing the fleet", async move {
+            comparing.keep_restored(settle).await;
+        });
+        if ca.restore.get().is_some_and(|it| it.is_shut()) {
+            let restored = ca.readiness.condition("restored");
+            self.until_drained(
+                "restored health",
+                keep::watch_restored(Arc::clone(ca), restored),
+            );
+        }
         let rotating = Arc::clone(ca);
         self.until_drained("rotation", async move { rotating.keep_rotating().await });
         if ca.authority.looks_every().is_some() {

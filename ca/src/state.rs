@@ -14,6 +14,7 @@ mod error;
 mod intermediate;
 mod published;
 mod replica;
+mod restored;
 mod rotation;
 mod sealed;
 mod wire;
@@ -30,10 +31,12 @@ pub use self::authorities::{
 };
 pub use self::denials::{Denial, Denials};
 pub use self::document::Document;
+pub(crate) use self::document::{decode, encode};
 pub use self::error::StateError;
 pub use self::intermediate::Intermediate;
 pub use self::published::{Link, Published};
 pub use self::replica::{LedgerMark, Replica, ReplicaDocument, Seen, replica_name};
+pub use self::restored::{Ahead, Heard, Opened, Restored};
 pub use self::rotation::{
     Forced, Initiator, Kind, LeftBehind, LeftOut, Opener, Passed, Phase, RootName, Rotation,
     Rotations, Terms,
@@ -153,6 +156,11 @@ impl State {
         &self.0.trust_domain
     }
 
+    /// What seals the documents.
+    pub(crate) fn seal(&self) -> &Seal {
+        &self.0.seal
+    }
+
     /// The store below.
     #[must_use]
     pub fn store(&self) -> &Shared {
@@ -174,6 +182,15 @@ impl State {
     pub async fn rotations(&self) -> Result<Rotations, StateError> {
         let found = self.load(&self.key(&Rotations::KIND)).await?;
         Ok(found.map(|found| found.value).unwrap_or_default())
+    }
+
+    /// That this state is a backup which was put back, if it is one.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read.
+    pub async fn restored(&self) -> Result<Option<Restored>, StateError> {
+        let found = self.load(&self.key(&Restored::KIND)).await?;
+        Ok(found.map(|found| found.value))
     }
 
     /// Who is denied, with the generation of that; `None` before anybody was.

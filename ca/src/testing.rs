@@ -148,6 +148,7 @@ impl House {
             rotator: crate::rotation::Rotator::default(),
             overview: crate::overview::Overview::default(),
             denials: crate::denial::Current::open(state.clone(), &replica).await?,
+            restore: crate::restore::Current::open(state.clone()).await?,
             ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),

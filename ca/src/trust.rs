@@ -49,6 +49,9 @@ pub struct Evidence {
     pub highest: Option<Sequence>,
     /// Whether the operator accepts that newer state is lost.
     pub accept_loss: bool,
+    /// Whether the state is a backup that was put back and is not open yet: what is stored
+    /// stands until then, whatever is known from outside.
+    pub is_restored: bool,
 }
 
 /// The trust bundle of this trust domain.
@@ -184,6 +187,28 @@ impl Trust {
         self.put(after, roots, now).await
     }
 
+    /// Publishes what is published, as the first of the epoch after `known`, but for what must
+    /// never be trusted again.
+    ///
+    /// # Errors
+    /// [`TrustError`] as of [`Trust::publish`].
+    pub async fn begin_epoch(
+        &self,
+        known: Option<Sequence>,
+        root: &Certificate,
+        now: SystemTime,
+    ) -> Result<Arc<TrustBundle>, TrustError> {
+        let history = self.history().await?;
+        let head = history.last().ok_or(TrustError::Nothing)?;
+        let highest = known.map_or(head.sequence, |known| known.max(head.sequence));
+        let next = first_after(highest);
+        let roots = without_distrusted(&self.state, &head.roots, root).await?;
+        let entry = entry(&self.state, &self.replica, next, roots, Some(head), now)?;
+        let stored = commit(&self.state, &entry).await?;
+        self.adopt(&stored).await?;
+        Ok(self.current())
+    }
+
     /// Publishes that nothing is trusted any more, as what follows `after`: a bundle of nothing
     /// but a `placeholder` that signs nothing.
     ///
@@ -275,6 +300,14 @@ impl Trust {
     }
 }
 
+/// The first of the epoch after that of `known`.
+fn first_after(known: Sequence) -> Sequence {
+    Sequence {
+        epoch: known.epoch + 1,
+        number: 1,
+    }
+}
+
 fn after(sequence: Sequence) -> Sequence {
     Sequence {
         number: sequence.number + 1,
@@ -321,7 +354,7 @@ fn begin(
     evidence: Evidence,
 ) -> Result<Begin, TrustError> {
     let known = seen.max(evidence.highest);
-    if head >= known {
+    if head >= known || (evidence.is_restored && head.is_some()) {
         return Ok(if head.is_some() {
             Begin::GoOn
         } else {
@@ -332,10 +365,7 @@ fn begin(
         return Ok(Begin::Publish(FIRST));
     };
     if evidence.accept_loss {
-        return Ok(Begin::Publish(Sequence {
-            epoch: known.epoch + 1,
-            number: 1,
-        }));
+        return Ok(Begin::Publish(first_after(known)));
     }
     Err(match head {
         None => TrustError::Lost { known },

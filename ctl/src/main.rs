@@ -3,6 +3,7 @@
 
 mod agents;
 mod authority;
+mod backup;
 mod bundle;
 mod check;
 mod client;
@@ -110,6 +111,11 @@ enum Command {
     Deny(denial::Deny),
     /// End a denial.
     Allow(denial::Allow),
+    /// Write a copy of the authority's state, sealed, into a file: small, whatever the fleet.
+    Backup(backup::Backup),
+    /// An authority that runs on a backup which was put back.
+    #[command(subcommand)]
+    Restore(backup::Command),
     /// The versions of this program and of the authority, if that answers.
     Version,
     /// Print a completion script for a shell.
@@ -182,6 +188,8 @@ async fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Distrust(command) => distrust::run(socket, style, command).await,
         Command::Deny(command) => denial::deny(socket, style, command).await,
         Command::Allow(command) => denial::allow(socket, style, command).await,
+        Command::Backup(to) => backup::backup(socket, style, &to).await,
+        Command::Restore(command) => backup::restore(socket, style, command).await,
         Command::Version => version::run(socket, style).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

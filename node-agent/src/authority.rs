@@ -19,7 +19,7 @@ use arx_daemon::Clock;
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
 use arx_daemon::ops::Condition;
 use arx_identity::tls::TlsError;
-use arx_identity::{SpiffeId, Svid, TrustBundle, VerifiedPeer, crypto};
+use arx_identity::{Certificate, SpiffeId, Svid, TrustBundle, VerifiedPeer, crypto};
 use arx_proto::node::v1::node_client::NodeClient;
 use arx_proto::node::v1::{AgentMessage, Hello, RenewalHint, TrustUpdate, Welcome};
 use bytes::Bytes;
@@ -308,6 +308,8 @@ impl Running {
     fn hello(&self) -> Hello {
         let trust = self.setup.trust.borrow();
         let position = |b: &TrustBundle| crate::wire::position(b.sequence(), &b.sha256());
+        let roots = trust.iter().flat_map(TrustBundle::roots);
+        let ids = roots.filter_map(Certificate::subject_key_id);
         Hello {
             min_version: PROTOCOL,
             max_version: PROTOCOL,
@@ -318,6 +320,9 @@ impl Running {
             clock_unix_ms: crate::wire::unix_ms(self.setup.clock.now()),
             trust: trust.iter().map(position).collect(),
             software: concat!("arx-node-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
+            root_key_ids: ids
+                .map(|id| Bytes::copy_from_slice(id.as_bytes()))
+                .collect(),
         }
     }
 

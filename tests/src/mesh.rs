@@ -39,6 +39,8 @@ pub struct Options {
     pub node_ttl: String,
     /// Lines of the authority's `[node_api]`.
     pub node_api: String,
+    /// Lines of the authority's `[state]`.
+    pub state: String,
     /// Lines of the authority's `[authority]`.
     pub roots: String,
     /// Lines of its `[policy]`.
@@ -65,6 +67,7 @@ impl Default for Options {
             ttl: "1h".to_owned(),
             node_ttl: "1h".to_owned(),
             node_api: String::new(),
+            state: String::new(),
             roots: String::new(),
             policy: String::new(),
             issuer: None,
@@ -169,6 +172,7 @@ impl Mesh {
             ttl,
             node_ttl,
             node_api,
+            state,
             roots,
             policy,
             issuer,
@@ -196,6 +200,7 @@ socket = "{directory}/admin.sock"
 [state]
 directory = "{directory}/authority"
 seal_key_file = "{directory}/seal.key"
+{state}
 [authority]
 {roots}
 [policy]

@@ -294,6 +294,9 @@ fn advice(reason: &str) -> &'static str {
         "waited" => "it has no means to confirm: it is waited for until its last certificate ends",
         "not-renewed" => "it is renewed within the window; `arx svid renew --all` asks at once",
         "replica-behind" => "start the replica, or wait until its intermediate has ended",
+        "history-lost" => {
+            "nobody knows any more who was issued what: wait until the last of it has ended"
+        }
         "replica-signs" => "its intermediate under the old root has not ended: wait for it",
         "clock-doubtful" => {
             "set the authority's clock, or the agents', right: nothing counts as ended before"

@@ -71,6 +71,7 @@ impl Ca {
                     .then(|| Duration::from_secs(request.ttl_seconds.into())),
             },
         )?;
+        self.restore.is_open()?;
         self.not_denied(&known.id, &known.node, known.account.as_ref(), now)?;
         self.nested.count(&known.id, self.clock.monotonic())?;
         let keys = KeyPolicy::allow([

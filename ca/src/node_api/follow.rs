@@ -19,6 +19,7 @@ use crate::ca::Ca;
 use crate::caller::Node;
 use crate::fleet::{Down, LONGEST_TEXT, Session};
 use crate::refusal::{Fault, Peer, Refusal};
+use crate::restore::Said;
 use crate::trust::{Standing, standing};
 
 /// The first message has to come within this.
@@ -47,6 +48,9 @@ pub(super) async fn open(
     let welcome = welcome(&ca, &hello)?;
     let mut trust = ca.trust.watch();
     let newest = Arc::clone(&trust.borrow_and_update());
+    if let Some(said) = Said::of(&hello) {
+        ca.restore.note(&node.name, said);
+    }
     let session = ca.fleet.follow(node, &hello, ca.clock.now())?;
     let known = hello
         .trust

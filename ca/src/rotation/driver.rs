@@ -91,6 +91,11 @@ impl Rotator {
         self.view.subscribe()
     }
 
+    /// Has the rotation looked at.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// How long it has been known who holds what, which it is at `now`.
     pub(super) fn counting_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(*self.counting.get_or_init(|| now))
@@ -195,6 +200,7 @@ impl Ca {
         by: Initiator,
         hints: &mut Hints,
     ) -> Result<Arc<View>, Refusal> {
+        self.restore.is_open()?;
         let now = self.clock.now();
         let active = self.active_root().await.map_err(Wrong::refusal)?;
         let mut names = vec![name(&active.certificate)];
@@ -396,6 +402,12 @@ impl Ca {
 
     /// Looks once, decides, stores what was decided, and does it.
     pub(super) async fn look(&self, event: &Event, hints: &mut Hints) -> Result<Looked, Wrong> {
+        match (self.restore.is_open(), event) {
+            (Ok(()), _) => {}
+            // Whoever opens it wakes us.
+            (Err(_), Event::Looked) => return Ok(Looked::Idle),
+            (Err(shut), _) => return Err(Wrong::Refused(shut)),
+        }
         let key = self.state.key(&Rotations::KIND);
         let stored = self.state.load::<Rotations>(&key).await?;
         let Some(rotation) = stored.and_then(|stored| stored.value.all.last().cloned()) else {

@@ -42,6 +42,7 @@ impl Ca {
         });
         let (confirmed, mut obstacles, denied) = self.gate(rotation, &stored, now).await?;
         obstacles.extend(doubt.map(|doubt| self.clock(doubt)));
+        obstacles.extend(self.history_lost(now));
         Ok(Facts {
             active,
             prepared: of(&RootState::Prepared),

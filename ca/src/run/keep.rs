@@ -128,6 +128,22 @@ pub(super) async fn watch_upper(ca: Arc<Ca>, condition: Condition) {
     }
 }
 
+/// Agents have to come before a state that was put back can be opened, so it is no reason not to
+/// be ready.
+pub(super) async fn watch_restored(ca: Arc<Ca>, condition: Condition) {
+    let mut document = ca.restore.watch();
+    loop {
+        document.borrow_and_update();
+        match ca.restore.is_open() {
+            Ok(()) => condition.set_ok(),
+            Err(shut) => condition.set_warning(shut.code, shut.message),
+        }
+        if document.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 pub(super) async fn watch_ledger(ca: Arc<Ca>, condition: Condition) {
     let mut paused = ca.ledger.paused();
     loop {

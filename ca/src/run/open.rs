@@ -18,6 +18,7 @@ use crate::authority::{self, Authority, AuthorityError};
 use crate::config::Config;
 use crate::denial;
 use crate::ledger::{self, Ledger};
+use crate::restore;
 use crate::seal;
 use crate::state::{State, StateError};
 use crate::store;
@@ -80,6 +81,7 @@ start_error_from!(
 pub(super) struct Parts {
     pub(super) replica: Arc<str>,
     pub(super) denials: denial::Current,
+    pub(super) restore: restore::Current,
     pub(super) state: State,
     pub(super) authority: Authority,
     pub(super) trust: Trust,
@@ -152,13 +154,16 @@ impl Parts {
         if let Some(torn) = &recovery.torn {
             tracing::warn!(code = "ARX-LEDGER-TORN", file = %torn.file.display(), offset = torn.offset, bytes = torn.bytes, "half a record at the end of the ledger was cut off, which a crash had left: {torn}");
         }
+        let is_restored = state.restored().await?.is_some_and(|it| it.is_shut());
         let evidence = Evidence {
             highest: ledger.last_sequence(),
             accept_loss,
+            is_restored,
         };
+        restore::note_history(&state, replica.name(), &ledger.status()).await?;
         // Before anything is made that would have to be trusted.
         Trust::examine(&state, Some(&replica), evidence).await?;
-        if accept_loss {
+        if accept_loss || is_restored {
             // A backup may be from before a root was distrusted; the ledger knows.
             let reading = ledger.clone();
             let distrusted = tokio::task::spawn_blocking(move || reading.distrusted(now)).await;
@@ -188,9 +193,11 @@ impl Parts {
         }
         let trust = Trust::open(state.clone(), &replica, &authority.root(), evidence, now).await?;
         let denials = denial::Current::open(state.clone(), &replica).await?;
+        let restore = restore::Current::open(state.clone()).await?;
         Ok(Some(Self {
             replica: replica.name().into(),
             denials,
+            restore,
             state,
             authority,
             trust,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arx_proto::admin::v1::admin_server::AdminServer;
 use arx_proto::admin::v1::custody_server::CustodyServer;
+use arx_proto::admin::v1::recovery_server::RecoveryServer;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use tower_service::Service as _;
 
-use crate::admin::{Api as AdminApi, Custody};
+use crate::admin::{Api as AdminApi, Custody, Recovery};
 use crate::refusal::{Fault, Refusal};
 
 /// Who answers an operator, which changes while a process starts. Clones are the same.
@@ -29,7 +30,11 @@ pub enum Answers {
     /// Only what brings the authority its certificate from outside, which it waits for.
     Waiting(CustodyServer<Custody>),
     /// Everything.
-    Everything(AdminServer<AdminApi>, CustodyServer<Custody>),
+    Everything(
+        AdminServer<AdminApi>,
+        CustodyServer<Custody>,
+        RecoveryServer<Recovery>,
+    ),
 }
 
 impl Default for Operator {
@@ -45,8 +50,9 @@ impl Operator {
     }
 }
 
-/// Paths of the one service begin so.
+/// Paths of the smaller services begin so.
 const CUSTODY: &str = "/arx.admin.v1.Custody/";
+const RECOVERY: &str = "/arx.admin.v1.Recovery/";
 
 impl hyper::service::Service<Request<Incoming>> for Operator {
     type Response = Response<tonic::body::Body>;
@@ -54,19 +60,21 @@ impl hyper::service::Service<Request<Incoming>> for Operator {
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let custody = request.uri().path().starts_with(CUSTODY);
-        let refusal = match (self.0.borrow().clone(), custody) {
-            (Answers::Everything(mut admin, _), false) => return admin.call(request),
-            (Answers::Everything(_, mut api) | Answers::Waiting(mut api), true) => {
+        let path = request.uri().path();
+        let (custody, recovery) = (path.starts_with(CUSTODY), path.starts_with(RECOVERY));
+        let refusal = match self.0.borrow().clone() {
+            Answers::Everything(_, mut api, _) | Answers::Waiting(mut api) if custody => {
                 return api.call(request);
             }
-            (Answers::Waiting(_), false) => Refusal::new(
+            Answers::Everything(_, _, mut api) if recovery => return api.call(request),
+            Answers::Everything(mut admin, ..) => return admin.call(request),
+            Answers::Waiting(_) => Refusal::new(
                 "ARX-AUTHORITY-AWAITING",
                 Fault::Dependency,
                 "the authority waits for its certificate from outside, and can do nothing else: \
                  see /readyz, `arx authority csr` and `arx authority install`",
             ),
-            (Answers::Nothing, _) => Refusal::new(
+            Answers::Nothing => Refusal::new(
                 "ARX-STARTING",
                 Fault::Dependency,
                 "the authority is starting: ask again, and see /readyz if that does not end",

@@ -25,7 +25,7 @@ pub trait Document: Sized + Send + Sync {
 }
 
 /// `value` as JSON, in one piece of memory: a buffer that grows leaves copies behind.
-pub(super) fn encode(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
+pub(crate) fn encode(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
     const INVARIANT: &str = "texts, numbers and JSON values can be written to memory";
     let mut length = Length(0);
     serde_json::to_writer(&mut length, value).expect(INVARIANT);
@@ -35,7 +35,7 @@ pub(super) fn encode(value: &impl Serialize) -> Zeroizing<Vec<u8>> {
 }
 
 /// The value in this JSON.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     // The error's own text quotes what it found.
     serde_json::from_slice(bytes).map_err(|error| {
         let what = match error.classify() {

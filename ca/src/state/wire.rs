@@ -104,6 +104,28 @@ pub(super) mod key_id {
     }
 }
 
+/// Several of them.
+pub(super) mod key_ids {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Id(#[serde(with = "key_id")] KeyId);
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        ids: &[KeyId],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(ids.iter().copied().map(Id))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<KeyId>, D::Error> {
+        let list = Vec::<Id>::deserialize(deserializer)?;
+        Ok(list.into_iter().map(|Id(id)| id).collect())
+    }
+}
+
 pub(super) mod sha256 {
     use super::*;
 

@@ -122,6 +122,11 @@ pub enum SchemaError {
     Store(#[from] CasError),
 }
 
+impl Schema {
+    /// What the kind of its value is called in keys.
+    pub const KIND: Segment = KIND;
+}
+
 impl From<StoreError> for SchemaError {
     fn from(error: StoreError) -> Self {
         Self::Store(error.into())

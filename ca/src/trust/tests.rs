@@ -37,6 +37,7 @@ fn memory() -> Shared {
 
 fn ledger(highest: Sequence, accept_loss: bool) -> Evidence {
     Evidence {
+        is_restored: false,
         highest: Some(highest),
         accept_loss,
     }

@@ -1,0 +1,204 @@
+//! Opening a state that was put back: by the fleet's word, or an operator's.
+
+use std::time::Duration;
+
+use arx_daemon::clock::rfc3339;
+use arx_identity::{Certificate, KeyId};
+use tokio::time::Instant;
+
+use super::heard::Ours;
+use super::{AGAIN, Verdict, verdict};
+use crate::ca::Ca;
+use crate::ledger;
+use crate::refusal::{Fault, Refusal};
+use crate::state::{Decision, Document as _, Loaded, Opened, Restored, StateError};
+
+/// What many say at once is looked at once.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// On whose word a state is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// That of so many agents.
+    Agents(u64),
+    /// An operator's, who gives a reason.
+    Operator {
+        reason: String,
+        /// Also if the fleet has what is not known here.
+        although_ahead: bool,
+    },
+}
+
+impl Ca {
+    /// Compares what agents hold with a state that was put back, and opens it when enough of
+    /// them agree. Returns when it is open, or was never put back.
+    pub async fn keep_restored(&self, settle: Duration) {
+        let mut document = self.restore.watch();
+        let mut told = None;
+        loop {
+            let Some(restored) = document.borrow_and_update().clone() else {
+                return;
+            };
+            if !restored.is_shut() {
+                return;
+            }
+            let first = self.restore.first_said();
+            if let Err(error) = self.tally(&restored).await {
+                tracing::warn!(
+                    code = error.code(),
+                    "what the agents hold could not be noted: {error}"
+                );
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            let Some(restored) = self.restore.get() else {
+                return;
+            };
+            let verdict = verdict(&restored);
+            if told.as_ref() != Some(&verdict) {
+                let message = verdict.in_words(&restored);
+                tracing::warn!(code = "ARX-RESTORE-SHUT", backup = %restored.backup, "restored, and shut: {message}");
+                told = Some(verdict.clone());
+            }
+            let opens = first
+                .filter(|_| verdict == Verdict::Agrees)
+                .map(|first| first + settle);
+            tokio::select! {
+                () = self.restore.said_something() => tokio::time::sleep(GATHER).await,
+                Ok(()) = document.changed() => {}
+                () = until(opens) => {
+                    if let Err(refusal) = self.open_restored(Word::Agents(restored.agree())).await {
+                        tracing::warn!(code = refusal.code, "a restored state was not opened: {}", refusal.message);
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stores what agents have told this process.
+    async fn tally(&self, known: &Restored) -> Result<(), StateError> {
+        let bundle = self.trust.current();
+        let roots: Vec<KeyId> = bundle
+            .roots()
+            .iter()
+            .filter_map(Certificate::subject_key_id)
+            .collect();
+        let heard = self.restore.tally(&Ours {
+            sequence: bundle.sequence(),
+            sha256: bundle.sha256(),
+            roots,
+            active: self.authority.root_key_id(),
+        });
+        if known.heard.get(&*self.replica) == Some(&heard) {
+            return Ok(());
+        }
+        let key = self.state.key(&Restored::KIND);
+        self.state
+            .update(&key, |found: Option<Loaded<Restored>>| {
+                Ok::<_, StateError>(match found.map(|found| found.value) {
+                    Some(mut restored) if restored.is_shut() => {
+                        let replica = self.replica.to_string();
+                        restored.heard.insert(replica, heard.clone());
+                        Decision::Write(restored, ())
+                    }
+                    _ => Decision::Keep(()),
+                })
+            })
+            .await?;
+        self.restore.refresh().await
+    }
+
+    /// Begins an epoch with what was put back, and issues from then on.
+    ///
+    /// # Errors
+    /// [`Refusal`] if it is open, or the fleet knows better and the operator has not said that
+    /// this does not matter; or it could not be stored.
+    pub(crate) async fn open_restored(&self, word: Word) -> Result<Restored, Refusal> {
+        let restored = self.restore.get().filter(|it| it.is_shut());
+        let restored = restored.ok_or_else(|| {
+            Refusal::new(
+                "ARX-RESTORE-OPEN",
+                Fault::Request,
+                "this authority was not restored from a backup, or is open: there is nothing to do",
+            )
+        })?;
+        let found = verdict(&restored);
+        if let Verdict::Ahead { .. } = found
+            && !matches!(&word, Word::Operator { although_ahead, .. } if *although_ahead)
+        {
+            return Err(Refusal::new(
+                "ARX-RESTORE-AHEAD",
+                Fault::Changed,
+                found.in_words(&restored),
+            ));
+        }
+        let now = self.clock.now();
+        let known = restored.highest().max(self.ledger.last_sequence());
+        let begun = self
+            .trust
+            .begin_epoch(known, &self.authority.root(), now)
+            .await;
+        let begun = begun
+            .map_err(|error| Refusal::new(error.code(), Fault::Dependency, error.to_string()))?;
+        let (agents, reason, who) = match word {
+            Word::Agents(agents) => (Some(agents), String::new(), "the agents"),
+            Word::Operator { reason, .. } => (None, reason, "admin socket"),
+        };
+        let detail = format!(
+            "backup {} of {}, {} agents agree, bundle {}: {}",
+            restored.backup,
+            rfc3339(restored.made),
+            restored.agree(),
+            begun.sequence(),
+            match reason.as_str() {
+                "" => "more than half of the agents that there were",
+                reason => reason,
+            }
+        );
+        let record = ledger::Operator {
+            who: who.to_owned(),
+            action: "open-restored".to_owned(),
+            detail: detail.clone(),
+        };
+        let recorded = self.ledger.append(vec![ledger::Record::new(now, record)]);
+        recorded.await.map_err(|error| {
+            Refusal::new(
+                error.code(),
+                Fault::Dependency,
+                format!("it stays shut, because that could not be recorded: {error}"),
+            )
+        })?;
+        let opened = Opened {
+            at: now,
+            agents,
+            reason,
+        };
+        let key = self.state.key(&Restored::KIND);
+        let open = self
+            .state
+            .update(&key, |found: Option<Loaded<Restored>>| {
+                let restored = found.map_or_else(|| (*restored).clone(), |found| found.value);
+                if !restored.is_shut() {
+                    return Ok::<_, Refusal>(Decision::Keep(restored));
+                }
+                let open = Restored {
+                    opened: Some(opened.clone()),
+                    ..restored
+                };
+                Ok(Decision::Write(open.clone(), open))
+            })
+            .await?;
+        self.restore.refresh().await?;
+        tracing::warn!(bundle = %begun.sequence(), "a restored state is open: {detail}");
+        self.rotator.wake();
+        Ok(open)
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,138 @@
+//! That this state is a backup which was put back, what its replicas have heard of the fleet
+//! since, and who said that it may be gone on with.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use arx_identity::{KeyId, Sequence};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::document::{self, Document};
+use super::{LedgerMark, published, wire};
+use crate::store::Segment;
+
+/// A backup that was put back. Until it is opened, nothing is issued and nothing published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The backup's id.
+    pub backup: String,
+    /// When the backup was made.
+    #[serde(with = "wire::millis", rename = "made_ms")]
+    pub made: SystemTime,
+    /// When it was put back.
+    #[serde(with = "wire::millis", rename = "at_ms")]
+    pub at: SystemTime,
+    /// The replica that made it.
+    pub replica: String,
+    /// How far the ledger of that replica was.
+    pub ledger: LedgerMark,
+    /// How many nodes had valid certificates then.
+    pub agents: u64,
+    /// Whether the ledger of that replica is there, as it found when it started; not known yet,
+    /// if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<bool>,
+    /// What each replica has heard, by its name.
+    #[serde(default)]
+    pub heard: BTreeMap<String, Heard>,
+    /// By whom it was opened; nobody yet, if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<Opened>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// What the agents that came to one replica hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// Agents whose roots are all here, the active one among them, or that will take what is
+    /// here.
+    pub agree: u64,
+    /// The highest sequence that any of them holds.
+    #[serde(with = "published::optional_sequence", default)]
+    pub highest: Option<Sequence>,
+    /// What others hold, the one with the most agents first.
+    #[serde(default)]
+    pub ahead: Vec<Ahead>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// A bundle of the fleet's that this state does not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ahead {
+    /// Its sequence.
+    #[serde(with = "published::sequence")]
+    pub sequence: Sequence,
+    /// Its content.
+    #[serde(with = "wire::sha256")]
+    pub sha256: [u8; 32],
+    /// Its roots that are not here, by their subject key identifiers.
+    #[serde(with = "wire::key_ids")]
+    pub missing: Vec<KeyId>,
+    /// How many agents hold it.
+    pub agents: u64,
+    /// One of them.
+    pub node: String,
+}
+
+/// Who has opened a state that was put back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// When.
+    #[serde(with = "wire::millis", rename = "at_ms")]
+    pub at: SystemTime,
+    /// The agents that agreed; none, if an operator did not wait for them.
+    pub agents: Option<u64>,
+    /// Why, in the operator's words.
+    #[serde(default)]
+    pub reason: String,
+}
+
+impl Restored {
+    /// Whether nothing may be issued yet.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.opened.is_none()
+    }
+
+    /// Agents that agree, at whatever replica.
+    #[must_use]
+    pub fn agree(&self) -> u64 {
+        self.heard.values().map(|heard| heard.agree).sum()
+    }
+
+    /// The highest sequence that any agent holds.
+    #[must_use]
+    pub fn highest(&self) -> Option<Sequence> {
+        self.heard.values().filter_map(|heard| heard.highest).max()
+    }
+
+    /// Bundles that are not known here, at whatever replica.
+    pub fn ahead(&self) -> impl Iterator<Item = &Ahead> {
+        self.heard.values().flat_map(|heard| &heard.ahead)
+    }
+
+    /// How many agents have to agree: more than half of those that there were. What a gate has
+    /// let pass, more than half of the fleet hold, so one of any such half tells of it.
+    #[must_use]
+    pub fn needed(&self) -> u64 {
+        self.agents / 2 + 1
+    }
+}
+
+impl Document for Restored {
+    const KIND: Segment = Segment::fixed("restored");
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        document::encode(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        document::decode(bytes)
+    }
+}

@@ -1,0 +1,206 @@
+//! `arx backup` and `arx restore`: a copy of the state, and what follows when one was put back.
+
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use arx_proto::admin::v1 as wire;
+use arx_proto::admin::v1::recovery_client::RecoveryClient;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use crate::client::{Failure, channel};
+use crate::output::{Output, Style, columns, hex, instant_json, one_line};
+
+/// Answers are longer than others may be, and bounded all the same.
+const LIMIT: usize = 16 * 1024 * 1024;
+
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// Where it goes: a new file, which only you can read.
+    file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// How an authority stands whose state was put back by `arx-ca restore FILE`.
+    Status,
+    /// Have it issue without waiting for agents any longer.
+    Open {
+        /// Without this nothing is done: agents that were not heard may trust roots that this
+        /// state does not know.
+        #[arg(long, required = true)]
+        no_fleet: bool,
+        /// Also if agents hold roots that this state does not know: whatever stands under these
+        /// is not believed any more.
+        #[arg(long)]
+        although_ahead: bool,
+        /// For the ledger.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+async fn connect(socket: &Path) -> Result<RecoveryClient<Channel>, Failure> {
+    let client = RecoveryClient::new(channel(socket).await?);
+    Ok(client.max_decoding_message_size(LIMIT))
+}
+
+pub(crate) async fn backup(socket: &Path, style: Style, to: &Backup) -> Result<Output, Failure> {
+    let mut client = connect(socket).await?;
+    let answer = client.backup(wire::BackupRequest {}).await?.into_inner();
+    write(&to.file, &answer.content)
+        .map_err(|error| Failure::Failed(format!("{}: {error}", to.file.display())))?;
+    let bytes = answer.content.len();
+    if style.json {
+        return Ok(Output::json(&json!({
+            "id": answer.id, "made": instant_json(answer.made_unix_ms),
+            "bundle": [answer.epoch, answer.number], "bytes": bytes, "sealed": answer.sealed,
+        })));
+    }
+    let mut output = Output::text(&format!(
+        "{}: backup {} of bundle {}.{}, {bytes} bytes\n",
+        to.file.display(),
+        one_line(&answer.id),
+        answer.epoch,
+        answer.number,
+    ));
+    output.note = match answer.sealed {
+        true => "keep it apart from the sealing key, which it is worth nothing without; the ledger is not in it\n",
+        false => "it is NOT sealed, and has the root's key unless that is elsewhere: keep it as you would keep that; the ledger is not in it\n",
+    }
+    .to_owned();
+    Ok(output)
+}
+
+/// Never in the place of anything: an earlier backup may be the one that is needed.
+fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    let written = file
+        .set_permissions(std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| file.write_all(content))
+        .and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Half a backup is none.
+        let _already_gone = std::fs::remove_file(path);
+    }
+    written
+}
+
+pub(crate) async fn restore(
+    socket: &Path,
+    style: Style,
+    command: Command,
+) -> Result<Output, Failure> {
+    let mut client = connect(socket).await?;
+    let answer = match command {
+        Command::Status => client.restore_status(wire::RestoreStatusRequest {}).await?,
+        Command::Open {
+            no_fleet: _,
+            although_ahead,
+            reason,
+        } => {
+            let request = wire::OpenRestoredRequest {
+                reason,
+                although_ahead,
+            };
+            client.open_restored(request).await?
+        }
+    };
+    let answer = answer.into_inner();
+    let output = match style.json {
+        true => Output::json(&to_json(&answer)),
+        false => Output::text(&to_text(&answer, style)),
+    };
+    Ok(output.well_if(!answer.shut))
+}
+
+fn to_json(answer: &wire::RestoreStatusResponse) -> Value {
+    let ahead: Vec<_> = answer
+        .ahead
+        .iter()
+        .map(|it| {
+            json!({
+                "bundle": [it.epoch, it.number], "sha256": hex(&it.sha256), "agents": it.agents,
+                "missing": it.missing_key_ids.iter().map(|id| hex(id)).collect::<Vec<_>>(),
+                "node": it.node,
+            })
+        })
+        .collect();
+    json!({
+        "restored": !answer.backup.is_empty(), "shut": answer.shut, "backup": answer.backup,
+        "made": instant_json(answer.made_unix_ms), "at": instant_json(answer.at_unix_ms),
+        "bundle": [answer.epoch, answer.number], "agents": answer.agents,
+        "needed": answer.needed, "agree": answer.agree, "ahead": ahead,
+        "opened": instant_json(answer.opened_unix_ms), "reason": answer.opened_reason,
+    })
+}
+
+fn to_text(answer: &wire::RestoreStatusResponse, style: Style) -> String {
+    let bundle = format!("{}.{}", answer.epoch, answer.number);
+    if answer.backup.is_empty() {
+        return format!("this state was never put back; bundle {bundle} is published\n");
+    }
+    let mut text = format!(
+        "backup     {} made {}, put back {}\n",
+        one_line(&answer.backup),
+        style.time(answer.made_unix_ms),
+        style.time(answer.at_unix_ms)
+    );
+    text += &match (answer.shut, answer.opened_reason.as_str()) {
+        (true, _) => "state      shut: nothing is issued, and nothing published\n".to_owned(),
+        (false, "") => format!(
+            "state      open since {}, by the agents' word\n",
+            style.time(answer.opened_unix_ms)
+        ),
+        (false, reason) => format!(
+            "state      open since {}, by an operator's word: {}\n",
+            style.time(answer.opened_unix_ms),
+            one_line(reason)
+        ),
+    };
+    text += &format!("bundle     {bundle}\n");
+    text += &format!(
+        "agents     {} agree, {} have to, of {} that there were\n",
+        answer.agree, answer.needed, answer.agents
+    );
+    if !answer.shut {
+        return text;
+    }
+    text += &format!("verdict    {}\n", one_line(&answer.verdict));
+    if answer.ahead.is_empty() {
+        return text;
+    }
+    let rows: Vec<_> = answer.ahead.iter().map(row).collect();
+    text += "\nwhat agents hold that this state does not know:\n";
+    text += &columns(
+        &[
+            "BUNDLE",
+            "AGENTS",
+            "ROOTS THAT ARE MISSING HERE",
+            "ONE OF THEM",
+        ],
+        &rows,
+    );
+    text += "\nif there is a newer backup: stop arx-ca, empty its state directory but for the ledger, and restore that\n";
+    text
+}
+
+fn row(ahead: &wire::AheadBundle) -> Vec<String> {
+    let missing: Vec<_> = ahead.missing_key_ids.iter().map(|id| hex(id)).collect();
+    vec![
+        format!("{}.{}", ahead.epoch, ahead.number),
+        ahead.agents.to_string(),
+        match missing.is_empty() {
+            true => "none, but the root that signs here is not among theirs".to_owned(),
+            false => missing.join(" "),
+        },
+        one_line(&ahead.node),
+    ]
+}
