@@ -248,6 +248,8 @@ pub struct Readings {
     pub ledger_bytes: u64,
     /// Whether the key that signs intermediates can be reached.
     pub root_key_reachable: bool,
+    /// Whether it was restored from a backup and issues nothing yet.
+    pub is_shut: bool,
     /// End of each authority's certificate, by role.
     pub authority_ends: Vec<(&'static str, SystemTime)>,
     /// When each is due to be renewed by itself, by role.
@@ -316,6 +318,11 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
             "arx_ca_root_key_reachable",
             "1 if the key that signs intermediates could be reached at the last look",
             u64::from(readings.root_key_reachable),
+        )?;
+        one(
+            "arx_ca_restore_shut",
+            "1 while a restored state is not open, and nothing is issued",
+            u64::from(readings.is_shut),
         )?;
         if let Some(live) = readings.live_certificates {
             one(

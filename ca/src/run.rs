@@ -508,6 +508,7 @@ fn readings(ca: &Ca) -> Readings {
         live_certificates: live.is_ready().then(|| live.count(now)),
         ledger_records: ledger.records,
         ledger_bytes: ledger.bytes,
+        is_shut: ca.restore.is_open().is_err(),
         root_key_reachable: ca.authority.reach().borrow().away.is_none(),
         authority_ends,
         authority_renewals,

@@ -56,15 +56,15 @@ pub(crate) async fn backup(socket: &Path, style: Style, to: &Backup) -> Result<O
     if style.json {
         return Ok(Output::json(&json!({
             "id": answer.id, "made": instant_json(answer.made_unix_ms),
-            "bundle": [answer.epoch, answer.number], "bytes": bytes, "sealed": answer.sealed,
+            "bundle_sequence": sequence(answer.epoch, answer.number), "bytes": bytes,
+            "sealed": answer.sealed,
         })));
     }
     let mut output = Output::text(&format!(
-        "{}: backup {} of bundle {}.{}, {bytes} bytes\n",
+        "{}: backup {} of bundle {}, {bytes} bytes\n",
         to.file.display(),
         one_line(&answer.id),
-        answer.epoch,
-        answer.number,
+        sequence(answer.epoch, answer.number),
     ));
     output.note = match answer.sealed {
         true => "keep it apart from the sealing key, which it is worth nothing without; the ledger is not in it\n",
@@ -127,7 +127,7 @@ fn to_json(answer: &wire::RestoreStatusResponse) -> Value {
         .iter()
         .map(|it| {
             json!({
-                "bundle": [it.epoch, it.number], "sha256": hex(&it.sha256), "agents": it.agents,
+                "bundle_sequence": sequence(it.epoch, it.number), "sha256": hex(&it.sha256), "agents": it.agents,
                 "missing": it.missing_key_ids.iter().map(|id| hex(id)).collect::<Vec<_>>(),
                 "node": it.node,
             })
@@ -136,14 +136,14 @@ fn to_json(answer: &wire::RestoreStatusResponse) -> Value {
     json!({
         "restored": !answer.backup.is_empty(), "shut": answer.shut, "backup": answer.backup,
         "made": instant_json(answer.made_unix_ms), "at": instant_json(answer.at_unix_ms),
-        "bundle": [answer.epoch, answer.number], "agents": answer.agents,
+        "bundle_sequence": sequence(answer.epoch, answer.number), "agents": answer.agents,
         "needed": answer.needed, "agree": answer.agree, "ahead": ahead,
         "opened": instant_json(answer.opened_unix_ms), "reason": answer.opened_reason,
     })
 }
 
 fn to_text(answer: &wire::RestoreStatusResponse, style: Style) -> String {
-    let bundle = format!("{}.{}", answer.epoch, answer.number);
+    let bundle = sequence(answer.epoch, answer.number);
     if answer.backup.is_empty() {
         return format!("this state was never put back; bundle {bundle} is published\n");
     }
@@ -192,10 +192,14 @@ fn to_text(answer: &wire::RestoreStatusResponse, style: Style) -> String {
     text
 }
 
+fn sequence(epoch: u64, number: u64) -> String {
+    format!("{epoch}.{number}")
+}
+
 fn row(ahead: &wire::AheadBundle) -> Vec<String> {
     let missing: Vec<_> = ahead.missing_key_ids.iter().map(|id| hex(id)).collect();
     vec![
-        format!("{}.{}", ahead.epoch, ahead.number),
+        sequence(ahead.epoch, ahead.number),
         ahead.agents.to_string(),
         match missing.is_empty() {
             true => "none, but the root that signs here is not among theirs".to_owned(),

@@ -198,6 +198,7 @@ fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
     });
     health.push(root_health(ca, now));
     health.extend(key_health(ca));
+    health.extend(restored_health(ca));
     if ca.authority.looks_every().is_some() {
         let told = ca.overview.files().borrow().clone();
         let (code, message) = told.clone().unwrap_or_default();
@@ -241,6 +242,21 @@ fn key_health(ca: &Ca) -> Option<wire::Health> {
         code: code.to_owned(),
         message,
         warning,
+    })
+}
+
+/// Whether a state that was put back is open.
+fn restored_health(ca: &Ca) -> Option<wire::Health> {
+    ca.restore.get()?;
+    let shut = ca.restore.is_open().err();
+    Some(wire::Health {
+        component: "restored".to_owned(),
+        ok: shut.is_none(),
+        code: shut
+            .as_ref()
+            .map_or_else(String::new, |it| it.code.to_owned()),
+        message: shut.map(|it| it.message).unwrap_or_default(),
+        warning: false,
     })
 }
 
