@@ -11,15 +11,18 @@ use arx_proto::node::v1::issue_item::Evidence as Brought;
 use crate::ca::Rules;
 use crate::caller::{Node, NodeName};
 use crate::metrics::Kind;
+use crate::pods::Found;
 use crate::policy::{Agent, Denied, Evidence, Grant, Process, Request};
 use crate::refusal::{Fault, Refusal};
-use crate::token::{Purpose, Refused, Token, Verified};
+use crate::token::{Account, Purpose, Refused, Token, Verified};
 
 /// What an item's evidence proves, whatever the policy thinks of it.
 #[derive(Debug)]
 pub enum Proof {
     /// A service-account token of a workload.
     Token(Box<Verified>),
+    /// A pod that runs on the agent's node, by its UID.
+    Pod(Box<Found>),
     /// The agent's word on a process of its own node.
     Process(wire::LocalProcess),
     /// The node's own certificate.
@@ -71,11 +74,11 @@ pub async fn prove(
         }
         Some(Brought::Local(process)) => Ok(Proof::Process(process)),
         Some(Brought::Node(wire::NodeRenewal {})) => Ok(Proof::Renewal),
-        Some(Brought::PodUid(_)) => Err(Refusal::new(
-            "ARX-EVIDENCE-UNSUPPORTED",
-            Fault::Request,
-            "this authority does not watch the pods of the cluster: let the agent attest by `token` or `local`",
-        )),
+        Some(Brought::PodUid(uid)) => {
+            let NodeName { cluster, node } = &node.name;
+            let found = rules.tokens.pod_on(cluster, node, &uid)?;
+            Ok(Proof::Pod(Box::new(found)))
+        }
         None => Err(Refusal::new(
             "ARX-EVIDENCE-MISSING",
             Fault::Request,
@@ -97,6 +100,7 @@ pub fn decide(
 ) -> Result<Admitted, Refusal> {
     let (kind, evidence) = match proof {
         Proof::Token(verified) => (Kind::Workload, Evidence::Token(verified)),
+        Proof::Pod(found) => (Kind::Workload, Evidence::Pod(found)),
         Proof::Process(process) => (Kind::Workload, Evidence::Process(seen(process)?)),
         Proof::Renewal => (Kind::Node, Evidence::Renewal),
     };
@@ -159,11 +163,15 @@ impl Admitted {
 }
 
 impl Proof {
-    /// The service account whose token it is, if it is one.
+    /// The service account that it is of, if it is of one.
     #[must_use]
-    pub fn account(&self) -> Option<&Verified> {
+    pub fn account(&self) -> Option<Account<'_>> {
         match self {
-            Self::Token(verified) => Some(verified),
+            Self::Token(verified) => Some(verified.account()),
+            Self::Pod(found) => Some(Account {
+                namespace: &found.namespace,
+                name: &found.service_account,
+            }),
             Self::Process(_) | Self::Renewal => None,
         }
     }
@@ -172,6 +180,10 @@ impl Proof {
     fn describe(&self) -> String {
         match self {
             Self::Token(verified) => format!("token: {}", token_words(verified)),
+            Self::Pod(found) => format!(
+                "pod: {}/{}, pod {} ({})",
+                found.namespace, found.service_account, found.name, found.uid
+            ),
             Self::Process(process) => {
                 format!(
                     "local: uid {}, gid {}, {:?}",

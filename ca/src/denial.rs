@@ -28,7 +28,7 @@ use crate::refusal::{Fault, Refusal};
 use crate::state::{
     Decision, Denial, Denials, Document as _, Loaded, Replica, ReplicaDocument, State, StateError,
 };
-use crate::token::Verified;
+use crate::token::Account;
 
 /// After the store could not be read.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -130,7 +130,7 @@ impl Current {
 
 impl Ca {
     /// Whether `id` may be issued to something on `node`, as far as denials go; `account` is
-    /// whose token proves it, if one does.
+    /// the service account that it is of, if it is of one.
     ///
     /// # Errors
     /// If one of them is denied.
@@ -138,7 +138,7 @@ impl Ca {
         &self,
         id: &SpiffeId,
         node: &NodeName,
-        account: Option<&Verified>,
+        account: Option<Account<'_>>,
         now: SystemTime,
     ) -> Result<(), Refusal> {
         let denials = self.denials.get();
@@ -158,11 +158,8 @@ impl Ca {
         };
         check(id.as_str())?;
         check(&subject::of_node(node))?;
-        account.map_or(Ok(()), |token| {
-            check(&subject::of_account(
-                &token.namespace,
-                &token.service_account,
-            ))
+        account.map_or(Ok(()), |Account { namespace, name }| {
+            check(&subject::of_account(namespace, name))
         })
     }
 

@@ -374,7 +374,7 @@ impl Ca {
         }
         self.restore.is_open()?;
         let now = self.clock.now();
-        if let Err(refusal) = self.not_denied(&admitted.id, &name, Some(&verified), now) {
+        if let Err(refusal) = self.not_denied(&admitted.id, &name, Some(verified.account()), now) {
             self.alert(&name, &refusal, request, now).await;
             return Err(refusal);
         }

@@ -22,7 +22,7 @@ pub mod nested;
 pub mod node_api;
 pub mod overview;
 pub mod page;
-mod pods;
+pub mod pods;
 pub mod policy;
 pub mod queue;
 pub mod refusal;

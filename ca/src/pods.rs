@@ -7,6 +7,7 @@
 mod api;
 mod index;
 mod object;
+mod unproved;
 mod watch;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,10 +16,12 @@ use std::time::{Duration, Instant};
 use arx_daemon::Clock;
 use tokio::sync::Semaphore;
 
-use crate::token::Refused;
+use crate::token::{Cluster, Refused};
 pub(crate) use api::Api;
+pub use index::Found;
 use index::{Index, Standing};
 use object::Pod;
+pub use unproved::Unproved;
 
 /// Why the index is not being kept up.
 pub(crate) const AWAY: &str = "ARX-PODS-AWAY";
@@ -42,6 +45,8 @@ pub(crate) struct Pods {
     api: Api,
     /// Pods are believed for so long after the API server was last heard.
     stale: Duration,
+    /// Which labels of them are kept.
+    labels: Vec<String>,
     clock: Clock,
     seen: RwLock<Seen>,
     turns: Semaphore,
@@ -74,13 +79,23 @@ pub(crate) struct Health {
 }
 
 impl Pods {
-    pub(crate) fn new(cluster: Arc<str>, api: Api, stale: Duration, clock: Clock) -> Self {
+    pub(crate) fn new(
+        cluster: Arc<str>,
+        api: Api,
+        stale: Duration,
+        labels: &[String],
+        clock: Clock,
+    ) -> Self {
         Self {
             cluster,
             api,
             stale,
+            labels: labels.to_vec(),
             clock,
-            seen: RwLock::default(),
+            seen: RwLock::new(Seen {
+                index: Index::keeping(labels),
+                ..Seen::default()
+            }),
             turns: Semaphore::new(AT_ONCE),
         }
     }
@@ -94,6 +109,39 @@ impl Pods {
             Standing::Live => Some(Ok(())),
             Standing::Gone(why) => Some(Err(self.gone(why))),
             Standing::Unknown => None,
+        }
+    }
+
+    /// The pod of this UID, if it is one that runs on this node.
+    pub(crate) fn on(&self, node: &str, uid: &str) -> Result<Found, Unproved> {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        let cluster = || self.cluster.clone();
+        let why = || seen.failure.clone();
+        if self.is_stale(&seen) {
+            return Err(Unproved::Unknown {
+                cluster: cluster(),
+                why: why().unwrap_or_else(|| "they are being read".into()),
+            });
+        }
+        let now = self.clock.now();
+        match (seen.index.find(uid, now), why()) {
+            (Some(Ok(found)), _) if found.node.as_deref() == Some(node) => Ok(Found {
+                cluster: cluster(),
+                ..found
+            }),
+            (Some(Ok(Found { node: Some(_), .. })), _) => {
+                Err(Unproved::Elsewhere(format!("{}/{node}", self.cluster)))
+            }
+            (Some(Err(why)), _) => Err(Unproved::Gone {
+                cluster: cluster(),
+                why,
+            }),
+            // It may have been made, or put on its node, after what was heard.
+            (_, Some(why)) => Err(Unproved::Unknown {
+                cluster: cluster(),
+                why,
+            }),
+            (_, None) => Err(Unproved::Unheard(cluster())),
         }
     }
 
@@ -184,8 +232,11 @@ impl Pods {
     }
 
     /// Whether it watches the same pods in the same way as `other` would.
-    pub(crate) fn is_same_as(&self, cluster: &str, api: &Api, stale: Duration) -> bool {
-        *self.cluster == *cluster && self.api.is_same_as(api) && self.stale == stale
+    pub(crate) fn is_same_as(&self, cluster: &Cluster, api: &Api) -> bool {
+        *self.cluster == *cluster.name
+            && self.api.is_same_as(api)
+            && self.stale == cluster.pod_grace.get()
+            && self.labels == cluster.pod_labels
     }
 
     fn gone(&self, why: &'static str) -> Refused {

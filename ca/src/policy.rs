@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use arx_identity::{KeyAlgorithm, SpiffeId, TrustDomain};
 
+use crate::pods::Found;
 use crate::token::{Cluster, Purpose, Verified, is_segment};
 use template::{Names, Template, is_reserved};
 
@@ -57,6 +58,8 @@ impl fmt::Display for Agent<'_> {
 pub enum Evidence<'a> {
     /// A workload's service-account token.
     Token(&'a Verified),
+    /// A pod of the agent's cluster that runs on its node.
+    Pod(&'a Found),
     /// A process on the agent's node, as the agent sees it.
     Process(Process<'a>),
     /// The agent's own token: a node joins.
@@ -307,7 +310,14 @@ impl Policy {
             return Err(Denied::Key(request.key));
         }
         match &request.evidence {
-            Evidence::Token(token) => self.workload(agent, token, request.ttl),
+            Evidence::Token(token) => {
+                check_token(agent, token, Purpose::Workload)?;
+                self.workload(names(token)?, request.ttl)
+            }
+            Evidence::Pod(pod) => {
+                check_pod(agent, pod)?;
+                self.workload(names_of(pod)?, request.ttl)
+            }
             Evidence::Process(process) => self.local(agent, process, request.ttl),
             Evidence::Renewal => self.node(agent, request.ttl),
             Evidence::Join(token) => {
@@ -324,14 +334,7 @@ impl Policy {
         }
     }
 
-    fn workload(
-        &self,
-        agent: Agent<'_>,
-        token: &Verified,
-        ttl: Option<Duration>,
-    ) -> Result<Grant, Denied> {
-        check_token(agent, token, Purpose::Workload)?;
-        let names = names(token)?;
+    fn workload(&self, names: Names<'_>, ttl: Option<Duration>) -> Result<Grant, Denied> {
         let (rule, terms) = self.terms(names)?;
         self.grant(&terms.path.fill(names), terms, ttl, rule)
     }
@@ -461,13 +464,24 @@ fn exceptional(exception: &Exception, usual: &Terms) -> Result<Exceptional, Stri
     }))
 }
 
-/// A token proves something to the agent of its own node only.
 fn names(token: &Verified) -> Result<Names<'_>, Denied> {
-    let names = Names {
+    sound(Names {
         cluster: &token.cluster,
         namespace: &token.namespace,
         service_account: &token.service_account,
-    };
+    })
+}
+
+fn names_of(pod: &Found) -> Result<Names<'_>, Denied> {
+    sound(Names {
+        cluster: &pod.cluster,
+        namespace: &pod.namespace,
+        service_account: &pod.service_account,
+    })
+}
+
+/// Names that can stand in a SPIFFE id.
+fn sound(names: Names<'_>) -> Result<Names<'_>, Denied> {
     for (what, name) in [
         ("namespace", names.namespace),
         ("service account", names.service_account),
@@ -480,6 +494,18 @@ fn names(token: &Verified) -> Result<Names<'_>, Denied> {
     Ok(names)
 }
 
+/// A pod proves something to the agent of its own node only.
+fn check_pod(agent: Agent<'_>, pod: &Found) -> Result<(), Denied> {
+    if *pod.cluster != *agent.cluster {
+        return Err(Denied::Cluster(agent.cluster.to_owned()));
+    }
+    match pod.node.as_deref() {
+        Some(node) if node == agent.node => Ok(()),
+        _ => Err(Denied::Node(agent.to_string())),
+    }
+}
+
+/// A token proves something to the agent of its own node only.
 fn check_token(agent: Agent<'_>, token: &Verified, purpose: Purpose) -> Result<(), Denied> {
     if token.purpose != purpose {
         return Err(Denied::Purpose(token.purpose));

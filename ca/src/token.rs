@@ -31,7 +31,7 @@ use realm::{Case, Realm, Verdict, Verifier, judge, key_missing};
 use review::Reviewer;
 use source::Source;
 
-use crate::pods::{Api, Claim, Pods};
+use crate::pods::{Api, Claim, Found, Pods, Unproved};
 
 pub use claims::{Bound, SKEW};
 pub(crate) use config::is_segment;
@@ -104,7 +104,25 @@ pub struct Verified {
     pub purpose: Purpose,
 }
 
+/// A service account of some cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+}
+
 impl Verified {
+    /// Whose token it is.
+    #[must_use]
+    pub fn account(&self) -> Account<'_> {
+        Account {
+            namespace: &self.namespace,
+            name: &self.service_account,
+        }
+    }
+
     /// What it says of its pod, if it is bound to one.
     fn pod_claim(&self) -> Option<Claim<'_>> {
         let pod = self.pod.as_ref()?;
@@ -210,10 +228,11 @@ impl Tokens {
         let grace = cluster.pod_grace.get();
         let old = before.iter().flat_map(|before| &before.inner.realms);
         let mut old = old.filter_map(|realm| realm.pods.as_ref());
-        let kept = old.find(|pods| pods.is_same_as(&cluster.name, &api, grace));
+        let kept = old.find(|pods| pods.is_same_as(cluster, &api));
         Ok(kept.map(Arc::clone).unwrap_or_else(|| {
             let name = cluster.name.as_str().into();
-            Arc::new(Pods::new(name, api, grace, clock.clone()))
+            let labels = cluster.pod_labels.as_slice();
+            Arc::new(Pods::new(name, api, grace, labels, clock.clone()))
         }))
     }
 
@@ -268,7 +287,7 @@ impl Tokens {
         let now = self.inner.clock.now();
         let judged = token.open().and_then(|compact| {
             let case = Case::open(token, &compact, purpose, now)?;
-            match judge(&self.candidates(&case.claims, cluster)?, &case)? {
+            match judge(self.realm_of(&case.claims, cluster)?, &case)? {
                 Verdict::Proved(verified) => Ok(Some(verified)),
                 Verdict::OfPod(..) | Verdict::Unknown => Ok(None),
             }
@@ -284,46 +303,51 @@ impl Tokens {
     ) -> Result<Verified, Refused> {
         let compact = token.open()?;
         let case = Case::open(token, &compact, purpose, self.inner.clock.now())?;
-        let realms = self.candidates(&case.claims, cluster)?;
-        if let [realm] = realms.as_slice()
-            && let Some(reviewer) = realm.reviewer(purpose)
-        {
+        let realm = self.realm_of(&case.claims, cluster)?;
+        if let Some(reviewer) = realm.reviewer(purpose) {
             return realm.review(reviewer, &case).await;
         }
-        let mut verdict = judge(&realms, &case)?;
+        let mut verdict = judge(realm, &case)?;
         if matches!(verdict, Verdict::Unknown) {
-            let keys = realms.iter().filter_map(|realm| realm.keys(purpose));
-            futures_util::future::join_all(keys.map(|keys| keys.refetch())).await;
-            verdict = judge(&realms, &case)?;
+            if let Some(keys) = realm.keys(purpose) {
+                keys.refetch().await;
+            }
+            verdict = judge(realm, &case)?;
         }
         match verdict {
             Verdict::Proved(verified) => Ok(verified),
             Verdict::OfPod(realm, verified) => realm.ask_for_pod(verified).await,
-            Verdict::Unknown => Err(key_missing(&realms, purpose)),
+            Verdict::Unknown => Err(key_missing(realm, purpose)),
         }
     }
 
-    /// The clusters that a token may be of, by its issuer, which nothing has proved yet.
-    fn candidates(
-        &self,
-        claims: &Claims<'_>,
-        cluster: Option<&str>,
-    ) -> Result<Vec<&Realm>, Refused> {
-        let realms = &self.inner.realms;
+    /// The pod of this UID, if it is one that runs on this node of the cluster.
+    ///
+    /// # Errors
+    /// Why it proves nothing.
+    pub(crate) fn pod_on(&self, cluster: &str, node: &str, uid: &str) -> Result<Found, Unproved> {
+        let realm = self.named(cluster);
+        let pods = realm.and_then(|realm| realm.pods.as_ref());
+        let pods = pods.ok_or_else(|| Unproved::Unwatched(cluster.into()))?;
+        pods.on(node, uid)
+    }
+
+    fn named(&self, cluster: &str) -> Option<&Realm> {
+        let mut realms = self.inner.realms.iter();
+        realms.find(|realm| *realm.name == *cluster)
+    }
+
+    /// The cluster that a token is of by its issuer, which nothing has proved yet.
+    fn realm_of(&self, claims: &Claims<'_>, cluster: Option<&str>) -> Result<&Realm, Refused> {
         let Some(name) = cluster else {
-            let found: Vec<_> = realms.iter().filter(|it| it.issuer == claims.iss).collect();
-            return if found.is_empty() {
-                Err(Refused::Issuer(Where::Anywhere))
-            } else {
-                Ok(found)
-            };
+            let mut realms = self.inner.realms.iter();
+            return realms
+                .find(|realm| realm.issuer == claims.iss)
+                .ok_or(Refused::Issuer(Where::Anywhere));
         };
-        let realm = realms
-            .iter()
-            .find(|realm| *realm.name == *name)
-            .ok_or(Refused::Cluster)?;
+        let realm = self.named(name).ok_or(Refused::Cluster)?;
         if realm.issuer == claims.iss {
-            Ok(vec![realm])
+            Ok(realm)
         } else {
             Err(Refused::Issuer(Where::Cluster(realm.name.clone())))
         }

@@ -49,6 +49,8 @@ pub struct Options {
     pub issuer: Option<String>,
     /// Service account of its agents, as `namespace/name`.
     pub agents: String,
+    /// Audiences of workload tokens.
+    pub audiences: Vec<String>,
     /// Lines of its `[[cluster]]`.
     pub cluster: String,
     /// Where the cluster's keys come from, if not from a file: a line of `[[cluster]]`.
@@ -72,6 +74,7 @@ impl Default for Options {
             policy: String::new(),
             issuer: None,
             agents: AGENTS.to_owned(),
+            audiences: vec![AUDIENCE.to_owned()],
             cluster: String::new(),
             keys: None,
             authority: String::new(),
@@ -177,6 +180,7 @@ impl Mesh {
             policy,
             issuer,
             agents,
+            audiences,
             cluster,
             keys,
             authority,
@@ -210,7 +214,7 @@ node_ttl = "{node_ttl}"
 [[cluster]]
 name = "{CLUSTER}"
 issuer = "{issuer}"
-audiences = ["{AUDIENCE}"]
+audiences = {audiences:?}
 agents = ["{agents}"]
 {keys}
 {cluster}

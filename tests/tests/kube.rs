@@ -2,6 +2,7 @@
 //! `make test-kube` runs these.
 
 mod kube {
+    mod agents;
     mod pods;
     mod shop;
     mod tokens;

@@ -16,6 +16,7 @@ use crate::issue::{key_id, refused_csr};
 use crate::ledger;
 use crate::metrics::Kind;
 use crate::refusal::{Fault, Refusal};
+use crate::token::Verified;
 
 impl Ca {
     /// Certifies an authority below this one: the certificate, and its chain up to the root.
@@ -72,7 +73,8 @@ impl Ca {
             },
         )?;
         self.restore.is_open()?;
-        self.not_denied(&known.id, &known.node, known.account.as_ref(), now)?;
+        let account = known.account.as_ref().map(Verified::account);
+        self.not_denied(&known.id, &known.node, account, now)?;
         self.nested.count(&known.id, self.clock.monotonic())?;
         let keys = KeyPolicy::allow([
             KeyAlgorithm::EcdsaP256,

@@ -21,6 +21,8 @@ type Key = [u8; 16];
 pub(super) struct Index {
     pods: HashMap<Key, Known>,
     words: Words,
+    /// Labels that are kept.
+    labels: Box<[Arc<str>]>,
 }
 
 #[derive(Debug)]
@@ -33,8 +35,28 @@ struct Known {
     /// Until when it may be there, once it is being deleted.
     deleted: Option<SystemTime>,
     has_ended: bool,
+    labels: Box<[(Arc<str>, Arc<str>)]>,
     /// The list in which it was seen last.
     list: u32,
+}
+
+/// A pod that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its cluster, as the configuration calls it.
+    pub cluster: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its service account.
+    pub service_account: Arc<str>,
+    /// Its node, once it is put on one.
+    pub node: Option<Arc<str>>,
+    /// Those of its labels that are kept.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// Whether a pod is what a token says of it.
@@ -48,6 +70,14 @@ pub(super) enum Standing {
 }
 
 impl Index {
+    /// An empty one, which keeps these labels of pods.
+    pub(super) fn keeping(labels: &[String]) -> Self {
+        Self {
+            labels: labels.iter().map(|it| it.as_str().into()).collect(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.pods.len()
     }
@@ -62,11 +92,8 @@ impl Index {
         if *pod.account != *claim.account {
             return Standing::Gone("it runs under another service account");
         }
-        if pod.has_ended {
-            return Standing::Gone("it has ended");
-        }
-        if pod.deleted.is_some_and(|end| now > end + AFTER_DELETION) {
-            return Standing::Gone("it is being deleted, and its time is up");
+        if let Some(why) = pod.is_over(now) {
+            return Standing::Gone(why);
         }
         match (&pod.node, claim.node) {
             (Some(node), Some(claimed)) if **node != *claimed => {
@@ -78,6 +105,15 @@ impl Index {
         }
     }
 
+    /// The pod of this UID, or why it is one no more; `None` if nothing is known of it.
+    pub(super) fn find(&self, uid: &str, now: SystemTime) -> Option<Result<Found, &'static str>> {
+        let pod = self.pods.get(&key(uid))?;
+        Some(match pod.is_over(now) {
+            Some(why) => Err(why),
+            None => Ok(pod.found(uid)),
+        })
+    }
+
     /// Takes a pod as it is now, seen in this list or after it.
     pub(super) fn put(&mut self, pod: &Pod<'_>, list: u32) {
         let known = Known {
@@ -87,9 +123,18 @@ impl Index {
             node: pod.node().map(|node| self.words.keep(node)),
             deleted: pod.deleted(),
             has_ended: pod.has_ended(),
+            labels: self.labels_of(pod),
             list,
         };
         self.pods.insert(key(&pod.metadata.uid), known);
+    }
+
+    fn labels_of(&mut self, pod: &Pod<'_>) -> Box<[(Arc<str>, Arc<str>)]> {
+        let kept = self.labels.iter().filter_map(|name| {
+            let value = pod.label(name)?;
+            Some((Arc::clone(name), self.words.keep(value)))
+        });
+        kept.collect()
     }
 
     pub(super) fn remove(&mut self, uid: &str) {
@@ -100,6 +145,30 @@ impl Index {
     pub(super) fn finish(&mut self, list: u32) {
         self.pods.retain(|_, pod| pod.list == list);
         self.words.forget();
+    }
+}
+
+impl Known {
+    /// Why it is no pod any more, if it is none.
+    fn is_over(&self, now: SystemTime) -> Option<&'static str> {
+        if self.has_ended {
+            return Some("it has ended");
+        }
+        let over = self.deleted.is_some_and(|end| now > end + AFTER_DELETION);
+        over.then_some("it is being deleted, and its time is up")
+    }
+
+    /// What is known of it, but for its cluster.
+    fn found(&self, uid: &str) -> Found {
+        Found {
+            cluster: "".into(),
+            namespace: self.namespace.clone(),
+            name: self.name.to_string(),
+            uid: uid.to_owned(),
+            service_account: self.account.clone(),
+            node: self.node.clone(),
+            labels: self.labels.to_vec(),
+        }
     }
 }
 

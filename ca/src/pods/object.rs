@@ -34,7 +34,16 @@ pub(super) struct Metadata<'a> {
     /// When it is to be gone; in the future while its grace period lasts.
     #[serde(borrow)]
     deletion_timestamp: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    labels: Option<Labels<'a>>,
 }
+
+/// Names and values, in the order in which they came.
+#[derive(Debug, Default)]
+struct Labels<'a>(Vec<(Word<'a>, Word<'a>)>);
+
+#[derive(Debug, Deserialize)]
+struct Word<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -107,6 +116,13 @@ impl Pod<'_> {
             .filter(|node| !node.is_empty())
     }
 
+    /// The value of one of its labels.
+    pub(super) fn label(&self, name: &str) -> Option<&str> {
+        let Labels(all) = self.metadata.labels.as_ref()?;
+        let mut named = all.iter().filter(|(it, _)| it.0 == name);
+        named.next().map(|(_, value)| &*value.0)
+    }
+
     /// When it is to be gone, if it is being deleted; a date that can't be read has passed.
     pub(super) fn deleted(&self) -> Option<SystemTime> {
         let text = self.metadata.deletion_timestamp.as_deref()?;
@@ -116,6 +132,28 @@ impl Pod<'_> {
     /// Whether none of its containers will run again (phase `Succeeded` or `Failed`).
     pub(super) fn has_ended(&self) -> bool {
         self.status.has_ended
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Look;
+        impl<'de> Visitor<'de> for Look {
+            type Value = Labels<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of labels")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels<'de>, A::Error> {
+                let mut all = Vec::new();
+                while let Some(label) = map.next_entry()? {
+                    all.push(label);
+                }
+                Ok(Labels(all))
+            }
+        }
+        deserializer.deserialize_map(Look)
     }
 }
 

@@ -107,7 +107,13 @@ impl Bench {
         let clock = Clock::manual(now());
         let client = kube::Client::new(ApiServer(sender), "default");
         let api = Api::with(client, None);
-        let pods = Arc::new(Pods::new("c1".into(), api, HOUR, clock.clone()));
+        let pods = Arc::new(Pods::new(
+            "c1".into(),
+            api,
+            HOUR,
+            &["app".to_owned()],
+            clock.clone(),
+        ));
         let kept = Arc::clone(&pods);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -148,6 +154,14 @@ impl Bench {
     async fn seen(&self, events: u64) {
         while self.pods.health().events < events {
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// What a UID proves to the agent of a node.
+    fn on(&self, node: &str, uid: &str) -> &'static str {
+        match self.pods.on(node, uid) {
+            Ok(_) => "live",
+            Err(unproved) => unproved.code(),
         }
     }
 
@@ -283,6 +297,42 @@ async fn a_pod_that_has_ended_or_whose_time_is_up_is_gone() {
     assert_eq!(bench.judge(&claim()), "live");
     bench.clock.advance(Duration::from_secs(2));
     assert_eq!(bench.judge(&claim()), "ARX-TOKEN-POD-GONE");
+}
+
+#[tokio::test]
+async fn a_uid_proves_a_live_pod_to_the_agent_of_its_own_node_and_to_no_other() {
+    let (bench, watch) = Bench::watching(&[pod("web-1")]).await;
+    let found = bench.pods.on("node-1", "uid-of-web-1").expect("it runs");
+    assert_eq!(
+        (&*found.cluster, &*found.namespace, &*found.service_account),
+        ("c1", "shop", "web")
+    );
+    assert_eq!((&*found.name, &*found.uid), ("web-1", "uid-of-web-1"));
+    let label = ("app".into(), "web".into());
+    assert_eq!(found.labels, [label], "the chosen ones are kept");
+    assert_eq!(bench.on("node-2", "uid-of-web-1"), "ARX-EVIDENCE-NODE");
+    assert_eq!(bench.on("node-1", "uid-of-web-2"), "ARX-POD-GONE");
+    watch.say("MODIFIED", &with("/status/phase", json!("Failed")));
+    bench.seen(1).await;
+    assert_eq!(bench.on("node-1", "uid-of-web-1"), "ARX-POD-GONE");
+    // Another one of its name.
+    watch.say("DELETED", &pod("web-1"));
+    watch.say("ADDED", &with("/metadata/uid", json!("uid-of-the-next")));
+    bench.seen(3).await;
+    assert_eq!(bench.on("node-1", "uid-of-web-1"), "ARX-POD-GONE");
+    assert_eq!(bench.on("node-1", "uid-of-the-next"), "live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_api_server_is_away_a_uid_that_was_not_heard_of_is_not_called_gone() {
+    let (mut bench, watch) = Bench::watching(&[pod("web-1")]).await;
+    drop(watch);
+    bench.next("watch=true").await.whole(503, &json!({}));
+    let _again = bench.next("watch=true").await;
+    assert_eq!(bench.on("node-1", "uid-of-web-1"), "live");
+    assert_eq!(bench.on("node-1", "uid-of-web-2"), "ARX-POD-UNKNOWN");
+    bench.clock.advance(HOUR + Duration::from_secs(1));
+    assert_eq!(bench.on("node-1", "uid-of-web-1"), "ARX-POD-UNKNOWN");
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ pub enum Denied {
     },
     /// The evidence is of another node than the agent's.
     #[error(
-        "the token is of a pod on another node than {0}: an agent gets certificates for its own node only"
+        "the evidence is of a pod on another node than {0}: an agent gets certificates for its own node only"
     )]
     Node(String),
     /// The token does not say on which node its pod runs.

@@ -14,6 +14,9 @@ use super::source;
 /// What an audience ends with if its tokens are for joining.
 pub(super) const JOIN_SUFFIX: &str = "/join";
 
+/// Labels that are kept of each pod.
+const MOST_LABELS: usize = 8;
+
 /// One `[[cluster]]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +59,9 @@ pub struct Cluster {
     /// absent, they are where tokens are verified with keys and a kubeconfig is given, or some are
     /// reviewed.
     pub watch_pods: Option<bool>,
+    /// Labels of pods that are kept with what else is known of them.
+    #[serde(default)]
+    pub pod_labels: Vec<String>,
     /// How long pods that are known count after the API server was last heard.
     #[serde(default = "hour")]
     pub pod_grace: Span,
@@ -117,15 +123,14 @@ pub fn problems(clusters: &[Cluster], problems: &mut Problems<'_>) {
                 "give each cluster a name of its own",
             );
         }
-        let shared = clusters
-            .iter()
-            .enumerate()
-            .any(|(other, it)| other != n && it.issuer == cluster.issuer);
-        if shared && cluster.verification == Verification::Review {
+        if let Some(other) = clusters[..n].iter().find(|it| it.issuer == cluster.issuer) {
             problems.add(
-                &key("verification"),
-                "another cluster has the same issuer, and only by their keys could the two be told apart",
-                "give the clusters issuers of their own, or use verification = \"local\" for both",
+                &key("issuer"),
+                format!(
+                    "cluster \"{}\" has the same issuer, so which of the two a token is of could not be told",
+                    other.name
+                ),
+                "give each API server an issuer of its own (--service-account-issuer), and name that",
             );
         }
         let mut check = Check {
@@ -138,6 +143,7 @@ pub fn problems(clusters: &[Cluster], problems: &mut Problems<'_>) {
         check.agents();
         check.times();
         check.sources();
+        check.labels();
     }
 }
 
@@ -257,6 +263,32 @@ impl Check<'_, '_, '_> {
                 format!("{grace}: a key that the cluster has withdrawn would be trusted as long"),
                 "use 7d or less",
             );
+        }
+    }
+
+    fn labels(&mut self) {
+        let labels = &self.cluster.pod_labels;
+        if !labels.is_empty() && !self.cluster.watches_pods() {
+            self.add(
+                "pod_labels",
+                "the pods of this cluster are not watched",
+                "remove it, or set watch_pods = true",
+            );
+        }
+        if labels.len() > MOST_LABELS {
+            self.add(
+                "pod_labels",
+                format!("{} labels would be kept of every pod", labels.len()),
+                format!("name at most {MOST_LABELS}"),
+            );
+        }
+        let mut seen = BTreeSet::new();
+        for label in labels {
+            if label.is_empty() {
+                self.add("pod_labels", "a label is empty", "remove it");
+            } else if !seen.insert(label) {
+                self.add("pod_labels", format!("\"{label}\" twice"), "name it once");
+            }
         }
     }
 

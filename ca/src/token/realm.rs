@@ -70,34 +70,20 @@ pub(super) enum Verdict<'r> {
 }
 
 /// Verifies with what is in memory.
-pub(super) fn judge<'r>(realms: &[&'r Realm], case: &Case<'_>) -> Result<Verdict<'r>, Refused> {
-    // Clusters that share an issuer are told apart by their keys alone, and not by the names
-    // of these: one could call its key by the name that another's has.
-    let mut proved: Option<&Realm> = None;
-    let mut failed = None;
-    let mut unread = false;
-    for realm in realms {
-        let Some(keys) = realm.keys(case.purpose) else {
-            // What can be told without the API server need not be asked of it.
-            return realm.accept(case).map(|_| Verdict::Unknown);
-        };
-        let Some(snapshot) = keys.current() else {
-            unread = true;
-            continue;
-        };
-        match verify(&snapshot.set, case) {
-            None => {}
-            Some(Ok(())) if proved.is_some() => return Err(Refused::Cluster),
-            Some(Ok(())) => proved = Some(realm),
-            Some(Err(NotSigned::Algorithm)) => failed = failed.or(Some(Refused::Algorithm)),
-            Some(Err(NotSigned::Signature)) => {
-                failed = Some(Refused::Signature(realm.name.clone()));
-            }
-        }
-    }
-    let Some(realm) = proved else {
-        return failed.filter(|_| !unread).map_or(Ok(Verdict::Unknown), Err);
+pub(super) fn judge<'r>(realm: &'r Realm, case: &Case<'_>) -> Result<Verdict<'r>, Refused> {
+    let Some(keys) = realm.keys(case.purpose) else {
+        // What can be told without the API server need not be asked of it.
+        return realm.accept(case).map(|_| Verdict::Unknown);
     };
+    let Some(snapshot) = keys.current() else {
+        return Ok(Verdict::Unknown);
+    };
+    match verify(&snapshot.set, case) {
+        None => return Ok(Verdict::Unknown),
+        Some(Ok(())) => {}
+        Some(Err(NotSigned::Algorithm)) => return Err(Refused::Algorithm),
+        Some(Err(NotSigned::Signature)) => return Err(Refused::Signature(realm.name.clone())),
+    }
     let audience = realm.accept(case)?.clone();
     let kubernetes = &case.claims.kubernetes;
     let (pod, node) = (kubernetes.pod.clone(), kubernetes.node.clone());
@@ -133,24 +119,18 @@ fn verify(set: &KeySet, case: &Case<'_>) -> Option<Result<(), NotSigned>> {
 }
 
 /// Why a key is missing that was just looked for.
-pub(super) fn key_missing(realms: &[&Realm], purpose: Purpose) -> Refused {
-    for realm in realms {
-        let Some(keys) = realm.keys(purpose) else {
-            continue;
-        };
-        // With a failed fetch the key may well be there: nothing is known against the token.
-        let why = match (keys.failure(), keys.current()) {
-            (Some(why), _) => why,
-            (None, None) => "they have not been read yet".into(),
-            (None, Some(_)) => continue,
-        };
-        return Refused::KeysUnavailable {
-            cluster: realm.name.clone(),
-            why,
-        };
+pub(super) fn key_missing(realm: &Realm, purpose: Purpose) -> Refused {
+    let cluster = realm.name.clone();
+    let keys = realm.keys(purpose);
+    // With a failed fetch the key may well be there: nothing is known against the token.
+    match keys.map(|keys| (keys.failure(), keys.current())) {
+        Some((Some(why), _)) => Refused::KeysUnavailable { cluster, why },
+        Some((None, None)) => Refused::KeysUnavailable {
+            cluster,
+            why: "they have not been read yet".into(),
+        },
+        Some((None, Some(_))) | None => Refused::UnknownKey(cluster),
     }
-    let names: Vec<&str> = realms.iter().map(|realm| &*realm.name).collect();
-    Refused::UnknownKey(names.join(" or ").into())
 }
 
 impl Realm {
@@ -272,7 +252,11 @@ impl Realm {
         };
         let pod = agreed(pod, &kubernetes.pod)?;
         let node = agreed(node, &kubernetes.node)?;
-        self.verified(case, audience, pod, node)
+        let verified = self.verified(case, audience, pod, node)?;
+        // Of a pod that was not heard of yet the API server has just said that it is there.
+        self.pod_is_there(&verified)
+            .unwrap_or(Ok(()))
+            .map(|()| verified)
     }
 
     /// What is proved, unless the token is bound to too little.

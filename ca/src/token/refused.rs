@@ -29,9 +29,9 @@ pub enum Refused {
         "the token is not of the issuer of {0}: compare `issuer` in [[cluster]] with the token's iss"
     )]
     Issuer(Where),
-    /// More than one cluster has the key, or the caller's cluster is not configured.
+    /// The caller's cluster is not configured.
     #[error(
-        "which cluster the token is of cannot be told: configure each cluster once, with its own keys"
+        "the agent's cluster is not configured here any more: add its [[cluster]], or let the agent join anew"
     )]
     Cluster,
     /// The issuer's keys are at hand and none has the token's `kid`.

@@ -1,6 +1,8 @@
 //! An authority and an agent in a cluster, each under its own service account and with no more
 //! rights than those.
 
+use std::path::Path;
+
 use anyhow::{Context as _, ensure};
 use arx_tests::kube::{Cluster, Kubelet, NewPod, Token};
 use arx_tests::mesh::{AUDIENCE, Agent, Mesh, Options};
@@ -15,6 +17,8 @@ pub(super) struct Shop {
     pub(super) kubelet: Kubelet,
     pub(super) mesh: Mesh,
     pub(super) agent: Agent,
+    /// Of authority and agents.
+    pub(super) system: String,
     /// Of the workloads.
     pub(super) namespace: String,
 }
@@ -36,6 +40,14 @@ pub(super) enum Verification {
 impl Shop {
     /// With tokens verified as `verification` says.
     pub(super) async fn open(verification: Verification) -> anyhow::Result<Self> {
+        Self::open_with(verification, |_, _| ()).await
+    }
+
+    /// The same with another configuration of the authority.
+    pub(super) async fn open_with(
+        verification: Verification,
+        change: impl FnOnce(&mut Options, &Path),
+    ) -> anyhow::Result<Self> {
         let cluster = Cluster::start().await?;
         let system = cluster.namespace("arx-system").await?;
         let namespace = cluster.namespace("shop").await?;
@@ -100,7 +112,11 @@ impl Shop {
             Verification::Watched => format!("{discovery}\n{kubeconfig}\npod_grace = \"1h\""),
             Verification::Review => format!("verification = \"review\"\n{kubeconfig}"),
         };
-        mesh.reconfigure(|options| options.keys = Some(keys))?;
+        let folder = mesh.directory.clone();
+        mesh.reconfigure(|options| {
+            options.keys = Some(keys);
+            change(options, &folder);
+        })?;
         mesh.start_authority().await?;
         let mut agent = mesh.prepare_agent(NODE)?;
         let token = Token {
@@ -115,6 +131,7 @@ impl Shop {
             kubelet,
             mesh,
             agent,
+            system,
             namespace,
         })
     }

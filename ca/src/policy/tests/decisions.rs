@@ -1,6 +1,7 @@
 //! What is granted, and what is not.
 
 use super::*;
+use crate::pods::Found;
 use crate::policy::Rule;
 
 fn path(granted: Result<Grant, Denied>) -> Result<String, &'static str> {
@@ -119,6 +120,38 @@ fn keys_outside_the_list_are_refused_as_a_fault_of_the_request() {
             }
         }
     }
+}
+
+#[test]
+fn a_pod_has_its_service_accounts_identity_for_the_agent_of_its_own_node_and_cluster() {
+    let policy = policy("");
+    let changed = |change: fn(&mut Found)| {
+        let mut pod = Found {
+            cluster: "c1".into(),
+            namespace: "a".into(),
+            name: "web-1".to_owned(),
+            uid: "uid".to_owned(),
+            service_account: "b".into(),
+            node: Some("node-1".into()),
+            labels: Vec::new(),
+        };
+        change(&mut pod);
+        path(policy.decide(&request(Evidence::Pod(&pod))))
+    };
+    assert_eq!(changed(|_| ()).as_deref(), Ok("/ns/a/sa/b"));
+    assert_eq!(
+        changed(|it| it.node = Some("node-2".into())),
+        Err("ARX-EVIDENCE-NODE")
+    );
+    assert_eq!(changed(|it| it.node = None), Err("ARX-EVIDENCE-NODE"));
+    assert_eq!(
+        changed(|it| it.cluster = "c2".into()),
+        Err("ARX-EVIDENCE-CLUSTER")
+    );
+    assert_eq!(
+        changed(|it| it.namespace = "a/b".into()),
+        Err("ARX-POLICY-NAME")
+    );
 }
 
 #[test]

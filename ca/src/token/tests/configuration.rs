@@ -109,6 +109,16 @@ fn each_setting_that_cannot_work_is_named_with_its_line() {
         ("stale_grace = \"15s\"".to_owned(), "stale_grace", "refetch"),
         ("stale_grace = \"8d\"".to_owned(), "stale_grace", "7d"),
         ("pod_grace = \"8d\"".to_owned(), "pod_grace", "7d"),
+        (
+            "pod_labels = [\"app\"]".to_owned(),
+            "pod_labels",
+            "not watched",
+        ),
+        (
+            "pod_labels = [\"app\", \"app\"]\nwatch_pods = true".to_owned(),
+            "pod_labels",
+            "twice",
+        ),
     ] {
         let found = found(&format!("{SOUND}{line}"));
         let found = found
@@ -160,13 +170,14 @@ fn clusters_that_could_be_taken_for_each_other_are_refused() {
     let twice = found(&format!("{SOUND}{SOUND}"));
     assert!(twice[0].contains("cluster[1].name"), "{twice:?}");
     let other = SOUND.replace("\"c1\"", "\"c2\"");
-    assert_eq!(
-        found(&format!("{SOUND}{other}")),
-        [""; 0],
-        "their keys tell them apart"
+    let shared = found(&format!("{SOUND}{other}"));
+    assert!(shared[0].contains("cluster[1].issuer"), "{shared:?}");
+    assert!(
+        shared[0].contains("cluster \"c1\" has the same issuer"),
+        "{shared:?}"
     );
-    let review = found(&format!("{SOUND}{other}verification = \"review\""));
-    assert!(review[0].contains("same issuer"), "{review:?}");
+    let own = other.replace("https://kubernetes", "https://c2.kubernetes");
+    assert_eq!(found(&format!("{SOUND}{own}")), [""; 0]);
     let review = found(&format!(
         "{SOUND}verification = \"review\"\ntoken_file = \"/etc/hostname\""
     ));

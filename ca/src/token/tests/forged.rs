@@ -4,9 +4,9 @@ use arx_identity::KeyAlgorithm;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::issuer::{Bench, Signer, base64url, claims, cluster, now};
+use super::issuer::{Bench, Signer, base64url, claims, cluster, now, with};
 use crate::token::jwks::KeySet;
-use crate::token::{Purpose, Refused, Token, Tokens};
+use crate::token::{Purpose, Token, Tokens};
 use arx_daemon::Clock;
 
 #[tokio::test]
@@ -192,57 +192,37 @@ async fn a_changed_byte_anywhere_ends_a_token() {
 }
 
 #[tokio::test]
-async fn clusters_with_one_issuer_are_told_apart_by_their_keys_alone() {
-    let (a, b, both) = (Signer::p256("a"), Signer::p256("b"), Signer::p256("both"));
-    let (mine, theirs) = (Signer::p256("same name"), Signer::p256("same name"));
+async fn a_token_is_of_the_cluster_whose_issuer_and_key_it_has_and_of_no_other() {
+    let (a, b) = (Signer::p256("same name"), Signer::p256("same name"));
     let folder = tempfile::tempdir().expect("a folder");
+    let issuers = ["https://issuer.example", "https://other.example"];
     let mut clusters = Vec::new();
-    for (name, keys) in [("c1", [&a, &both, &mine]), ("c2", [&b, &both, &theirs])] {
+    for (name, issuer, signer) in [("c1", issuers[0], &a), ("c2", issuers[1], &b)] {
         let file = folder.path().join(name);
-        std::fs::write(&file, super::issuer::key_set(&keys)).expect("written");
+        std::fs::write(&file, super::issuer::key_set(&[signer])).expect("written");
         let mut cluster = cluster(&format!("jwks_file = {file:?}"));
         cluster.name = name.to_owned();
+        cluster.issuer = issuer.to_owned();
         clusters.push(cluster);
     }
     let tokens = Tokens::new(&clusters, &Clock::manual(now()))
         .await
         .expect("sound");
-    let verify = |signer: &Signer, cluster| {
-        let token = signer.sign(&claims());
-        tokens.verify_now(Token::new(&token), Purpose::Workload, cluster)
+    let of = |signer: &Signer, issuer: &str, cluster| {
+        let token = signer.sign(&with("/iss", json!(issuer)));
+        let judged = tokens.verify_now(Token::new(&token), Purpose::Workload, cluster);
+        let judged = judged.expect("its key is at hand");
+        judged.map_or_else(
+            |refused| refused.code().to_owned(),
+            |it| it.cluster.to_string(),
+        )
     };
-    let of = |signer, cluster| {
-        verify(signer, cluster).map(|judged| judged.map(|it| it.cluster.to_string()))
-    };
-    assert_eq!(of(&a, None), Some(Ok("c1".to_owned())));
-    assert_eq!(of(&b, None), Some(Ok("c2".to_owned())));
-    assert_eq!(of(&b, Some("c2")), Some(Ok("c2".to_owned())));
-    assert_eq!(of(&b, Some("c1")), None, "not among the keys of c1");
-    assert_eq!(of(&mine, None), Some(Ok("c1".to_owned())));
-    assert_eq!(of(&theirs, None), Some(Ok("c2".to_owned())));
-    assert_eq!(
-        of(&theirs, Some("c1")),
-        Some(Err(Refused::Signature("c1".into())))
-    );
-    assert_eq!(of(&both, None), Some(Err(Refused::Cluster)));
-    assert_eq!(of(&a, Some("c3")), Some(Err(Refused::Cluster)));
-}
-
-#[tokio::test]
-async fn a_token_is_not_called_forged_while_the_keys_of_a_cluster_it_may_be_of_are_missing() {
-    let (mine, theirs) = (Signer::p256("same name"), Signer::p256("same name"));
-    let bench = Bench::new(&[&mine], "").await;
-    let mut clusters = vec![cluster(&format!("jwks_file = {:?}", bench.file.path()))];
-    clusters.push(cluster("jwks_file = \"/nonexistent/jwks.json\""));
-    clusters[1].name = "c2".to_owned();
-    let tokens = bench.tokens.reloaded(&clusters).await.expect("sound");
-    let token = theirs.sign(&claims());
-    let refused = tokens
-        .verify(Token::new(&token), Purpose::Workload, None)
-        .await
-        .expect_err("no key of c2 is known");
-    assert_eq!(refused.code(), "ARX-TOKEN-KEYS-UNAVAILABLE");
-    assert!(refused.to_string().contains("c2"), "{refused}");
+    assert_eq!(of(&a, issuers[0], None), "c1");
+    assert_eq!(of(&b, issuers[1], None), "c2");
+    assert_eq!(of(&b, issuers[1], Some("c2")), "c2");
+    assert_eq!(of(&b, issuers[1], Some("c1")), "ARX-TOKEN-ISSUER");
+    assert_eq!(of(&b, issuers[0], None), "ARX-TOKEN-SIGNATURE");
+    assert_eq!(of(&a, issuers[0], Some("c3")), "ARX-TOKEN-CLUSTER");
 }
 
 #[test]
