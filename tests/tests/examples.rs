@@ -55,6 +55,7 @@ const AUTHORITY: Program = Program {
         "cluster.token_file",
         "cluster.kubeconfig",
         "cluster.watch_pods",
+        "cluster.pod_labels",
     ],
 };
 
