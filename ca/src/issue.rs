@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arx_identity::crypto::sha256;
 use arx_identity::profile::{Leaf, Validity};
-use arx_identity::{Certificate, CsrError, KeyId, KeyPolicy, Sequence, Serial, VerifiedCsr};
+use arx_identity::{
+    Certificate, CsrError, KeyId, KeyPolicy, Sequence, Serial, SpiffeId, VerifiedCsr,
+};
 use arx_proto::node::v1 as wire;
 use arx_proto::node::v1::issue_result::Outcome;
 use bytes::Bytes;
@@ -47,6 +49,8 @@ struct Draft {
     serial: Serial,
     not_after: SystemTime,
     kind: Kind,
+    id: SpiffeId,
+    proof: Proof,
 }
 
 impl Ca {
@@ -285,6 +289,8 @@ impl Ca {
             serial: certificate.serial().clone(),
             not_after: certificate.not_after(),
             kind,
+            id: admitted.id,
+            proof,
         };
         // Here already, because a batch of records in pieces is spread all over memory.
         let record = ledger::Record::new(now, record)
@@ -327,9 +333,16 @@ impl Ca {
         drafts: Vec<Draft>,
         outcomes: &mut [Option<Outcome>],
     ) {
-        let now = self.clock.monotonic();
+        let (now, wall) = (self.clock.monotonic(), self.clock.now());
         let mut workloads = 0;
         for draft in drafts {
+            // It may be denied since it was signed. The ledger has it, and nobody else gets it.
+            let account = draft.proof.account();
+            if let Err(refusal) = self.not_denied(&draft.id, &node.name, account, wall) {
+                self.tell(&refusal, &Peer::Node(node.name.clone()), "item refused");
+                outcomes[draft.index] = Some(self.refuse(&refusal));
+                continue;
+            }
             match draft.kind {
                 Kind::Node => {
                     self.fleet.renewed(node, draft.serial, draft.not_after);
@@ -437,6 +450,13 @@ impl Ca {
         let recorded = self.record(vec![record.map_err(|error| unrecorded(&error))?]);
         drop(announced);
         recorded.await?;
+        // It may be denied since it came. The ledger has it, and nobody else gets it.
+        self.not_denied(
+            &admitted.id,
+            &name,
+            Some(verified.account()),
+            self.clock.now(),
+        )?;
         self.joined(&name, join, &certificate);
         let answer = answer(&issuing, &certificate, sequence);
         claim.resolve(answer.clone(), self.clock.monotonic());

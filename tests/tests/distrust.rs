@@ -361,8 +361,29 @@ async fn a_distrust_waits_for_nobody_who_is_denied() -> anyhow::Result<()> {
     let root = roots(&mesh).await?.roots()[0].subject().to_owned();
     let plan = arx(&mesh, &["distrust", &root, "--dry-run"])?;
     ensure!(plan["fails"] == serde_json::json!([]), "{plan:#}");
+    ensure!(
+        plan["denied_total"] == 1
+            && plan["denied"][0]["node"] == "c1/n2"
+            && plan["denied"][0]["reason"] == "agent-away"
+            && plan["denied"][0]["workloads"][0] == "spiffe://example.org/arx/node/c1/n2",
+        "{plan:#}"
+    );
+    let mut people = Command::new(binary("arx")?);
+    let people = people.arg("--socket").arg(mesh.admin_socket());
+    let said = people.args(["distrust", &root, "--dry-run"]).output()?;
+    let said = String::from_utf8(said.stdout)?;
+    ensure!(
+        said.contains("left out, because denied: 1") && said.contains("fails: nobody"),
+        "{said}"
+    );
     arx(&mesh, &distrust(&root, &["--cap", "1h"]))?;
     let done = is_done(&mesh).await?;
     ensure!(done["forced"] == serde_json::json!([]), "{done:#}");
+    let report = arx(&mesh, &["rotate", "report", "r1"])?;
+    let mut phases = report["denied"].as_array().into_iter().flatten();
+    ensure!(
+        phases.any(|it| it["left_out"] == 1 && it["holders"][0]["node"] == "c1/n2"),
+        "{report:#}"
+    );
     Ok(())
 }

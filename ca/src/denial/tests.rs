@@ -1,5 +1,6 @@
 use arx_identity::{KeyAlgorithm, PrivateKey};
 use arx_proto::node::v1 as wire;
+use futures_util::FutureExt as _;
 use wire::issue_item::Evidence;
 use wire::issue_result::Outcome as Result_;
 
@@ -106,6 +107,60 @@ async fn a_denied_node_neither_joins_nor_renews_nor_gets_anything_for_its_worklo
     // Whoever denies the agents' own account keeps all nodes from joining.
     deny(&house, "sa/arx-system/arx-node-agent").await;
     assert_eq!(join(&house).await.expect_err("denied").code, "ARX-DENIED");
+    Ok(())
+}
+
+/// Returns when somebody waits for a signature.
+async fn waits(house: &House) {
+    while house.ca.queue.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_denied_while_they_wait_for_a_signature_or_for_its_record_gets_none() -> Outcome {
+    let house = House::new().await?;
+    let queue = &house.ca.queue;
+    let start = crate::queue::Priority::START;
+    let renewal = Evidence::Node(wire::NodeRenewal {});
+
+    // Both places are taken, so the node waits for its first certificate.
+    let places = (queue.acquire(start).await?, queue.acquire(start).await?);
+    let (joined, ()) = tokio::join!(join(&house), async {
+        waits(&house).await;
+        deny(&house, "node/c1/n1").await;
+        drop(places);
+    });
+    assert_eq!(joined.expect_err("denied").code, "ARX-DENIED");
+    allow(&house, "node/c1/n1").await;
+
+    // Of a batch, the first items are signed, and the others wait: nothing is answered yet.
+    let places = (queue.acquire(start).await?, queue.acquire(start).await?);
+    let mut items = vec![house.item(account(&house, "web"))];
+    items.extend((0..8).map(|_| house.item(renewal.clone())));
+    let caller = node();
+    let (results, ()) = tokio::join!(house.ca.issue(&caller, items), async {
+        waits(&house).await;
+        let (first, second) = places;
+        let after_the_first = queue.acquire(start);
+        tokio::pin!(after_the_first);
+        assert!(after_the_first.as_mut().now_or_never().is_none());
+        drop(first);
+        let third = after_the_first.await;
+        assert_eq!(
+            house.recorded(WEB).await.len(),
+            0,
+            "signed, and not recorded"
+        );
+        deny(&house, "sa/shop/web").await;
+        drop((second, third));
+    });
+    let outcome = |place: usize| results[place].outcome.clone().expect("an outcome");
+    let Result_::Refused(refused) = outcome(0) else {
+        panic!("it was given to a denied account: {:?}", outcome(0));
+    };
+    assert_eq!(refused.code, "ARX-DENIED");
+    assert!(matches!(outcome(8), Result_::Issued(_)), "the others go on");
     Ok(())
 }
 

@@ -129,6 +129,8 @@ impl Ca {
                 format!("nothing is certified that can't be recorded: {error}"),
             )
         })?;
+        // It may be denied since it asked. The ledger has it, and nobody else gets it.
+        self.not_denied(&known.id, &known.node, account, self.clock.now())?;
         self.metrics.issued(Kind::Nested, 1);
         tracing::warn!(
             id = %known.id,
