@@ -3,6 +3,7 @@
 //! what the backup knows. Who decides is told by [`verdict`]; what it stands on is in the state
 //! store, so that several replicas count together and a restart forgets nothing.
 
+mod adopt;
 mod backup;
 mod command;
 mod heard;
@@ -91,6 +92,16 @@ impl Current {
         })
     }
 
+    /// Whether a rotation may go on: also the one away from a root of the fleet's, before
+    /// anything is issued.
+    pub(crate) fn lets_rotate(&self) -> Result<(), Refusal> {
+        let adopts = |it: &Arc<Restored>| it.adopts.is_some();
+        if self.document.borrow().as_ref().is_some_and(adopts) {
+            return Ok(());
+        }
+        self.is_open()
+    }
+
     /// Notes what an agent holds, as long as that matters.
     pub(crate) fn note(&self, node: &NodeName, said: Said) {
         let shut = |it: &Option<Arc<Restored>>| it.as_ref().is_some_and(|it| it.is_shut());
@@ -163,6 +174,9 @@ pub enum Verdict {
     },
     /// Enough agree, and nobody knows better.
     Agrees,
+    /// A root of the fleet's was taken over, and nothing is issued before everybody has that one
+    /// and the one that signs.
+    Adopts,
     /// The fleet has what this state does not know.
     Ahead {
         /// The highest sequence that it has.
@@ -175,6 +189,9 @@ pub enum Verdict {
 pub fn verdict(restored: &Restored) -> Verdict {
     if !restored.is_shut() {
         return Verdict::Open;
+    }
+    if restored.adopts.is_some() {
+        return Verdict::Adopts;
     }
     if let Some(sequence) = restored.ahead().map(|ahead| ahead.sequence).max() {
         return Verdict::Ahead { sequence };
@@ -192,6 +209,7 @@ impl Verdict {
     pub fn in_words(&self, restored: &Restored) -> String {
         match self {
             Self::Open => "it is open".to_owned(),
+            Self::Adopts => "the fleet's root is trusted here, and issuing begins when everybody has the one that signs here too: see `arx rotate status --watch`".to_owned(),
             Self::Agrees => "enough agents agree, and it opens in a moment".to_owned(),
             Self::Waits { agree, needed } => format!(
                 "{agree} of the {needed} agents that are needed have come and agree; an agent that trusts none of its roots can't come at all: see `arx restore status`"

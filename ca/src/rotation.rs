@@ -43,7 +43,7 @@ pub use self::facts::{Facts, Obstacle, digest};
 pub use self::hints::Hints;
 pub use self::sight::{Seen, Sight};
 pub use self::step::{
-    Effect, Event, RotationError, Step, begin, begin_cut_off, begin_distrust, step,
+    Effect, Event, RotationError, Step, begin, begin_adoption, begin_cut_off, begin_distrust, step,
 };
 pub use self::terms::{Defaults, check, longest_window};
 

@@ -36,7 +36,7 @@ pub use self::error::StateError;
 pub use self::intermediate::Intermediate;
 pub use self::published::{Link, Published};
 pub use self::replica::{LedgerMark, Replica, ReplicaDocument, Seen, replica_name};
-pub use self::restored::{Ahead, Heard, Opened, Restored};
+pub use self::restored::{Adopts, Ahead, Heard, Opened, Restored};
 pub use self::rotation::{
     Forced, Initiator, Kind, LeftBehind, LeftOut, Opener, Passed, Phase, RootName, Rotation,
     Rotations, Terms,

@@ -187,8 +187,8 @@ impl Trust {
         self.put(after, roots, now).await
     }
 
-    /// Publishes what is published, as the first of the epoch after `known`, but for what must
-    /// never be trusted again.
+    /// Publishes what is published, and `adopted` with it, as the first of the epoch after `known`,
+    /// but for what must never be trusted again.
     ///
     /// # Errors
     /// [`TrustError`] as of [`Trust::publish`].
@@ -196,13 +196,16 @@ impl Trust {
         &self,
         known: Option<Sequence>,
         root: &Certificate,
+        adopted: Option<&Certificate>,
         now: SystemTime,
     ) -> Result<Arc<TrustBundle>, TrustError> {
         let history = self.history().await?;
         let head = history.last().ok_or(TrustError::Nothing)?;
         let highest = known.map_or(head.sequence, |known| known.max(head.sequence));
         let next = first_after(highest);
-        let roots = without_distrusted(&self.state, &head.roots, root).await?;
+        let mut roots = head.roots.clone();
+        roots.extend(adopted.filter(|it| !head.roots.contains(it)).cloned());
+        let roots = without_distrusted(&self.state, &roots, root).await?;
         let entry = entry(&self.state, &self.replica, next, roots, Some(head), now)?;
         let stored = commit(&self.state, &entry).await?;
         self.adopt(&stored).await?;

@@ -143,7 +143,7 @@ async fn install(
     )))
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let wrong = |what: String| Failure::Failed(format!("{}: {what}", path.display()));
     let mut text = String::new();
     let read = if path == Path::new("-") {

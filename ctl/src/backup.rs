@@ -26,6 +26,18 @@ pub(crate) struct Backup {
 pub(crate) enum Command {
     /// How an authority stands whose state was put back by `arx-ca restore FILE`.
     Status,
+    /// Trust a root that the fleet has and this state does not know, and rotate away from it.
+    ///
+    /// Only if there is no newer backup. The root's key is gone with the state that had it; what
+    /// stands under it stays valid until everybody has certificates under the root that is here.
+    Adopt {
+        /// The fleet's bundle, PEM: from a node, a ConfigMap, or any proxy's secrets; `-` for
+        /// standard input. Compare the root with what you know of it first.
+        roots: PathBuf,
+        /// For the ledger.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
     /// Have it issue without waiting for agents any longer.
     Open {
         /// Without this nothing is done: agents that were not heard may trust roots that this
@@ -101,6 +113,12 @@ pub(crate) async fn restore(
     let mut client = connect(socket).await?;
     let answer = match command {
         Command::Status => client.restore_status(wire::RestoreStatusRequest {}).await?,
+        Command::Adopt { roots, reason } => {
+            let roots = crate::authority::read(&roots)?;
+            client
+                .adopt_root(wire::AdoptRootRequest { roots, reason })
+                .await?
+        }
         Command::Open {
             no_fleet: _,
             although_ahead,
@@ -188,7 +206,7 @@ fn to_text(answer: &wire::RestoreStatusResponse, style: Style) -> String {
         ],
         &rows,
     );
-    text += "\nif there is a newer backup: stop arx-ca, empty its state directory but for the ledger, and restore that\n";
+    text += "\nif there is a newer backup: stop arx-ca, empty its state directory but for the ledger, and restore that\notherwise, if one root is missing: arx restore adopt ROOTS --reason TEXT, with the fleet's bundle in ROOTS\n";
     text
 }
 

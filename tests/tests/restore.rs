@@ -14,6 +14,7 @@ use serde_json::Value;
 fn options() -> Options {
     Options {
         state: "restore_settle = \"1s\"".to_owned(),
+        authority: "[rotation]\nwindow = \"1s\"\ndwell = \"1s\"".to_owned(),
         ..Options::default()
     }
 }
@@ -180,6 +181,62 @@ async fn a_backup_that_is_older_than_the_fleets_trust_stays_shut_and_names_the_m
     let since = pair.serials().await?;
     arx(&pair.mesh, &["svid", "renew", "--all", "--within", "1s"])?;
     pair.renewed(&since).await?;
+    load.stop().await.without_failure()?;
+    pair.talks().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn without_a_newer_backup_the_fleets_root_is_trusted_until_everybody_has_left_it()
+-> anyhow::Result<()> {
+    let mut pair = Pair::start(options()).await?;
+    let [old, fleet] = [path(&pair.mesh, "old")?, path(&pair.mesh, "fleet.pem")?];
+    arx(&pair.mesh, &["backup", &old])?;
+    let first = ask(&pair.mesh, &["bundle", "export"])?.1;
+    rotate(&pair.mesh, quickly()).await?;
+    reaches(&pair.mesh, "done", |it| it.phase == "done").await?;
+    let second = ask(&pair.mesh, &["bundle", "export"])?.1;
+
+    let load = pair.load();
+    pair.mesh.stop_authority().await?;
+    std::fs::remove_file(pair.mesh.directory.join("authority/state.redb"))?;
+    begins_with(&mut pair.mesh, Path::new(&old)).await?;
+    stands(&pair.mesh, "the fleet is ahead", |it| {
+        let ahead = it["ahead"].as_array();
+        ahead.is_some_and(|all| all.iter().any(|it| it["agents"] == 2))
+    })
+    .await?;
+    let adopt = [
+        "restore",
+        "adopt",
+        &fleet,
+        "--reason",
+        "there is no newer one",
+    ];
+    std::fs::write(&fleet, &first)?;
+    let (code, said) = ask(&pair.mesh, &adopt)?;
+    ensure!(
+        code == Some(1) && said.contains("ARX-RESTORE-ADOPT"),
+        "{said}"
+    );
+    std::fs::write(&fleet, &second)?;
+    let (_, said) = ask(&pair.mesh, &adopt)?;
+    ensure!(said.contains("begins when everybody has"), "{said}");
+    let (code, said) = ask(&pair.mesh, &["rotate", "abort"])?;
+    ensure!(
+        code == Some(1) && said.contains("ARX-ROTATION-ADOPTED"),
+        "{said}"
+    );
+
+    stands(&pair.mesh, "open", is_open).await?;
+    let since = pair.serials().await?;
+    pair.renewed(&since).await?;
+    let done = reaches(&pair.mesh, "done", |it| it.phase == "done").await?;
+    ensure!(
+        done.kind == "adoption" && done.forced.is_empty(),
+        "{done:#?}"
+    );
+    let left = ask(&pair.mesh, &["bundle", "export"])?.1;
+    ensure!(left == first, "{left}");
     load.stop().await.without_failure()?;
     pair.talks().await
 }

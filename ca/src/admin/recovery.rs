@@ -53,6 +53,20 @@ impl Recovery {
     }
 }
 
+/// A reason that is one.
+fn why(reason: String) -> Result<String, Refusal> {
+    let reason = rotation::reason(reason)?;
+    if reason.trim().is_empty() {
+        let message = "say why, for whoever reads the ledger later";
+        return Err(Refusal::new(
+            "ARX-REQUEST-MALFORMED",
+            Fault::Request,
+            message,
+        ));
+    }
+    Ok(reason)
+}
+
 fn ahead(ahead: &Ahead) -> wire::AheadBundle {
     let ids = ahead.missing.iter();
     wire::AheadBundle {
@@ -93,16 +107,22 @@ impl wire::recovery_server::Recovery for Recovery {
         Ok(Response::new(self.told(restored.as_deref())))
     }
 
+    async fn adopt_root(
+        &self,
+        request: Request<wire::AdoptRootRequest>,
+    ) -> Result<Response<wire::RestoreStatusResponse>, Status> {
+        let request = request.into_inner();
+        let reason = why(request.reason)?;
+        let restored = self.0.adopt_root(&request.roots, reason).await?;
+        Ok(Response::new(self.told(Some(&restored))))
+    }
+
     async fn open_restored(
         &self,
         request: Request<wire::OpenRestoredRequest>,
     ) -> Result<Response<wire::RestoreStatusResponse>, Status> {
         let request = request.into_inner();
-        let reason = rotation::reason(request.reason)?;
-        if reason.trim().is_empty() {
-            let message = "say why, for whoever reads the ledger later";
-            return Err(Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, message).into());
-        }
+        let reason = why(request.reason)?;
         let word = Word::Operator {
             reason,
             although_ahead: request.although_ahead,

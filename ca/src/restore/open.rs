@@ -1,6 +1,6 @@
 //! Opening a state that was put back: by the fleet's word, or an operator's.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arx_daemon::clock::rfc3339;
 use arx_identity::{Certificate, KeyId};
@@ -34,6 +34,7 @@ impl Ca {
     /// them agree. Returns when it is open, or was never put back.
     pub async fn keep_restored(&self, settle: Duration) {
         let mut document = self.restore.watch();
+        let mut rotation = self.rotator.watch();
         let mut told = None;
         loop {
             let Some(restored) = document.borrow_and_update().clone() else {
@@ -41,6 +42,22 @@ impl Ca {
             };
             if !restored.is_shut() {
                 return;
+            }
+            if restored.adopts.is_some() {
+                if let Err(error) = self.open_adopted(&restored).await {
+                    tracing::warn!(
+                        code = error.code,
+                        "whether everybody has the roots could not be seen: {}",
+                        error.message
+                    );
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                tokio::select! {
+                    Ok(()) = document.changed() => {}
+                    Ok(()) = rotation.changed() => {}
+                }
+                continue;
             }
             let first = self.restore.first_said();
             if let Err(error) = self.tally(&restored).await {
@@ -116,13 +133,7 @@ impl Ca {
     /// this does not matter; or it could not be stored.
     pub(crate) async fn open_restored(&self, word: Word) -> Result<Restored, Refusal> {
         let restored = self.restore.get().filter(|it| it.is_shut());
-        let restored = restored.ok_or_else(|| {
-            Refusal::new(
-                "ARX-RESTORE-OPEN",
-                Fault::Request,
-                "this authority was not restored from a backup, or is open: there is nothing to do",
-            )
-        })?;
+        let restored = restored.ok_or_else(nothing_to_open)?;
         let found = verdict(&restored);
         if let Verdict::Ahead { .. } = found
             && !matches!(&word, Word::Operator { although_ahead, .. } if *although_ahead)
@@ -137,7 +148,7 @@ impl Ca {
         let known = restored.highest().max(self.ledger.last_sequence());
         let begun = self
             .trust
-            .begin_epoch(known, &self.authority.root(), now)
+            .begin_epoch(known, &self.authority.root(), None, now)
             .await;
         let begun = begun
             .map_err(|error| Refusal::new(error.code(), Fault::Dependency, error.to_string()))?;
@@ -156,44 +167,73 @@ impl Ca {
                 reason => reason,
             }
         );
-        let record = ledger::Operator {
-            who: who.to_owned(),
-            action: "open-restored".to_owned(),
-            detail: detail.clone(),
-        };
-        let recorded = self.ledger.append(vec![ledger::Record::new(now, record)]);
-        recorded.await.map_err(|error| {
-            Refusal::new(
-                error.code(),
-                Fault::Dependency,
-                format!("it stays shut, because that could not be recorded: {error}"),
-            )
-        })?;
+        self.record_opening(who, "open-restored", detail.clone(), now)
+            .await?;
         let opened = Opened {
             at: now,
             agents,
             reason,
         };
-        let key = self.state.key(&Restored::KIND);
         let open = self
-            .state
-            .update(&key, |found: Option<Loaded<Restored>>| {
-                let restored = found.map_or_else(|| (*restored).clone(), |found| found.value);
-                if !restored.is_shut() {
-                    return Ok::<_, Refusal>(Decision::Keep(restored));
-                }
-                let open = Restored {
-                    opened: Some(opened.clone()),
-                    ..restored
-                };
-                Ok(Decision::Write(open.clone(), open))
-            })
+            .change_restored(|restored| restored.opened = Some(opened.clone()))
             .await?;
-        self.restore.refresh().await?;
         tracing::warn!(bundle = %begun.sequence(), "a restored state is open: {detail}");
         self.rotator.wake();
         Ok(open)
     }
+
+    pub(super) async fn record_opening(
+        &self,
+        who: &str,
+        action: &str,
+        detail: String,
+        now: SystemTime,
+    ) -> Result<(), Refusal> {
+        let record = ledger::Operator {
+            who: who.to_owned(),
+            action: action.to_owned(),
+            detail,
+        };
+        let recorded = self.ledger.append(vec![ledger::Record::new(now, record)]);
+        recorded.await.map(drop).map_err(|error| {
+            Refusal::new(
+                error.code(),
+                Fault::Dependency,
+                format!("it stays shut, because that could not be recorded: {error}"),
+            )
+        })
+    }
+
+    /// Changes what is stored as long as it is shut; answers what stands there then.
+    pub(super) async fn change_restored(
+        &self,
+        change: impl Fn(&mut Restored),
+    ) -> Result<Restored, Refusal> {
+        let key = self.state.key(&Restored::KIND);
+        let stored = self
+            .state
+            .update(&key, |found: Option<Loaded<Restored>>| {
+                let Some(mut restored) = found.map(|found| found.value) else {
+                    return Err(nothing_to_open());
+                };
+                if !restored.is_shut() {
+                    return Ok::<_, Refusal>(Decision::Keep(restored));
+                }
+                change(&mut restored);
+                Ok(Decision::Write(restored.clone(), restored))
+            })
+            .await?;
+        self.restore.refresh().await?;
+        Ok(stored)
+    }
+}
+
+pub(super) fn nothing_to_open() -> Refusal {
+    Refusal::new(
+        "ARX-RESTORE-OPEN",
+        Fault::Request,
+        "this authority was not restored from a backup, or is open: there is nothing to do",
+    )
 }
 
 async fn until(time: Option<Instant>) {

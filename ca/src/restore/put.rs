@@ -130,6 +130,7 @@ pub async fn put_back(
         agents: backup.agents,
         history: None,
         heard: BTreeMap::new(),
+        adopts: None,
         opened: None,
         extra: Map::new(),
     };

@@ -45,6 +45,7 @@ async fn shut(house: &House, agents: u64) -> Outcome {
         agents,
         history: Some(true),
         heard: std::collections::BTreeMap::new(),
+        adopts: None,
         opened: None,
         extra: Map::new(),
     };
@@ -352,6 +353,7 @@ fn what_replicas_have_heard_counts_together() {
             .into_iter()
             .zip(heard)
             .collect(),
+        adopts: None,
         opened: None,
         extra: Map::new(),
     };
@@ -393,7 +395,7 @@ async fn a_root_that_was_distrusted_since_is_not_published_again() -> Outcome {
         .into_iter()
         .find(|it| it.state == RootState::Active);
     let root = active.ok_or("one signs")?.certificate;
-    let begun = ca.trust.begin_epoch(None, &root, now).await?;
+    let begun = ca.trust.begin_epoch(None, &root, None, now).await?;
     assert_eq!(
         begun.roots(),
         [root],

@@ -402,7 +402,7 @@ impl Ca {
 
     /// Looks once, decides, stores what was decided, and does it.
     pub(super) async fn look(&self, event: &Event, hints: &mut Hints) -> Result<Looked, Wrong> {
-        match (self.restore.is_open(), event) {
+        match (self.restore.lets_rotate(), event) {
             (Ok(()), _) => {}
             // Whoever opens it wakes us.
             (Err(_), Event::Looked) => return Ok(Looked::Idle),

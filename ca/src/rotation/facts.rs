@@ -15,7 +15,7 @@ pub struct Facts {
     pub active: KeyId,
     /// A root that was made and signs nothing yet.
     pub prepared: Option<KeyId>,
-    /// All roots that have a key.
+    /// All roots that may still be trusted.
     pub roots: Vec<KeyId>,
     /// The root above this replica's intermediate.
     pub signs_under: KeyId,

@@ -10,7 +10,7 @@ use super::sight::{Seen, Sight};
 use super::time::Doubt;
 use crate::ca::Ca;
 use crate::denial::Apart;
-use crate::state::{Authorities, KeyPlace, Phase, Root, RootState, Rotation};
+use crate::state::{Authorities, Phase, Root, RootState, Rotation};
 
 impl Ca {
     /// What is seen at `now` of everything that `rotation` depends on.
@@ -49,7 +49,7 @@ impl Ca {
             roots: stored
                 .roots
                 .iter()
-                .filter(|root| !matches!(root.key, KeyPlace::Erased))
+                .filter(|root| root.state != RootState::Distrusted)
                 .filter_map(Root::key_id)
                 .collect(),
             signs_under: self.authority.issuing().map_or(nobody, |it| it.root()),

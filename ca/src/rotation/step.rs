@@ -161,6 +161,11 @@ pub enum RotationError {
     /// Nobody may trust it again.
     #[error("{0} is a distrust, and is not turned round: nobody may trust that root again")]
     Irrevocable(String),
+    /// The other root's key is gone.
+    #[error(
+        "rotation {0} leads to the one root that can sign here, from one whose key was lost with an earlier state: there is no way back; `arx rotate continue --force` passes its gates"
+    )]
+    Adopted(String),
     /// It has to end first.
     #[error("distrust {0} of another root is under way: it ends by itself, soon; ask again then")]
     Distrusting(String),
@@ -196,6 +201,7 @@ impl RotationError {
             Self::EndsSoon { .. } => "ARX-ROTATION-ROOT-ENDS",
             Self::Ended(_) => "ARX-ROTATION-ROOT-ENDED",
             Self::Irrevocable(_) => "ARX-DISTRUST-ABORT",
+            Self::Adopted(_) => "ARX-ROTATION-ADOPTED",
             Self::Distrusting(_) => "ARX-DISTRUST-UNDER-WAY",
             Self::NoSuchRoot(_) => "ARX-DISTRUST-UNKNOWN",
             Self::Followed(_) => "ARX-DISTRUST-FOLLOWED",
@@ -296,6 +302,36 @@ pub fn begin_cut_off(
     Ok(rotation)
 }
 
+/// Begins to go from the fleet's root `from`, which can't sign here, to `to`, which does.
+///
+/// # Errors
+/// [`RotationError::UnderWay`] if another rotation is.
+pub fn begin_adoption(
+    rotations: &mut Rotations,
+    (from, to): (KeyId, KeyId),
+    terms: Terms,
+    reason: String,
+    now: SystemTime,
+) -> Result<Rotation, RotationError> {
+    if let Some(running) = rotations.running()
+        && running.kind == Kind::Adoption
+        && running.from == from
+    {
+        return Ok(running.clone());
+    }
+    let begun = begin(rotations, from, terms, reason, now)?;
+    let rotation = Rotation {
+        kind: Kind::Adoption,
+        phase: Phase::Distribute,
+        to: Some(to),
+        ..begun
+    };
+    if let Some(last) = rotations.all.last_mut() {
+        last.clone_from(&rotation);
+    }
+    Ok(rotation)
+}
+
 /// What follows for `rotation` from `event` and from what was seen at `now`.
 ///
 /// # Errors
@@ -328,6 +364,14 @@ pub fn step(
         }),
         Event::Abort(_) if rotation.kind == Kind::Distrust => {
             Err(RotationError::Irrevocable(rotation.id.clone()))
+        }
+        Event::Abort(_) if rotation.kind == Kind::Adoption => {
+            Err(RotationError::Adopted(rotation.id.clone()))
+        }
+        Event::Distrust(root, ..)
+            if rotation.kind == Kind::Adoption && Some(*root) == rotation.to =>
+        {
+            Err(RotationError::Adopted(rotation.id.clone()))
         }
         Event::Abort(reason) => abort(rotation, reason, facts, now),
         Event::Continue if rotation.phase == Phase::Held => {

@@ -37,6 +37,10 @@ pub struct Restored {
     /// What each replica has heard, by its name.
     #[serde(default)]
     pub heard: BTreeMap<String, Heard>,
+    /// The fleet's root that it goes on from, by an operator's word; none, if what was put back is
+    /// enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopts: Option<Adopts>,
     /// By whom it was opened; nobody yet, if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened: Option<Opened>,
@@ -78,6 +82,18 @@ pub struct Ahead {
     pub agents: u64,
     /// One of them.
     pub node: String,
+}
+
+/// A root of the fleet's that is trusted here again, until everybody has left it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopts {
+    /// The root.
+    #[serde(with = "wire::key_id")]
+    pub root: KeyId,
+    /// The rotation away from it. Nothing is issued before that has left Distribute.
+    pub rotation: String,
+    /// Why, in the operator's words.
+    pub reason: String,
 }
 
 /// Who has opened a state that was put back.

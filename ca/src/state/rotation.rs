@@ -137,6 +137,9 @@ pub enum Kind {
     /// The root that leaves must not be trusted any more: no gate waits for long, nothing goes
     /// back, and what is left of the root says that it never comes again.
     Distrust,
+    /// The root that leaves is the fleet's, and its key was lost with the state that had it. The
+    /// one that comes signs already, and there is no way back.
+    Adoption,
     /// Of a newer version: whoever meets it issues and serves, and takes no step.
     Unknown,
 }
@@ -267,8 +270,11 @@ pub struct LeftBehind {
 }
 
 impl Kind {
-    const NAMES: [(Self, &'static str); 2] =
-        [(Self::Planned, "rotation"), (Self::Distrust, "distrust")];
+    const NAMES: [(Self, &'static str); 3] = [
+        (Self::Planned, "rotation"),
+        (Self::Distrust, "distrust"),
+        (Self::Adoption, "adoption"),
+    ];
 
     /// The name.
     #[must_use]
