@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::nested;
 use crate::overview::Overview;
 use crate::policy::Policy;
+use crate::publish::Publishers;
 use crate::queue::Queue;
 use crate::refusal::{Peer, Refusal, Told};
 use crate::restore;
@@ -66,6 +67,8 @@ pub struct Ca {
     pub authority: Arc<Authority>,
     /// Publishes the bundle.
     pub trust: Arc<Trust>,
+    /// Writes the roots into clusters.
+    pub publishers: Publishers,
     /// Changes the root.
     pub rotator: Rotator,
     /// The roots, for whoever must not wait.
@@ -135,6 +138,13 @@ impl Ca {
     #[must_use]
     pub fn node_id(&self, name: &NodeName) -> Option<SpiffeId> {
         SpiffeId::new(&self.trust_domain, &format!("/arx/node/{name}")).ok()
+    }
+
+    /// Whether this replica is the one that takes the steps which only one may take: those of
+    /// rotations, and writing into clusters.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        true
     }
 
     /// The certificates that count as valid by the ledger, of this node and its workloads,

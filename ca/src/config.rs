@@ -21,6 +21,7 @@ use crate::authority;
 use crate::nested;
 use crate::page;
 use crate::policy;
+use crate::publish;
 use crate::rotation;
 use crate::signer::options::{Custody, Outside, Pkcs11, Socket};
 use crate::state;
@@ -68,6 +69,9 @@ pub struct Config {
     /// The clusters whose service-account tokens count.
     #[serde(default, rename = "cluster")]
     pub clusters: Vec<token::Cluster>,
+    /// Where in clusters the roots are written.
+    #[serde(default)]
+    pub publish: Vec<publish::Options>,
 }
 
 /// `[ops]`
@@ -372,6 +376,7 @@ impl Config {
         self.check_ledger(problems);
         nested::problems(&self.nested, &self.trust_domain, problems);
         token::problems(&self.clusters, problems);
+        publish::problems(&self.publish, &self.clusters, problems);
         self.policy
             .problems(&self.trust_domain, &self.clusters, problems);
     }
@@ -707,6 +712,7 @@ impl Config {
             ("admin", self.admin == new.admin),
             ("state", self.state == new.state),
             ("authority", self.authority == new.authority),
+            ("publish", self.publish == new.publish),
             (
                 "ledger.segment_size",
                 self.ledger.segment_size == new.ledger.segment_size,

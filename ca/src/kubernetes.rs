@@ -1,8 +1,12 @@
 //! How a cluster's API server is reached, and what it answers is read.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::path::Path;
 use std::time::Duration;
 
+use arx_identity::crypto;
 use http_body_util::{BodyExt as _, Limited};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
@@ -32,6 +36,15 @@ pub(crate) async fn config(
     config.read_timeout = Some(deadline);
     config.default_retry = false;
     Ok(config)
+}
+
+/// Pause after so many failures in a row: full jitter below a limit that doubles.
+pub(crate) fn pause(failures: u32) -> Duration {
+    const FIRST: Duration = Duration::from_millis(500);
+    const LONGEST: Duration = Duration::from_secs(30);
+    let limit = FIRST.saturating_mul(1 << failures.min(10)).min(LONGEST);
+    let random = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
+    limit.mul_f64(random)
 }
 
 /// A whole answer of at most `limit` bytes.

@@ -24,6 +24,7 @@ pub mod overview;
 pub mod page;
 pub mod pods;
 pub mod policy;
+pub mod publish;
 pub mod queue;
 pub mod refusal;
 pub mod restore;

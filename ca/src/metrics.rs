@@ -1,5 +1,6 @@
 //! What the authority counts. Gauges are read when somebody asks, not kept.
 
+mod published;
 mod rotation;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 pub use self::rotation::{RootLabel, Rotating};
 use crate::pods::Health;
+use crate::publish;
 use crate::state::Phase;
 
 /// For whom a certificate is.
@@ -262,6 +264,8 @@ pub struct Readings {
     pub files_in_use: Option<bool>,
     /// What is known of pods, by cluster.
     pub(crate) pods: Vec<(Arc<str>, Health)>,
+    /// What is written into clusters, by cluster.
+    pub(crate) published: Vec<(Arc<str>, publish::Health)>,
     /// Denials that are in force.
     pub denials: usize,
     /// Number of the bundle's sequence.
@@ -282,6 +286,12 @@ impl<F> fmt::Debug for Gauges<F> {
 #[derive(Clone, Debug, EncodeLabelSet)]
 struct ClusterLabel {
     cluster: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct WriteLabel {
+    cluster: String,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
@@ -376,6 +386,7 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
             &readings.authority_renewals,
         )?;
         pods(&mut encoder, &readings.pods)?;
+        published::encode(&mut encoder, &readings.published)?;
         rotation::encode_roots(&readings.roots, &mut encoder)?;
         readings.rotating.encode(&mut encoder)
     }

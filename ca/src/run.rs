@@ -33,6 +33,7 @@ use crate::nested;
 use crate::overview::Overview;
 use crate::page::{Page, Place};
 use crate::policy::Policy;
+use crate::publish::Publishers;
 use crate::queue::Queue;
 use crate::refusal::Told;
 use crate::rotation::Rotator;
@@ -170,6 +171,13 @@ impl Process {
         let tokens = Tokens::new(&config.clusters, &clock).await?;
         let policy = Policy::new(&config.trust_domain, &config.policy, &config.clusters)
             .map_err(|error| StartError::new("ARX-CONFIG", error))?;
+        let publishers = Publishers::new(
+            &config.publish,
+            &config.clusters,
+            &parts.trust.current(),
+            parts.authority.root_key_id(),
+        )
+        .await?;
         let ca = Arc::new(Ca {
             trust_domain: config.trust_domain.clone(),
             replica: parts.replica.clone(),
@@ -180,6 +188,7 @@ impl Process {
             custody: open::custody(&config),
             authority: Arc::new(parts.authority),
             trust: Arc::new(parts.trust),
+            publishers,
             rotator: Rotator::default(),
             overview: Overview::default(),
             denials: parts.denials,
@@ -270,6 +279,7 @@ impl Process {
             key,
             ledger,
             pods,
+            publish,
             store,
         } = conditions;
         let ca = &self.ca;
@@ -295,6 +305,14 @@ impl Process {
         self.until_drained("ledger health", keep::watch_ledger(Arc::clone(ca), ledger));
         self.until_drained("pods", keep::watch_pods(Arc::clone(ca), pods));
         self.until_drained("store health", keep::watch_store(Arc::clone(ca), store));
+        self.until_drained(
+            "publish health",
+            keep::watch_published(Arc::clone(ca), publish),
+        );
+        let publishing = Arc::clone(ca);
+        self.until_drained("publishing", async move {
+            publishing.keep_published().await;
+        });
         let trust = Arc::clone(&ca.trust);
         self.until_drained("trust", async move {
             trust.follow().await;
@@ -525,6 +543,7 @@ fn readings(ca: &Ca) -> Readings {
             .pods()
             .map(|it| (it.cluster().clone(), it.health()))
             .collect(),
+        published: ca.publishers.health(),
         denials: ca.denials.get().holding(now).count(),
         bundle_number: ca.trust.current().sequence().number,
         generation: ca.rules.get().generation,

@@ -145,6 +145,7 @@ impl House {
             state: state.clone(),
             authority: Arc::new(authority),
             trust: Arc::new(trust),
+            publishers: crate::publish::Publishers::default(),
             rotator: crate::rotation::Rotator::default(),
             overview: crate::overview::Overview::default(),
             denials: crate::denial::Current::open(state.clone(), &replica).await?,

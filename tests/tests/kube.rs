@@ -4,6 +4,7 @@
 mod kube {
     mod agents;
     mod pods;
+    mod publish;
     mod shop;
     mod tokens;
 }

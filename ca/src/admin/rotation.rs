@@ -301,6 +301,10 @@ fn advice(reason: &str) -> &'static str {
         "clock-doubtful" => {
             "set the authority's clock, or the agents', right: nothing counts as ended before"
         }
+        "not-written" => {
+            "see what it says: the rights of the authority's service account, or who else writes it (docs/operate.md)"
+        }
+        "delivered" => "wait: files in pods follow within publish.settle",
         "index-building" => "the authority has just started and counts: wait a moment",
         _ => "",
     }

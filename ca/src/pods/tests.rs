@@ -1,98 +1,18 @@
 //! With an API server of the test's below kube's client.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arx_daemon::Clock;
-use bytes::Bytes;
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use futures_util::stream::{self, BoxStream, StreamExt as _};
-use http::{Request, Response};
-use http_body::Frame;
-use http_body_util::StreamBody;
-use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::{Api, Claim, Pods};
+use crate::kubernetes::fake::{Asked, Watch, api_server};
 use crate::token::Refused;
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-type Answer = Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>>;
-
-/// Hands each request to the test, which answers it.
-#[derive(Clone)]
-struct ApiServer(mpsc::UnboundedSender<Asked>);
-
-struct Asked {
-    what: String,
-    answer: oneshot::Sender<Answer>,
-}
-
-impl tower_service::Service<Request<Body>> for ApiServer {
-    type Response = Answer;
-    type Error = std::io::Error;
-    type Future = BoxFuture<'static, Result<Answer, std::io::Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (answer, answered) = oneshot::channel();
-        let what = request.uri().to_string();
-        let sent = self.0.send(Asked { what, answer });
-        async move {
-            sent.map_err(std::io::Error::other)?;
-            answered.await.map_err(std::io::Error::other)
-        }
-        .boxed()
-    }
-}
-
-impl Asked {
-    fn whole(self, status: u16, json: &Value) {
-        let body = stream::iter([Ok(Frame::data(Bytes::from(json.to_string())))]);
-        self.send(status, body.boxed());
-    }
-
-    /// Answers with a watch, to which lines are sent.
-    fn open(self) -> Watch {
-        let (lines, sent) = mpsc::unbounded_channel::<Bytes>();
-        let body = stream::unfold(sent, |mut sent| async move {
-            Some((Ok(Frame::data(sent.recv().await?)), sent))
-        });
-        self.send(200, body.boxed());
-        Watch(lines)
-    }
-
-    fn send(self, status: u16, body: BoxStream<'static, Result<Frame<Bytes>, Infallible>>) {
-        let response = Response::builder().status(status);
-        let response = response.body(StreamBody::new(body)).expect("a response");
-        assert!(self.answer.send(response).is_ok(), "nobody waits");
-    }
-}
-
-struct Watch(mpsc::UnboundedSender<Bytes>);
-
-impl Watch {
-    fn say(&self, kind: &str, object: &Value) {
-        let line = json!({"type": kind, "object": object}).to_string() + "\n";
-        // A line comes in parts.
-        let (one, other) = line.split_at(line.len() / 2);
-        for part in [one, other] {
-            assert!(
-                self.0.send(part.to_owned().into()).is_ok(),
-                "nobody watches"
-            );
-        }
-    }
-}
 
 struct Bench {
     pods: Arc<Pods>,
@@ -103,9 +23,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (sender, asked) = mpsc::unbounded_channel();
+        let (client, asked) = api_server();
         let clock = Clock::manual(now());
-        let client = kube::Client::new(ApiServer(sender), "default");
         let api = Api::with(client, None);
         let pods = Arc::new(Pods::new(
             "c1".into(),

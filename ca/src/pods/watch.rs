@@ -1,17 +1,11 @@
 //! Keeping the index as the API server has it: a list in pages, and then a watch from there.
 
 use std::sync::PoisonError;
-use std::time::Duration;
-
-use arx_identity::crypto;
 
 use super::api::Failed;
 use super::object::{Event, Kind, List};
 use super::{AWAY, Pods, Seen};
-
-/// Pause after the first failure; it doubles with each.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+use crate::kubernetes::pause;
 
 impl Pods {
     /// Keeps the index, for ever.
@@ -153,13 +147,4 @@ impl Lost {
             from: Some(from),
         }
     }
-}
-
-/// Full jitter below a limit that doubles.
-fn pause(failures: u32) -> Duration {
-    let limit = FIRST_PAUSE
-        .saturating_mul(1 << failures.min(10))
-        .min(LONGEST_PAUSE);
-    let random = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
-    limit.mul_f64(random)
 }

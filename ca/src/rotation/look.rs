@@ -40,7 +40,10 @@ impl Ca {
             let mut above = svid.chain().authorities();
             above.find(|id| stored.root(*id).is_some())
         });
-        let (confirmed, mut obstacles, denied) = self.gate(rotation, &stored, now).await?;
+        let (mut confirmed, mut obstacles, denied) = self.gate(rotation, &stored, now).await?;
+        let (held, unwritten) = self.published(rotation);
+        confirmed += held;
+        obstacles.extend(unwritten);
         obstacles.extend(doubt.map(|doubt| self.clock(doubt)));
         obstacles.extend(self.history_lost(now));
         Ok(Facts {
@@ -113,6 +116,21 @@ impl Ca {
         let Apart { waits, denied } = self.denied_apart(waiting, now).await;
         obstacles.extend(waits);
         Ok((confirmed, obstacles, denied))
+    }
+
+    /// Objects in clusters that hold the bundle which has to be confirmed, and those that do not.
+    fn published(&self, rotation: &Rotation) -> (u64, Vec<Obstacle>) {
+        let waits = [Phase::Distribute, Phase::Retire, Phase::Restore].contains(&rotation.phase);
+        let sequence = self.trust.current().sequence();
+        if !waits || rotation.sequence != Some(sequence) {
+            return (0, Vec::new());
+        }
+        let now = tokio::time::Instant::now();
+        let (held, mut unwritten) = self.publishers.gate(sequence, now);
+        for object in &mut unwritten {
+            object.since = Some(rotation.phase_began);
+        }
+        (held, unwritten)
     }
 
     /// Nothing counts as ended while this authority's clock may be wrong.

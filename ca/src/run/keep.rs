@@ -15,6 +15,8 @@ const PROBE: Duration = Duration::from_secs(5);
 const UPPER: Duration = Duration::from_secs(60);
 /// Between looks at how the pods of clusters are known.
 const PODS: Duration = Duration::from_secs(1);
+/// Between looks at what is published in clusters.
+const PUBLISHED: Duration = Duration::from_secs(1);
 /// Between removals of old segments.
 const PRUNE: Duration = Duration::from_secs(3600);
 
@@ -25,6 +27,7 @@ pub(super) struct Conditions {
     pub(super) key: Condition,
     pub(super) ledger: Condition,
     pub(super) pods: Condition,
+    pub(super) publish: Condition,
     pub(super) store: Condition,
 }
 
@@ -36,6 +39,7 @@ impl Conditions {
             key: readiness.condition("root key"),
             ledger: readiness.condition("ledger"),
             pods: readiness.condition("pods"),
+            publish: readiness.condition("publish"),
             store: readiness.condition("store"),
         }
     }
@@ -173,6 +177,22 @@ pub(super) async fn watch_pods(ca: Arc<Ca>, condition: Condition) {
             None => condition.set_ok(),
         }
         tokio::time::sleep(PODS).await;
+    }
+}
+
+/// Objects that can't be written are no reason not to be ready: who looks is told.
+pub(super) async fn watch_published(ca: Arc<Ca>, condition: Condition) {
+    loop {
+        let health = ca.publishers.health();
+        let trouble = health.into_iter().find_map(|(_, health)| health.trouble);
+        match trouble {
+            Some((code, message)) => condition.set_warning(code, message),
+            None => condition.set_ok(),
+        }
+        if ca.publishers.is_empty() {
+            return;
+        }
+        tokio::time::sleep(PUBLISHED).await;
     }
 }
 

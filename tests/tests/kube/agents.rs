@@ -250,7 +250,7 @@ async fn an_agent_that_claims_another_node_is_the_node_of_its_own_token() -> any
 #[ignore = "needs a control plane: make test-kube"]
 async fn a_token_of_one_cluster_is_worth_nothing_to_an_agent_of_another() -> anyhow::Result<()> {
     // The second is known by its issuer and its keys alone.
-    let shop = Shop::open_with(Verification::Watched, |options, folder| {
+    let shop = Shop::open_with(Verification::Watched, |options, site| {
         options.authority = format!(
             r#"
 [[cluster]]
@@ -260,8 +260,9 @@ audiences = ["arx"]
 agents = ["arx-system/arx-node-agent"]
 jwks_file = "{}/jwks.json"
 "#,
-            folder.display()
+            site.folder.display()
         );
+        Vec::new()
     })
     .await?;
     let (here, kubelet) = Rogue::on(&shop, "near").await?;
@@ -292,6 +293,7 @@ async fn a_token_that_the_api_server_has_extended_is_refused() -> anyhow::Result
     // It extends only those for itself.
     let shop = Shop::open_with(Verification::Watched, |options, _| {
         options.audiences.extend(options.issuer.clone());
+        Vec::new()
     })
     .await?;
     let (near, _kubelet) = Rogue::on(&shop, "near").await?;

@@ -37,16 +37,24 @@ pub(super) enum Verification {
     Review,
 }
 
+/// Where an authority is that is about to start.
+pub(super) struct Site<'a> {
+    /// Its files.
+    pub(super) folder: &'a Path,
+    /// Its namespace.
+    pub(super) system: &'a str,
+}
+
 impl Shop {
     /// With tokens verified as `verification` says.
     pub(super) async fn open(verification: Verification) -> anyhow::Result<Self> {
-        Self::open_with(verification, |_, _| ()).await
+        Self::open_with(verification, |_, _| Vec::new()).await
     }
 
-    /// The same with another configuration of the authority.
+    /// The same with another configuration of the authority, for which it has these rights more.
     pub(super) async fn open_with(
         verification: Verification,
-        change: impl FnOnce(&mut Options, &Path),
+        change: impl FnOnce(&mut Options, &Site<'_>) -> Vec<Value>,
     ) -> anyhow::Result<Self> {
         let cluster = Cluster::start().await?;
         let system = cluster.namespace("arx-system").await?;
@@ -77,15 +85,13 @@ impl Shop {
                 let rules = json!([{
                     "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"],
                 }]);
-                let role = json!({"metadata": {"name": format!("{system}-pods")}, "rules": rules});
-                let roles = Api::<ClusterRole>::all(cluster.admin.clone());
-                cluster.create(roles, role).await?;
-                Some(format!("{system}-pods"))
+                grant(&cluster, &system, "pods", &rules).await?;
+                None
             }
             Verification::Review => Some("system:auth-delegator".to_owned()),
         };
         if let Some(role) = rights {
-            bind(&cluster, &system, &role).await?;
+            bind(&cluster, &system, "own", &role).await?;
         }
         let mut mesh = Mesh::prepare(Options {
             issuer: Some(cluster.issuer.clone()),
@@ -113,10 +119,16 @@ impl Shop {
             Verification::Review => format!("verification = \"review\"\n{kubeconfig}"),
         };
         let folder = mesh.directory.clone();
+        let site = Site {
+            folder: &folder,
+            system: &system,
+        };
+        let mut rules = Vec::new();
         mesh.reconfigure(|options| {
             options.keys = Some(keys);
-            change(options, &folder);
+            rules = change(options, &site);
         })?;
+        grant(&cluster, &system, "more", &json!(rules)).await?;
         mesh.start_authority().await?;
         let mut agent = mesh.prepare_agent(NODE)?;
         let token = Token {
@@ -176,10 +188,24 @@ impl Shop {
     }
 }
 
+/// Gives the authority's account the rights of these rules in all of the cluster.
+pub(super) async fn grant(
+    cluster: &Cluster,
+    system: &str,
+    name: &str,
+    rules: &Value,
+) -> anyhow::Result<()> {
+    let role = format!("{system}-{name}");
+    let object = json!({"metadata": {"name": role}, "rules": rules});
+    let roles = Api::<ClusterRole>::all(cluster.admin.clone());
+    cluster.create(roles, object).await?;
+    bind(cluster, system, name, &role).await
+}
+
 /// Gives the authority's account a role in all of the cluster.
-async fn bind(cluster: &Cluster, system: &str, role: &str) -> anyhow::Result<()> {
+async fn bind(cluster: &Cluster, system: &str, name: &str, role: &str) -> anyhow::Result<()> {
     let binding: Value = json!({
-        "metadata": {"name": format!("{system}-arx-ca")},
+        "metadata": {"name": format!("{system}-arx-ca-{name}")},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
         "subjects": [{"kind": "ServiceAccount", "name": "arx-ca", "namespace": system}],
     });

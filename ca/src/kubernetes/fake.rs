@@ -1,0 +1,107 @@
+//! An API server of the test's, below kube's client.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use http::{Method, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+type Answer = Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>>;
+
+/// Hands each request to the test, which answers it.
+#[derive(Clone)]
+pub(crate) struct ApiServer(mpsc::UnboundedSender<Asked>);
+
+/// A request that waits for its answer.
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    /// Path and query.
+    pub(crate) what: String,
+    /// What it brings, if it is JSON.
+    pub(crate) body: Value,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// A client of it, and what is asked of it.
+pub(crate) fn api_server() -> (kube::Client, mpsc::UnboundedReceiver<Asked>) {
+    let (sender, asked) = mpsc::unbounded_channel();
+    (kube::Client::new(ApiServer(sender), "default"), asked)
+}
+
+impl tower_service::Service<Request<Body>> for ApiServer {
+    type Response = Answer;
+    type Error = std::io::Error;
+    type Future = BoxFuture<'static, Result<Answer, std::io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (answer, answered) = oneshot::channel();
+        let (method, what) = (request.method().clone(), request.uri().to_string());
+        let this = self.0.clone();
+        async move {
+            let body = request.into_body().collect().await;
+            let body = body.map_err(std::io::Error::other)?.to_bytes();
+            let asked = Asked {
+                method,
+                what,
+                body: serde_json::from_slice(&body).unwrap_or_default(),
+                answer,
+            };
+            this.send(asked).map_err(std::io::Error::other)?;
+            answered.await.map_err(std::io::Error::other)
+        }
+        .boxed()
+    }
+}
+
+impl Asked {
+    /// Answers with all of this.
+    pub(crate) fn whole(self, status: u16, json: &Value) {
+        let body = stream::iter([Ok(Frame::data(Bytes::from(json.to_string())))]);
+        self.send(status, body.boxed());
+    }
+
+    /// Answers with a watch, to which lines are sent.
+    pub(crate) fn open(self) -> Watch {
+        let (lines, sent) = mpsc::unbounded_channel::<Bytes>();
+        let body = stream::unfold(sent, |mut sent| async move {
+            Some((Ok(Frame::data(sent.recv().await?)), sent))
+        });
+        self.send(200, body.boxed());
+        Watch(lines)
+    }
+
+    fn send(self, status: u16, body: BoxStream<'static, Result<Frame<Bytes>, Infallible>>) {
+        let response = Response::builder().status(status);
+        let response = response.body(StreamBody::new(body)).expect("a response");
+        assert!(self.answer.send(response).is_ok(), "nobody waits");
+    }
+}
+
+/// A watch that is open.
+pub(crate) struct Watch(mpsc::UnboundedSender<Bytes>);
+
+impl Watch {
+    pub(crate) fn say(&self, kind: &str, object: &Value) {
+        let line = json!({"type": kind, "object": object}).to_string() + "\n";
+        // A line comes in parts.
+        let (one, other) = line.split_at(line.len() / 2);
+        for part in [one, other] {
+            assert!(
+                self.0.send(part.to_owned().into()).is_ok(),
+                "nobody watches"
+            );
+        }
+    }
+}

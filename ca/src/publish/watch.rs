@@ -1,0 +1,163 @@
+//! Hearing of the objects of one kind and name, or of namespaces: a list, and a watch from there.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use kube::Api;
+use kube::api::{DynamicObject, ListParams, WatchEvent, WatchParams};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::trouble::Trouble;
+use crate::kubernetes::pause;
+
+/// An answer that takes longer has failed.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// An API server says about once a minute how far a watch has come.
+const QUIET: Duration = Duration::from_secs(90);
+/// Objects in a page.
+const PAGE: u32 = 500;
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Namespaces,
+    Place(usize),
+}
+
+/// What was heard of it.
+#[derive(Debug)]
+pub(super) enum Heard {
+    All(Vec<DynamicObject>),
+    There(Box<DynamicObject>),
+    Gone(Box<DynamicObject>),
+    Away(Trouble),
+}
+
+/// What of a kind is watched.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Selection {
+    pub(super) fields: Option<String>,
+    pub(super) labels: Option<String>,
+}
+
+/// Tells of what is selected for as long as somebody listens.
+pub(super) async fn watch(
+    api: Api<DynamicObject>,
+    selection: Selection,
+    source: Source,
+    tell: mpsc::Sender<(Source, Heard)>,
+) {
+    let mut version = None;
+    let mut failures = 0;
+    loop {
+        let outcome = match version.take() {
+            None => list(&api, &selection, source, &tell).await,
+            Some(from) => follow(&api, &selection, source, &tell, from, &mut failures).await,
+        };
+        match outcome {
+            Ok(from) => version = from,
+            Err(Ended::Nobody) => return,
+            Err(Ended::Lost(trouble)) => {
+                if tell.send((source, Heard::Away(trouble))).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(pause(failures)).await;
+                failures += 1;
+            }
+        }
+    }
+}
+
+enum Ended {
+    /// Nobody listens any more.
+    Nobody,
+    Lost(Trouble),
+}
+
+impl From<kube::Error> for Ended {
+    fn from(error: kube::Error) -> Self {
+        Self::Lost(Trouble::of(&error))
+    }
+}
+
+/// Lists all, and answers from which version to go on.
+async fn list(
+    api: &Api<DynamicObject>,
+    selection: &Selection,
+    source: Source,
+    tell: &mpsc::Sender<(Source, Heard)>,
+) -> Result<Option<String>, Ended> {
+    let mut all = Vec::new();
+    let mut parameters = ListParams {
+        label_selector: selection.labels.clone(),
+        field_selector: selection.fields.clone(),
+        ..ListParams::default()
+    }
+    .limit(PAGE);
+    loop {
+        let page = timeout(DEADLINE, api.list(&parameters)).await;
+        let page = page.map_err(|_| Ended::Lost(Trouble::silent(DEADLINE.as_secs())))??;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|next| !next.is_empty()) {
+            Some(next) => parameters = parameters.continue_token(&next),
+            None => {
+                let heard = (source, Heard::All(all));
+                tell.send(heard).await.map_err(|_| Ended::Nobody)?;
+                return Ok(page.metadata.resource_version);
+            }
+        }
+    }
+}
+
+/// Follows what happens after a version, and answers from where to go on; anew, if nowhere.
+async fn follow(
+    api: &Api<DynamicObject>,
+    selection: &Selection,
+    source: Source,
+    tell: &mpsc::Sender<(Source, Heard)>,
+    mut version: String,
+    failures: &mut u32,
+) -> Result<Option<String>, Ended> {
+    let parameters = WatchParams {
+        label_selector: selection.labels.clone(),
+        field_selector: selection.fields.clone(),
+        ..WatchParams::default()
+    };
+    let opened = timeout(DEADLINE, api.watch(&parameters, &version)).await;
+    let opened = opened.map_err(|_| Ended::Lost(Trouble::silent(DEADLINE.as_secs())))??;
+    let mut events = std::pin::pin!(opened);
+    loop {
+        let event = timeout(QUIET, events.next()).await;
+        let event = match event.map_err(|_| Ended::Lost(Trouble::silent(QUIET.as_secs())))? {
+            None => return Ok(Some(version)),
+            Some(event) => event?,
+        };
+        *failures = 0;
+        let heard = match event {
+            WatchEvent::Bookmark(mark) => {
+                version = mark.metadata.resource_version;
+                continue;
+            }
+            WatchEvent::Error(status) if status.code == 410 => return Ok(None),
+            WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                note(&object, &mut version);
+                Heard::There(Box::new(object))
+            }
+            WatchEvent::Deleted(object) => {
+                note(&object, &mut version);
+                Heard::Gone(Box::new(object))
+            }
+        };
+        tell.send((source, heard))
+            .await
+            .map_err(|_| Ended::Nobody)?;
+    }
+}
+
+fn note(object: &DynamicObject, version: &mut String) {
+    if let Some(newer) = &object.metadata.resource_version {
+        version.clone_from(newer);
+    }
+}
