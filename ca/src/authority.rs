@@ -27,7 +27,7 @@ mod sealed;
 mod upper;
 mod upstream;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arx_daemon::clock::rfc3339;
@@ -40,7 +40,6 @@ use tokio::sync::watch;
 
 pub use self::below::Below;
 pub use self::check::{Checked, check};
-pub use self::closed::nothing_trusted;
 pub use self::cross::Crossing;
 pub use self::error::AuthorityError;
 use self::files::Files;
@@ -104,6 +103,8 @@ pub struct Authority {
     upper_trouble: watch::Sender<Option<(&'static str, String)>>,
     /// Intermediates that nothing more is signed by.
     given_up: watch::Sender<Vec<KeyId>>,
+    /// The only root, once it was cut off.
+    closed: OnceLock<String>,
 }
 
 /// An intermediate that is registered and does not sign yet.
@@ -208,6 +209,7 @@ impl Authority {
             reach: watch::Sender::default(),
             upper_trouble: watch::Sender::default(),
             given_up: watch::Sender::default(),
+            closed: OnceLock::new(),
         })
     }
 

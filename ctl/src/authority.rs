@@ -127,11 +127,16 @@ async fn install(
         )));
     }
     let what = match answer.outcome.as_str() {
-        "renewed" | "already" if dry_run => "it is in order, and nothing was changed",
+        "first" | "restart" | "renewed" | "already" if dry_run => {
+            "it is in order, and nothing was changed"
+        }
         "follows" => {
             "it stands under another root, and a rotation to that has begun: see `arx rotate status --watch`"
         }
         "first" => "the authority begins to issue under it",
+        "restart" => {
+            "it is taken at the next start: start the authority again, and replace the bundle files of the nodes"
+        }
         "already" => "it was installed already",
         _ => "intermediates are issued under it from now on",
     };

@@ -159,11 +159,13 @@ impl wire::custody_server::Custody for Custody {
             Err(error) => return Err(refusal(error).into()),
         };
         let certificate = installed.certificate();
-        let outcome = match &installed {
-            Installed::First(_) => "first",
-            Installed::Renewed(_) => "renewed",
-            Installed::Already(_) => "already",
-            Installed::Follows(_) => "follows",
+        let outcome = match (&installed, &self.0) {
+            (Installed::First(_), Inner::Waiting(_)) => "first",
+            // One that has had a root, which was cut off.
+            (Installed::First(_), Inner::Running(_)) => "restart",
+            (Installed::Renewed(_), _) => "renewed",
+            (Installed::Already(_), _) => "already",
+            (Installed::Follows(_), _) => "follows",
         };
         if !dry_run && !matches!(installed, Installed::Already(_)) {
             tracing::info!(

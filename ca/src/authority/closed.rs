@@ -60,14 +60,15 @@ impl Authority {
     }
 
     /// # Errors
-    /// [`AuthorityError::NothingTrusted`] if the only root is distrusted; then nothing is signed
-    /// any more.
+    /// [`AuthorityError::NothingTrusted`] if the only root was cut off since this process began;
+    /// then nothing is signed any more.
     pub(super) async fn still_trusted(&self) -> Result<(), AuthorityError> {
         // Where the state cannot be read, nothing is known to be otherwise.
-        let Ok(stored) = self.stored().await else {
-            return Ok(());
+        let nothing = match self.stored().await {
+            Ok(stored) => self.nothing_trusted(&stored),
+            Err(_) => self.closed(),
         };
-        match nothing_trusted(&stored) {
+        match nothing {
             Some(nothing) => {
                 self.stop_signing();
                 Err(nothing)
@@ -75,15 +76,21 @@ impl Authority {
             None => Ok(()),
         }
     }
-}
 
-/// Says so if no root is left that is trusted.
-#[must_use]
-pub fn nothing_trusted(stored: &Authorities) -> Option<AuthorityError> {
-    let root = stored.roots.first().filter(|_| stored.is_to_begin_anew())?;
-    Some(AuthorityError::NothingTrusted {
-        root: describe(&root.certificate),
-    })
+    /// Says so if no root is left that is trusted. It is said until the next start, also when
+    /// there is another one by then: the bundle begins anew at a start only.
+    #[must_use]
+    pub fn nothing_trusted(&self, stored: &Authorities) -> Option<AuthorityError> {
+        if let Some(gone) = stored.roots.first().filter(|_| stored.is_to_begin_anew()) {
+            self.closed.get_or_init(|| describe(&gone.certificate));
+        }
+        self.closed()
+    }
+
+    fn closed(&self) -> Option<AuthorityError> {
+        let root = self.closed.get()?.clone();
+        Some(AuthorityError::NothingTrusted { root })
+    }
 }
 
 fn close(

@@ -13,7 +13,6 @@ use super::hints::Hints;
 use super::step::{Effect, Event, RotationError, begin, step};
 use super::terms;
 use super::time::{BelievedTime, Doubt, moved_ms};
-use crate::authority::nothing_trusted;
 use crate::ca::Ca;
 use crate::ledger;
 use crate::refusal::{Fault, Refusal};
@@ -162,7 +161,7 @@ impl Ca {
     pub(super) async fn active_root(&self) -> Result<Root, Wrong> {
         let stored = self.state.authorities().await?.map(|stored| stored.value);
         let stored = stored.unwrap_or_default();
-        if let Some(nothing) = nothing_trusted(&stored) {
+        if let Some(nothing) = self.authority.nothing_trusted(&stored) {
             return Err(nothing.into());
         }
         let mut roots = stored.roots.into_iter();

@@ -7,7 +7,6 @@
 use arx_identity::KeyId;
 
 use super::driver::Wrong;
-use crate::authority::nothing_trusted;
 use crate::ca::Ca;
 use crate::state::{Initiator, Phase, Rotation, Rotations};
 
@@ -120,7 +119,7 @@ impl Ca {
         let refused = self.authority.files_refused();
         let stored = self.state.authorities().await?;
         let stored = stored.ok_or_else(|| Wrong::gone("the authorities"))?.value;
-        if let Some(nothing) = nothing_trusted(&stored) {
+        if let Some(nothing) = self.authority.nothing_trusted(&stored) {
             return Ok(Some((nothing.code(), nothing.to_string())));
         }
         let active = stored
