@@ -368,9 +368,8 @@ fn refusal(error: &RotationError) -> wire::Refusal {
     }
 }
 
-/// Of a key that may be in a token, or behind a signer.
-const ERASED_HERE: &str =
-    "of its key, what the state had is erased, and what a token or a signer has is yours to remove";
+/// Of a key that may be in files, in a token, or behind a signer.
+const ERASED_HERE: &str = "of its key, what the state had is erased, and what files, a token or a signer have is yours to remove";
 
 fn distrust_message(view: &View, outside: bool) -> String {
     let waits = !view.obstacles.is_empty();

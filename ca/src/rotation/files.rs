@@ -101,6 +101,8 @@ impl Ca {
             };
             if told != trouble {
                 match &trouble {
+                    // Told of already, by whoever has read them.
+                    Some(_) if trouble == self.authority.files_refused() => {}
                     Some((code, message)) => tracing::warn!(code, "{message}"),
                     None => tracing::info!("the operator's files are in use as they are"),
                 }
