@@ -21,7 +21,7 @@ N ?= 200
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo demo-distrust up down test step-ca kube test-kube simulate crash bench check fmt clippy doc arrows deny rules ring tools envoy clean
+.PHONY: help build demo demo-distrust up down test step-ca kube test-kube simulate crash bench bench-kube check fmt clippy doc arrows deny rules ring tools envoy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +59,10 @@ simulate: ## rotations in worlds where everything goes wrong (RUNS=worlds)
 
 crash: envoy build ## kill the authority at N=200 random moments of rotations under load
 	ARX_CRASH=$(N) $(CARGO) test -p arx-tests --test rotation_crash -- --nocapture
+
+bench-kube: ## measure the release binaries in a cluster; writes target/bench-kube.json
+	$(CARGO) build --release --workspace --bins
+	target/release/arx-bench --kube --output target/bench-kube.json
 
 bench: envoy ## measure the release binaries; writes target/bench.json
 	$(CARGO) build --release --workspace --bins

@@ -7,8 +7,11 @@
 //! a client. Raw limits are measured in the same run. Nothing leaves loopback.
 
 mod agent;
+mod api_server;
 mod authority;
 mod client;
+mod cluster;
+mod cold_start;
 mod cpu;
 mod crowd;
 mod fat;
@@ -43,6 +46,9 @@ struct Arguments {
     /// Two repetitions and less load: shows that everything works, not how fast it is.
     #[arg(long)]
     quick: bool,
+    /// The figures of an authority in a cluster instead of the others.
+    #[arg(long)]
+    kube: bool,
     /// Records in the ledger that is searched.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     records: u64,
@@ -100,11 +106,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(Role::Client { role }) = &arguments.role {
         return client::play(role).await;
     }
+    let groups = if arguments.kube { KUBE } else { GROUPS };
     for id in &arguments.only {
         anyhow::ensure!(
-            GROUPS.iter().any(|group| group.ids.contains(&id.as_str())),
+            groups.iter().any(|group| group.ids.contains(&id.as_str())),
             "there is no figure {id}; there are {}",
-            all_ids().join(", ")
+            all_ids(groups).join(", ")
         );
     }
     let effort = Effort {
@@ -117,7 +124,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         },
     };
     let mut table = Table::default();
-    for group in GROUPS {
+    for group in groups {
         let wanted =
             |id: &&str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == *id);
         if !group.ids.iter().any(wanted) {
@@ -201,6 +208,18 @@ const GROUPS: &[Group] = &[
     },
 ];
 
-fn all_ids() -> Vec<&'static str> {
-    GROUPS.iter().flat_map(|group| group.ids).copied().collect()
+/// What is measured of an authority in a cluster.
+const KUBE: &[Group] = &[
+    Group {
+        ids: &["cold_start_10k", "cold_start_reviews"],
+        measure: |effort| Box::pin(cluster::cold_start(effort)),
+    },
+    Group {
+        ids: &["index_mib_100k", "index_events"],
+        measure: |effort| Box::pin(cluster::index(effort)),
+    },
+];
+
+fn all_ids(groups: &[Group]) -> Vec<&'static str> {
+    groups.iter().flat_map(|group| group.ids).copied().collect()
 }

@@ -169,11 +169,22 @@ impl Process {
     /// # Errors
     /// If it is gone.
     pub fn rss_kib(&self) -> anyhow::Result<u64> {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The most resident memory that it has had, in KiB (proc(5), `VmHWM`).
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn peak_kib(&self) -> anyhow::Result<u64> {
+        self.memory_kib("VmHWM:")
+    }
+
+    fn memory_kib(&self, name: &str) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no VmRSS")?;
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name));
+        let line = line.with_context(|| format!("no {name}"))?;
         Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines, Stdin};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::{crowd, issue, join, ledger, proxies};
+use super::{api_server, cold_start, crowd, issue, join, ledger, proxies};
 
 /// How long any answer may take.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -31,6 +31,12 @@ pub(crate) enum Role {
     Proxies(proxies::Options),
     /// Writes a ledger.
     Ledger(ledger::Options),
+    /// Is an API server with pods.
+    #[serde(rename = "api-server")]
+    ApiServer(api_server::Options),
+    /// Is all agents of a cluster that starts.
+    #[serde(rename = "cold-start")]
+    ColdStart(cold_start::Options),
 }
 
 /// A client that runs. It is killed when this is dropped.
@@ -128,6 +134,8 @@ pub(crate) async fn play(role: &str) -> anyhow::Result<()> {
         Role::Crowd(options) => crowd::play(&mut boss, options).await,
         Role::Proxies(options) => proxies::play(&mut boss, options).await,
         Role::Ledger(options) => ledger::play(&mut boss, options).await,
+        Role::ApiServer(options) => api_server::play(&mut boss, options).await,
+        Role::ColdStart(options) => cold_start::play(&mut boss, options).await,
     };
     if let Err(error) = played {
         println!("failed {error:#}");
