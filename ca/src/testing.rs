@@ -28,7 +28,7 @@ use crate::refusal::Told;
 use crate::seal::Seal;
 use crate::share::Shares;
 use crate::state::State;
-use crate::store::Memory;
+use crate::store::{Memory, Shared};
 use crate::token::Tokens;
 use crate::trust::{Evidence, Trust};
 
@@ -85,6 +85,15 @@ impl House {
         authority: &str,
         clock: Clock,
     ) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::over(Arc::new(Memory::new()), authority, clock).await
+    }
+
+    /// The same over this store.
+    pub(crate) async fn over(
+        store: Shared,
+        authority: &str,
+        clock: Clock,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
         let issuer = PrivateKey::generate(KeyAlgorithm::Ed25519)?;
         let spki = issuer.public_key().spki_der();
@@ -98,13 +107,7 @@ impl House {
         let config: Config = File::from_text("test.toml", text)?.parse()?;
 
         let now = clock.now();
-        let state = State::open(
-            Arc::new(Memory::new()),
-            Seal::plain(),
-            &config.trust_domain,
-            "test",
-        )
-        .await?;
+        let state = State::open(store, Seal::plain(), &config.trust_domain, "test").await?;
         let replica = state.replica(Some("ca-1"), now).await?;
         let (ledger, _recovery) = Ledger::open(
             crate::ledger::Options {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use arx_proto::admin::v1::{ContinueRotationRequest, RotateRootRequest};
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::process::{binary, until};
-use arx_tests::rotating::{quickly, reaches, roots, rotate, stands};
+use arx_tests::rotating::{abort, quickly, reaches, roots, rotate, stands};
 
 /// A mesh with an agent that has gone, for which every gate stays shut.
 async fn waiting() -> anyhow::Result<Mesh> {
@@ -82,6 +82,54 @@ async fn no_gate_is_forced_without_a_reason_neither_by_the_command_nor_by_the_in
         after.phase == "distribute" && after.forced.is_empty(),
         "{after:?}"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_over_is_neither_turned_round_nor_gone_on_with_and_nothing_is_changed_by_asking()
+-> anyhow::Result<()> {
+    let mesh = Mesh::start(Options::default()).await?;
+    let before = roots(&mesh).await?;
+    let ended = |phase: &'static str| {
+        let mesh = &mesh;
+        async move { reaches(mesh, phase, |it| it.phase == phase).await }
+    };
+    rotate(&mesh, quickly()).await?;
+    ended("done").await?;
+    let after = roots(&mesh).await?;
+    ensure!(after != before);
+    let slowly = RotateRootRequest {
+        dwell_ms: Some(60_000),
+        ..quickly()
+    };
+    for (id, phase) in [("r1", "done"), ("r2", "aborted")] {
+        if phase == "aborted" {
+            rotate(&mesh, slowly.clone()).await?;
+            abort(&mesh).await?;
+        }
+        let stood = ended(phase).await?;
+        for line in [
+            &["abort", "--reason", "too late"][..],
+            &["continue"],
+            &["continue", "--force", "--reason", "too late"],
+        ] {
+            let mut command = Command::new(binary("arx")?);
+            command.arg("--socket").arg(mesh.admin_socket());
+            let output = command.arg("rotate").args(line).output()?;
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(
+                output.status.code() == Some(1)
+                    && told.contains(&format!("rotation {id} has ended"))
+                    && (told.contains("ARX-ROTATION-NONE")
+                        || told.contains("there is nothing to force")),
+                "{line:?}: {told}"
+            );
+        }
+        let stands = stands(&mesh).await?;
+        ensure!(stands.id == id && stands.phases == stood.phases);
+        ensure!(stands.forced.is_empty() && stands.abort_reason != "too late");
+        ensure!(roots(&mesh).await? == after);
+    }
     Ok(())
 }
 

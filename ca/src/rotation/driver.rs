@@ -696,3 +696,6 @@ fn name(root: &Certificate) -> RootName {
         not_after: root.not_after(),
     }
 }
+
+#[cfg(test)]
+mod tests;

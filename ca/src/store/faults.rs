@@ -90,18 +90,18 @@ impl Faulty {
     /// With a fault in `percent` of all calls, the same ones for the same seed and calls.
     #[must_use]
     pub fn seeded(inner: Shared, seed: u64, percent: u8) -> Self {
+        let this = Self::new(inner);
+        this.roll(seed, percent);
+        this
+    }
+
+    /// From now on.
+    pub fn roll(&self, seed: u64, percent: u8) {
         // xorshift stands still at zero.
-        let dice = Dice {
+        self.state().dice = Some(Dice {
             state: seed | 1 << 63,
             percent: percent.into(),
-        };
-        Self {
-            inner,
-            state: Mutex::new(State {
-                dice: Some(dice),
-                ..State::default()
-            }),
-        }
+        });
     }
 
     /// The next call that `fault` can happen to gets it, after those asked for earlier.
