@@ -5,6 +5,7 @@ pub(crate) mod agents;
 mod custody;
 pub(crate) mod denial;
 mod distrust;
+mod explain;
 mod recovery;
 pub(crate) mod rotation;
 pub(crate) mod status;
@@ -404,6 +405,14 @@ impl wire::admin_server::Admin for Api {
         request: Request<wire::AllowRequest>,
     ) -> Result<Response<wire::AllowResponse>, Status> {
         let answer = denial::allow(&self.0, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<wire::ExplainRequest>,
+    ) -> Result<Response<wire::ExplainResponse>, Status> {
+        let answer = explain::explain(&self.0, request.into_inner()).await?;
         Ok(Response::new(answer))
     }
 

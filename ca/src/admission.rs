@@ -2,7 +2,7 @@
 //! against the policy once its key is known.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arx_identity::{KeyAlgorithm, SpiffeId};
 use arx_proto::node::v1 as wire;
@@ -13,6 +13,7 @@ use crate::caller::{Node, NodeName};
 use crate::metrics::Kind;
 use crate::pods::Found;
 use crate::policy::{Agent, Denied, Evidence, Grant, Process, Request};
+use crate::recent::About;
 use crate::refusal::{Fault, Refusal};
 use crate::token::{Account, Purpose, Refused, Token, Verified};
 
@@ -44,7 +45,24 @@ pub struct Admitted {
     pub evidence: String,
 }
 
-/// Proves what `item` brings.
+/// Evidence that proves nothing, and whom it is about as far as it does prove that.
+#[derive(Debug)]
+pub struct Unproved {
+    /// Why.
+    pub refusal: Refusal,
+    pub(crate) about: Option<About>,
+}
+
+impl<R: Into<Refusal>> From<R> for Unproved {
+    fn from(refusal: R) -> Self {
+        Self {
+            refusal: refusal.into(),
+            about: None,
+        }
+    }
+}
+
+/// Proves what `item` brings, at `now`.
 ///
 /// # Errors
 /// If it proves nothing.
@@ -52,7 +70,8 @@ pub async fn prove(
     rules: &Rules,
     node: &Node,
     item: &mut wire::IssueItem,
-) -> Result<Proof, Refusal> {
+    now: SystemTime,
+) -> Result<Proof, Unproved> {
     match item.evidence.take() {
         Some(Brought::ServiceAccountToken(token)) => {
             let token = zeroize::Zeroizing::new(token);
@@ -70,7 +89,19 @@ pub async fn prove(
                             .await
                     }
                 };
-            Ok(Proof::Token(Box::new(verified?)))
+            match verified {
+                Ok(verified) => Ok(Proof::Token(Box::new(verified))),
+                Err(refused) => {
+                    // A forged one is about nobody.
+                    let signed = refused.is_of_genuine().then_some(cluster).flatten();
+                    let signed =
+                        signed.and_then(|name| rules.tokens.signed(Token::new(&token), name));
+                    Err(Unproved {
+                        about: signed.and_then(|verified| About::token(&verified, now)),
+                        refusal: refused.into(),
+                    })
+                }
+            }
         }
         Some(Brought::Local(process)) => Ok(Proof::Process(process)),
         Some(Brought::Node(wire::NodeRenewal {})) => Ok(Proof::Renewal),
@@ -83,7 +114,8 @@ pub async fn prove(
             "ARX-EVIDENCE-MISSING",
             Fault::Request,
             "the item brings no evidence that this authority knows",
-        )),
+        )
+        .into()),
     }
 }
 
@@ -174,6 +206,17 @@ impl Proof {
             }),
             Self::Process(_) | Self::Renewal => None,
         }
+    }
+
+    /// The pod that it is of, if it is of one, as it is known at `now`.
+    pub(crate) fn about(&self, ttl_seconds: u32, now: SystemTime) -> Option<About> {
+        let about = match self {
+            Self::Token(verified) => About::token(verified, now)?,
+            Self::Pod(found) => About::pod((**found).clone()),
+            Self::Process(_) | Self::Renewal => return None,
+        };
+        let ttl = (ttl_seconds > 0).then(|| Duration::from_secs(ttl_seconds.into()));
+        Some(About { ttl, ..about })
     }
 
     /// For a person to read. Never the token.

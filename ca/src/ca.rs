@@ -22,6 +22,7 @@ use crate::overview::Overview;
 use crate::policy::Policy;
 use crate::publish::Publishers;
 use crate::queue::Queue;
+use crate::recent::Recent;
 use crate::refusal::{Peer, Refusal, Told};
 use crate::restore;
 use crate::rotation::{self, Rotator};
@@ -89,6 +90,8 @@ pub struct Ca {
     pub queue: Queue,
     /// Answers that may be asked for again.
     pub answers: Answers,
+    /// What was last asked for pods.
+    pub recent: Recent,
     /// Counts.
     pub metrics: Metrics,
     /// What the log has said of refusals.

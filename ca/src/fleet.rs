@@ -215,6 +215,11 @@ impl Fleet {
         connected.map(offset).collect()
     }
 
+    /// What `show` tells of a node's agent, if that is known.
+    pub fn show<T>(&self, name: &NodeName, show: impl FnOnce(&Agent) -> T) -> Option<T> {
+        self.lock().agents.get(name).map(show)
+    }
+
     /// Id of the process that follows for this node.
     #[must_use]
     pub fn instance(&self, name: &NodeName) -> Option<[u8; 16]> {

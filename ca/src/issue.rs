@@ -25,6 +25,7 @@ use crate::ledger;
 use crate::metrics::Kind;
 use crate::node_api;
 use crate::queue::Priority;
+use crate::recent::About;
 use crate::refusal::{Fault, Peer, Refusal};
 use crate::restore::Said;
 use crate::token::{Purpose, Token};
@@ -134,7 +135,7 @@ impl Ca {
                         continue;
                     }
                 };
-            match admission::prove(rules, node, &mut item).await {
+            match admission::prove(rules, node, &mut item, self.clock.now()).await {
                 Ok(proof) => {
                     let priority = priority(&item);
                     tasks.push(Task {
@@ -145,8 +146,8 @@ impl Ca {
                         priority,
                     });
                 }
-                Err(refusal) => {
-                    self.tell(&refusal, &Peer::Node(node.name.clone()), "item refused");
+                Err(admission::Unproved { refusal, about }) => {
+                    self.refused_item(node, rules, &refusal, about);
                     outcomes[index] = Some(self.refuse(&refusal));
                 }
             }
@@ -212,14 +213,18 @@ impl Ca {
                     task.item.idempotency_key.clone(),
                     task.item.trace_id.clone(),
                 );
+                let about = task.proof.about(task.item.ttl_seconds, now);
                 let signed = issuing.as_ref().map_err(Clone::clone);
                 match signed.and_then(|issuing| self.draft(issuing, node, rules, task, now)) {
                     Ok((draft, record)) => {
+                        if let Some(about) = about {
+                            self.recent.note(about, &node.name, None, now);
+                        }
                         drafts.push(draft);
                         records.push(record);
                     }
                     Err(refusal) => {
-                        self.tell(&refusal, &Peer::Node(node.name.clone()), "item refused");
+                        self.refused_item(node, rules, &refusal, about);
                         // What is proved and not allowed may be an attack from a node. What is not
                         // even proved could fill the ledger with noise.
                         if refusal.fault == Fault::Forbidden {
@@ -237,6 +242,20 @@ impl Ca {
             }
         }
         drafts
+    }
+
+    /// Tells of an item that was refused: the log, whoever asks about the pod, and the pod's
+    /// owner.
+    fn refused_item(&self, node: &Node, rules: &Rules, refusal: &Refusal, about: Option<About>) {
+        self.tell(refusal, &Peer::Node(node.name.clone()), "item refused");
+        let Some(about) = about else { return };
+        // What is only for want of something here is told to operators.
+        let theirs = matches!(refusal.fault, Fault::Unauthenticated | Fault::Forbidden);
+        if let Some(pods) = rules.tokens.pods_of(&about.pod.cluster).filter(|_| theirs) {
+            pods.tell(&about.pod, refusal);
+        }
+        let now = self.clock.now();
+        self.recent.note(about, &node.name, Some(refusal), now);
     }
 
     fn draft(

@@ -26,6 +26,7 @@ pub mod pods;
 pub mod policy;
 pub mod publish;
 pub mod queue;
+pub mod recent;
 pub mod refusal;
 pub mod restore;
 pub mod rotation;

@@ -18,7 +18,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 pub use self::rotation::{RootLabel, Rotating};
-use crate::pods::Health;
+use crate::pods::{Health, Outcome};
 use crate::publish;
 use crate::state::Phase;
 
@@ -419,6 +419,21 @@ fn pods(
             if let Some(value) = read(health) {
                 ConstGauge::new(value).encode(metric.encode_family(&ClusterLabel { cluster })?)?;
             }
+        }
+    }
+    let mut notices = encoder.encode_descriptor(
+        "arx_ca_refusal_events",
+        "Events about refusals of pods, by cluster and outcome",
+        None,
+        MetricType::Counter,
+    )?;
+    for (cluster, health) in clusters {
+        for (outcome, count) in Outcome::NAMES.into_iter().zip(health.notices) {
+            let label = WriteLabel {
+                cluster: cluster.to_string(),
+                outcome,
+            };
+            ConstCounter::new(count).encode(notices.encode_family(&label)?)?;
         }
     }
     let mut events = encoder.encode_descriptor(

@@ -5,6 +5,7 @@
 //! known go on as they are for a time, and others wait.
 
 mod api;
+mod events;
 mod index;
 mod object;
 mod unproved;
@@ -16,8 +17,11 @@ use std::time::{Duration, Instant};
 use arx_daemon::Clock;
 use tokio::sync::Semaphore;
 
+use crate::refusal::Refusal;
 use crate::token::{Cluster, Refused};
 pub(crate) use api::Api;
+use events::Events;
+pub(crate) use events::Outcome;
 pub use index::Found;
 use index::{Index, Standing};
 use object::Pod;
@@ -47,6 +51,8 @@ pub(crate) struct Pods {
     stale: Duration,
     /// Which labels of them are kept.
     labels: Vec<String>,
+    /// Tells of refusals, where that is wanted.
+    events: Option<Events>,
     clock: Clock,
     seen: RwLock<Seen>,
     turns: Semaphore,
@@ -76,6 +82,8 @@ pub(crate) struct Health {
     pub(crate) events: u64,
     /// Whether it is too old to be believed.
     pub(crate) is_stale: bool,
+    /// What became of Events about refusals, as [`Outcome`] has it.
+    pub(crate) notices: [u64; 4],
 }
 
 impl Pods {
@@ -84,6 +92,7 @@ impl Pods {
         api: Api,
         stale: Duration,
         labels: &[String],
+        tells: bool,
         clock: Clock,
     ) -> Self {
         Self {
@@ -91,6 +100,7 @@ impl Pods {
             api,
             stale,
             labels: labels.to_vec(),
+            events: tells.then(Events::default),
             clock,
             seen: RwLock::new(Seen {
                 index: Index::keeping(labels),
@@ -215,7 +225,47 @@ impl Pods {
             failure: seen.failure.clone(),
             events: seen.events,
             is_stale: self.is_stale(&seen),
+            notices: self.events.as_ref().map_or([0; 4], Events::counts),
         }
+    }
+
+    /// Has a refusal told to whoever owns the pod. Waits for nothing.
+    pub(crate) fn tell(&self, pod: &Found, refusal: &Refusal) {
+        if let Some(events) = &self.events {
+            events.tell(pod, refusal, self.clock.now(), self.clock.monotonic());
+        }
+    }
+
+    /// Writes what is to be told, for ever.
+    pub(crate) async fn keep_telling(&self) {
+        match &self.events {
+            Some(events) => events.keep(self.api.client()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The pod of this UID, whatever node it is on; or why it counts for nothing, or nothing if
+    /// it is not known.
+    pub(crate) fn find(&self, uid: &str) -> Option<Result<Found, &'static str>> {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        let found = seen.index.find(uid, self.clock.now())?;
+        Some(found.map(|found| Found {
+            cluster: self.cluster.clone(),
+            ..found
+        }))
+    }
+
+    /// The UID of the pod that has this name now, by the API server's word.
+    pub(crate) async fn uid_of(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<String>, String> {
+        let answer = tokio::time::timeout(api::DEADLINE, self.api.pod(namespace, name)).await;
+        let answer = answer.unwrap_or_else(|_| Err("no answer within 5 s".to_owned()))?;
+        let Some(json) = answer else { return Ok(None) };
+        let pod: Pod<'_> = serde_json::from_slice(&json).map_err(|_| "its answer is no pod")?;
+        Ok(Some(pod.metadata.uid.into_owned()))
     }
 
     /// Whether pods can be listed now, as `arx-ca check` wants to know.
@@ -237,6 +287,7 @@ impl Pods {
             && self.api.is_same_as(api)
             && self.stale == cluster.pod_grace.get()
             && self.labels == cluster.pod_labels
+            && self.events.is_some() == cluster.pod_events
     }
 
     fn gone(&self, why: &'static str) -> Refused {

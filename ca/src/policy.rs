@@ -354,6 +354,27 @@ impl Policy {
         Ok(grant.id)
     }
 
+    /// What makes the lifetime of a service account's certificates what it is, if so much is
+    /// asked for.
+    #[must_use]
+    pub fn lifetime_by(&self, pod: &Found, asked: Option<Duration>) -> String {
+        let Ok((rule, terms)) = names_of(pod).and_then(|names| self.terms(names)) else {
+            return String::new();
+        };
+        let by = |name: &str| match rule {
+            Rule::Exception(_) => format!("{rule}, or policy.{name}"),
+            _ => format!("policy.{name}"),
+        };
+        match asked.filter(|asked| !asked.is_zero()) {
+            None => by("ttl"),
+            Some(asked) if asked > terms.max_ttl => {
+                format!("{}; {} s were asked for", by("max_ttl"), asked.as_secs())
+            }
+            Some(asked) if asked < SHORTEST_TTL => "the shortest there is".to_owned(),
+            Some(_) => "as was asked for".to_owned(),
+        }
+    }
+
     /// The identities of a service account, in whatever cluster.
     #[must_use]
     pub fn identities(&self, namespace: &str, service_account: &str) -> BTreeSet<SpiffeId> {

@@ -200,6 +200,7 @@ impl Process {
             queue: Queue::new(processors(), config.node_api.queue),
             answers: Answers::default(),
             told: Told::default(),
+            recent: crate::recent::Recent::default(),
             metrics,
             drain: drain.clone(),
             fleet_ahead: Mutex::new(None),

@@ -160,6 +160,7 @@ impl House {
             queue: Queue::new(2, 1000),
             answers: Answers::default(),
             told: Told::default(),
+            recent: crate::recent::Recent::default(),
             metrics: Metrics::new(&mut prometheus_client::registry::Registry::default()),
             drain: Drain::new(Duration::from_secs(1)),
             fleet_ahead: Mutex::new(None),

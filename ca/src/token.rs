@@ -232,7 +232,8 @@ impl Tokens {
         Ok(kept.map(Arc::clone).unwrap_or_else(|| {
             let name = cluster.name.as_str().into();
             let labels = cluster.pod_labels.as_slice();
-            Arc::new(Pods::new(name, api, grace, labels, clock.clone()))
+            let tells = cluster.pod_events;
+            Arc::new(Pods::new(name, api, grace, labels, tells, clock.clone()))
         }))
     }
 
@@ -330,6 +331,26 @@ impl Tokens {
         let pods = realm.and_then(|realm| realm.pods.as_ref());
         let pods = pods.ok_or_else(|| Unproved::Unwatched(cluster.into()))?;
         pods.on(node, uid)
+    }
+
+    /// What a token says of its pod, if a key that is at hand has signed it, whatever else is
+    /// wrong with it.
+    pub(crate) fn signed(&self, token: Token<'_>, cluster: &str) -> Option<Verified> {
+        let compact = token.open().ok()?;
+        let case = Case::open(token, &compact, Purpose::Workload, self.inner.clock.now()).ok()?;
+        self.realm_of(&case.claims, Some(cluster))
+            .ok()?
+            .signed(&case)
+    }
+
+    /// All clusters, by name.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.inner.realms.iter().map(|realm| &realm.name)
+    }
+
+    /// The watched pods of a cluster.
+    pub(crate) fn pods_of(&self, cluster: &str) -> Option<&Arc<Pods>> {
+        self.named(cluster)?.pods.as_ref()
     }
 
     fn named(&self, cluster: &str) -> Option<&Realm> {

@@ -32,6 +32,7 @@ pub(crate) struct Answers {
     pub(crate) ledger: Option<wire::VerifyLedgerResponse>,
     pub(crate) rotations: Arc<Rotations>,
     pub(crate) denials: Arc<Mutex<Denials>>,
+    pub(crate) explained: Vec<wire::ExplainedPod>,
     /// What it answers to a distrust; `None`: it does not know the authority.
     pub(crate) distrust: Option<wire::distrust_response::Outcome>,
 }
@@ -249,6 +250,11 @@ impl Admin for Answers {
     async fn allow(&self, request: Request<wire::AllowRequest>) -> Answer<wire::AllowResponse> {
         let mut denials = self.denials.lock().expect("no panic");
         Ok(Response::new(denials.allow(request.get_ref())))
+    }
+
+    async fn explain(&self, _: Request<wire::ExplainRequest>) -> Answer<wire::ExplainResponse> {
+        let pods = self.explained.clone();
+        Ok(Response::new(wire::ExplainResponse { pods }))
     }
 
     async fn list_denials(

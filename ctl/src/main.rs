@@ -10,6 +10,7 @@ mod client;
 mod denial;
 mod distrust;
 mod envoy;
+mod explain;
 mod inspect;
 mod ledger;
 mod output;
@@ -82,6 +83,8 @@ enum Command {
         #[arg(long, default_value_t = 1000, value_parser = output::limit)]
         limit: usize,
     },
+    /// Tell what the authority decides for a pod, and why.
+    Explain(explain::Explain),
     /// Valid certificates.
     #[command(subcommand)]
     Svid(svid::Command),
@@ -178,6 +181,7 @@ async fn run(arguments: Arguments) -> Result<Output, Failure> {
         Command::Status => status::run(socket, style).await,
         Command::Check => check::run(socket, style).await,
         Command::Agents { away, limit } => agents::run(socket, style, away, limit).await,
+        Command::Explain(command) => explain::run(socket, style, command).await,
         Command::Svid(command) => svid::run(socket, style, command).await,
         Command::Bundle(command) => bundle::run(socket, style, command).await,
         Command::Inspect { file } => inspect::run(&file, style),

@@ -254,9 +254,11 @@ async fn the_manual_names_every_field_of_the_json() {
     answers.svids.push(wire::SvidRecord::default());
     answers.rotations = rotate::example::rotations().into();
     answers.distrust = Some(distrust::example());
+    answers.explained = vec![explain::example()];
     let authority = Authority::start(answers);
     for arguments in [
         &["status"][..],
+        &["explain", "shop/web-1"],
         &["check"],
         &["agents"],
         &["svid", "list"],

@@ -3,6 +3,7 @@
 
 mod kube {
     mod agents;
+    mod explained;
     mod pods;
     mod publish;
     mod shop;

@@ -56,6 +56,10 @@ impl Api {
         }
     }
 
+    pub(super) fn client(&self) -> &kube::Client {
+        &self.client
+    }
+
     pub(super) fn is_same_as(&self, other: &Self) -> bool {
         self.kubeconfig == other.kubeconfig
     }

@@ -8,6 +8,7 @@ use arx_identity::crypto::sha256;
 
 use super::Claim;
 use super::object::Pod;
+use crate::token::Verified;
 
 /// A deleted pod's tokens are good for so long after the end of its grace period, as for the API
 /// server itself.
@@ -57,6 +58,22 @@ pub struct Found {
     pub node: Option<Arc<str>>,
     /// Those of its labels that are kept.
     pub labels: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl Found {
+    /// The pod that a token is bound to, as the token has it.
+    pub(crate) fn of_token(token: &Verified) -> Option<Self> {
+        let pod = token.pod.as_ref()?;
+        Some(Self {
+            cluster: token.cluster.clone(),
+            namespace: token.namespace.as_str().into(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            service_account: token.service_account.as_str().into(),
+            node: token.node.as_ref().map(|node| node.name.as_str().into()),
+            labels: Vec::new(),
+        })
+    }
 }
 
 /// Whether a pod is what a token says of it.

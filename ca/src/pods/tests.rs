@@ -31,6 +31,7 @@ impl Bench {
             api,
             HOUR,
             &["app".to_owned()],
+            false,
             clock.clone(),
         ));
         let kept = Arc::clone(&pods);

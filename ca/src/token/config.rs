@@ -62,6 +62,10 @@ pub struct Cluster {
     /// Labels of pods that are kept with what else is known of them.
     #[serde(default)]
     pub pod_labels: Vec<String>,
+    /// Whether refusals are told as Events on the pods that they are about, where these are
+    /// watched.
+    #[serde(default = "yes")]
+    pub pod_events: bool,
     /// How long pods that are known count after the API server was last heard.
     #[serde(default = "hour")]
     pub pod_grace: Span,
@@ -78,6 +82,10 @@ pub enum Verification {
     Review,
     /// The API server about tokens for joining, and the authority itself about others.
     LocalThenReview,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn hour() -> Span {

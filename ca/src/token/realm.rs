@@ -210,6 +210,16 @@ impl Realm {
         Ok(audience)
     }
 
+    /// What a token says, if one of the keys at hand has signed it.
+    pub(super) fn signed(&self, case: &Case<'_>) -> Option<Verified> {
+        let snapshot = self.keys(case.purpose)?.current()?;
+        let signed = verify(&snapshot.set, case).is_some_and(|it| it.is_ok());
+        let bound = &case.claims.kubernetes;
+        signed
+            .then(|| self.verified(case, String::new(), bound.pod.clone(), bound.node.clone()))?
+            .ok()
+    }
+
     /// Has the API server judge the token.
     pub(super) async fn review(
         &self,

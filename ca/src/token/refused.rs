@@ -178,6 +178,20 @@ impl Refused {
         }
     }
 
+    /// True if the token is genuine, and refused for what it says or for what is known of its pod.
+    pub(crate) fn is_of_genuine(&self) -> bool {
+        matches!(
+            self,
+            Self::Expired
+                | Self::NotYetValid
+                | Self::Audience(_)
+                | Self::Purpose { .. }
+                | Self::Extended(_)
+                | Self::PodGone { .. }
+                | Self::PodUnknown { .. }
+        )
+    }
+
     /// True if nothing is known against the token: something that the authority needs is
     /// away, and the same token may be accepted later.
     #[must_use]

@@ -41,7 +41,9 @@ impl Tokens {
                 tokio::time::sleep(keys.refetch_interval()).await;
             }
         });
-        let pods = self.pods().map(|pods| pods.keep());
+        let pods = self.pods().map(|pods| async move {
+            tokio::join!(pods.keep(), pods.keep_telling());
+        });
         let pods = futures_util::future::join_all(pods);
         futures_util::future::join(futures_util::future::join_all(each), pods).await;
         // There may be no local cluster: still for ever.

@@ -20,14 +20,14 @@ use serde_json::{Value, json};
 use super::shop::{Shop, Verification};
 
 /// A node with an identity of its own, and a program of ours instead of an agent.
-struct Rogue {
+pub(super) struct Rogue {
     authority: Authority,
     svid: Svid,
 }
 
 impl Rogue {
     /// Registers a node, puts an agent's pod on it, and joins by that pod's token.
-    async fn on(shop: &Shop, node: &str) -> anyhow::Result<(Self, Kubelet)> {
+    pub(super) async fn on(shop: &Shop, node: &str) -> anyhow::Result<(Self, Kubelet)> {
         let kubelet = shop.cluster.kubelet(node).await?;
         let pod = NewPod {
             namespace: &shop.system,
@@ -52,7 +52,7 @@ impl Rogue {
     }
 
     /// Asks for an identity on a connection of its own.
-    async fn ask(&self, evidence: Evidence) -> anyhow::Result<String> {
+    pub(super) async fn ask(&self, evidence: Evidence) -> anyhow::Result<String> {
         let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
         self.ask_with(evidence, key.create_csr()?).await
     }
@@ -73,7 +73,7 @@ impl Rogue {
     }
 
     /// The same, which is refused with this code.
-    async fn is_refused(&self, evidence: Evidence, code: &str) -> anyhow::Result<()> {
+    pub(super) async fn is_refused(&self, evidence: Evidence, code: &str) -> anyhow::Result<()> {
         let answer = self.ask(evidence).await;
         let refused = answer.err().context("it was issued")?.to_string();
         ensure!(refused.starts_with(code), "{refused} instead of {code}");
@@ -81,7 +81,11 @@ impl Rogue {
     }
 
     /// The same, as soon as what has happened was heard of.
-    async fn becomes_refused(&self, evidence: Evidence, code: &str) -> anyhow::Result<()> {
+    pub(super) async fn becomes_refused(
+        &self,
+        evidence: Evidence,
+        code: &str,
+    ) -> anyhow::Result<()> {
         until(code, || async {
             self.is_refused(evidence.clone(), code).await.map(|()| true)
         })
@@ -100,7 +104,7 @@ async fn join_token(shop: &Shop, kubelet: &Kubelet) -> anyhow::Result<String> {
 
 impl Shop {
     /// A pod of the shop on this node, and its UID.
-    async fn pod_on(&self, node: &str, name: &str) -> anyhow::Result<Evidence> {
+    pub(super) async fn pod_on(&self, node: &str, name: &str) -> anyhow::Result<Evidence> {
         let pod = NewPod {
             namespace: &self.namespace,
             name,
@@ -122,7 +126,7 @@ impl Shop {
         Ok(Evidence::ServiceAccountToken(kubelet.token(token).await?))
     }
 
-    fn web(&self) -> String {
+    pub(super) fn web(&self) -> String {
         format!("spiffe://example.org/ns/{}/sa/web", self.namespace)
     }
 }
