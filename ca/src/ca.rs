@@ -27,6 +27,7 @@ use crate::refusal::{Peer, Refusal, Told};
 use crate::restore;
 use crate::rotation::{self, Rotator};
 use crate::share::Shares;
+use crate::sink::Sink;
 use crate::state::State;
 use crate::token::Tokens;
 use crate::trust::{Standing, Trust};
@@ -80,6 +81,8 @@ pub struct Ca {
     pub restore: restore::Current,
     /// Remembers.
     pub ledger: Ledger,
+    /// Writes that to where it is gathered, if it is.
+    pub sink: Option<Arc<Sink>>,
     /// The agents.
     pub fleet: Fleet,
     /// How much one node may take.

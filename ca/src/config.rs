@@ -24,6 +24,7 @@ use crate::policy;
 use crate::publish;
 use crate::rotation;
 use crate::signer::options::{Custody, Outside, Pkcs11, Socket};
+use crate::sink;
 use crate::state;
 use crate::token;
 
@@ -212,6 +213,16 @@ pub struct Ledger {
     pub segment_size: ByteSize,
     /// How long a commit waits for more records while other calls are in flight.
     pub gather: Span,
+    /// Where the records are written as lines of JSON, to be gathered: a file, `unix:/PATH` or
+    /// `tcp:HOST:PORT`.
+    #[serde(deserialize_with = "optional_target")]
+    pub sink: Option<sink::Target>,
+}
+
+fn optional_target<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<sink::Target>, D::Error> {
+    from_text(deserializer).map(Some)
 }
 
 impl Default for Ops {
@@ -261,6 +272,7 @@ impl Default for Ledger {
             retention: days(90),
             segment_size: ByteSize::from_bytes(64 * 1024 * 1024),
             gather: Span::from_millis(1),
+            sink: None,
         }
     }
 }
@@ -718,6 +730,7 @@ impl Config {
                 self.ledger.segment_size == new.ledger.segment_size,
             ),
             ("ledger.gather", self.ledger.gather == new.ledger.gather),
+            ("ledger.sink", self.ledger.sink == new.ledger.sink),
         ];
         fixed
             .into_iter()

@@ -35,6 +35,7 @@ pub mod seal;
 pub mod serve;
 pub mod share;
 pub mod signer;
+pub mod sink;
 pub mod state;
 pub mod store;
 #[cfg(test)]

@@ -250,6 +250,8 @@ pub struct Readings {
     pub ledger_bytes: u64,
     /// Whether the key that signs intermediates can be reached.
     pub root_key_reachable: bool,
+    /// Records that wait to be gathered, and that were removed before they were, if any are.
+    pub sink: Option<(u64, u64)>,
     /// Whether it was restored from a backup and issues nothing yet.
     pub is_shut: bool,
     /// End of each authority's certificate, by role.
@@ -334,6 +336,18 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
             "1 while a restored state is not open, and nothing is issued",
             u64::from(readings.is_shut),
         )?;
+        if let Some((waiting, missed)) = readings.sink {
+            one(
+                "arx_ca_ledger_sink_waiting",
+                "Records that were not yet written to where they are gathered",
+                waiting,
+            )?;
+            one(
+                "arx_ca_ledger_sink_missed",
+                "Records that were removed before they were gathered, since the start",
+                missed,
+            )?;
+        }
         if let Some(live) = readings.live_certificates {
             one(
                 "arx_ca_live_certificates",

@@ -39,6 +39,7 @@ use crate::refusal::Told;
 use crate::rotation::Rotator;
 use crate::serve::{Answers as Answered, Nodes};
 use crate::share::Shares;
+use crate::sink::{self, Sink};
 use crate::token::Tokens;
 use door::Door;
 use keep::Conditions;
@@ -193,6 +194,10 @@ impl Process {
             overview: Overview::default(),
             denials: parts.denials,
             restore: parts.restore,
+            sink: config.ledger.sink.clone().map(|target| {
+                let directory = config.state.directory.join("ledger");
+                Arc::new(Sink::new(target, parts.ledger.clone(), directory))
+            }),
             ledger: parts.ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),
@@ -302,6 +307,12 @@ impl Process {
                 following.keep_following_outside().await;
             });
             self.until_drained("upper health", keep::watch_upper(Arc::clone(ca), upper));
+        }
+        if let Some(sink) = &ca.sink {
+            let (writing, condition) = (Arc::clone(sink), ca.readiness.condition("ledger sink"));
+            self.until_drained("ledger sink", async move { writing.keep().await });
+            let watching = sink::watch(Arc::clone(sink), condition);
+            self.until_drained("ledger sink health", watching);
         }
         self.until_drained("ledger health", keep::watch_ledger(Arc::clone(ca), ledger));
         self.until_drained("pods", keep::watch_pods(Arc::clone(ca), pods));
@@ -527,6 +538,13 @@ fn readings(ca: &Ca) -> Readings {
         live_certificates: live.is_ready().then(|| live.count(now)),
         ledger_records: ledger.records,
         ledger_bytes: ledger.bytes,
+        sink: ca.sink.as_ref().map(|sink| {
+            let progress = sink.progress().borrow().clone();
+            (
+                ledger.records.saturating_sub(progress.next),
+                progress.missed,
+            )
+        }),
         is_shut: ca.restore.is_open().is_err(),
         root_key_reachable: ca.authority.reach().borrow().away.is_none(),
         authority_ends,

@@ -154,6 +154,7 @@ impl House {
             denials: crate::denial::Current::open(state.clone(), &replica).await?,
             restore: crate::restore::Current::open(state.clone()).await?,
             ledger,
+            sink: None,
             fleet: Fleet::default(),
             shares: Shares::default(),
             nested: crate::nested::Rate::default(),

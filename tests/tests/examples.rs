@@ -48,6 +48,7 @@ const AUTHORITY: Program = Program {
         "authority.root",
         "authority.upstream",
         "rotation.window",
+        "ledger.sink",
         "policy.local.executable_sha256",
         "cluster.jwks_file",
         "cluster.discovery_url",
