@@ -140,8 +140,13 @@ async fn install(
         "already" => "it was installed already",
         _ => "intermediates are issued under it from now on",
     };
+    let announced = if answer.renewal_unix_ms > style.now_ms {
+        "is announced"
+    } else {
+        "was due"
+    };
     Ok(Output::text(&format!(
-        "{}: {what}\nit ends {}, and its renewal is announced {}\n",
+        "{}: {what}\nit ends {}, and its renewal {announced} {}\n",
         one_line(&answer.subject),
         style.time(answer.not_after_unix_ms),
         style.time(answer.renewal_unix_ms),

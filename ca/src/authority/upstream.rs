@@ -66,3 +66,27 @@ pub(super) fn backoff(failures: u32) -> std::time::Duration {
     let dice = u32::from_be_bytes(random());
     LEAST.max(most.mul_f64(f64::from(dice) / f64::from(u32::MAX)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_ca_above_that_fails_is_asked_again_after_growing_pauses_of_five_minutes_at_most() {
+        for failures in 1..40 {
+            let most = Duration::from_secs(2_u64.pow(failures.min(9)).min(300));
+            for _ in 0..50 {
+                let pause = backoff(failures);
+                assert!(
+                    Duration::from_secs(1) <= pause && pause <= most,
+                    "{failures}: {pause:?}"
+                );
+            }
+        }
+        // Drawn by dice, so that many do not come at once; of so many one is long.
+        let longest = (0..500).map(|_| backoff(9)).max();
+        assert!(longest > Some(Duration::from_secs(150)), "{longest:?}");
+    }
+}

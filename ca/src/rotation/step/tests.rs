@@ -91,6 +91,45 @@ fn nobody_is_told_to_renew_sooner_than_the_authority_can_issue_whatever_was_aske
 }
 
 #[test]
+fn a_distrust_too_has_everything_issued_anew_no_faster_than_that_can_be_done() {
+    let begun = begin_distrust(
+        &mut Rotations::default(),
+        key(1),
+        Terms {
+            window: Duration::ZERO,
+            dwell: Duration::ZERO,
+            patience: Some(Duration::from_secs(5)),
+        },
+        String::new(),
+        at(0),
+    );
+    let before = Rotation {
+        phase: Phase::Activate,
+        to: Some(key(2)),
+        sequence: Some(ONE),
+        phase_began: at(0),
+        ..begun.expect("none is under way")
+    };
+    let many = Facts {
+        reissue_takes: Duration::from_secs(500),
+        obstacles: Vec::new(),
+        ..facts()
+    };
+    let next = step(&before, &Event::Looked, &many, at(1)).expect("a look");
+    let next = next.next.expect("the gate is open");
+    assert_eq!(
+        (next.phase, next.terms.window),
+        (Phase::Reissue, Duration::from_secs(500))
+    );
+    // And whoever is in the way has that long, besides the patience.
+    for (second, goes_on) in [(505, false), (506, true)] {
+        let looked = step(&next, &Event::Looked, &facts(), at(second)).expect("a look");
+        let phase = looked.next.map(|next| next.phase);
+        assert_eq!(phase == Some(Phase::Retire), goes_on, "{second}: {phase:?}");
+    }
+}
+
+#[test]
 fn a_gate_that_is_forced_into_reissue_keeps_to_what_can_be_issued_too() {
     let many = Facts {
         reissue_takes: Duration::from_secs(500),
