@@ -148,6 +148,7 @@ impl wire::admin_server::Admin for Api {
             trust_domain: bundle.trust_domain().as_str().to_owned(),
             epoch: bundle.sequence().epoch,
             number: bundle.sequence().number,
+            active_key_id: Bytes::copy_from_slice(self.0.authority.root_key_id().as_bytes()),
             roots: bundle
                 .roots()
                 .iter()

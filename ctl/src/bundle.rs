@@ -59,8 +59,14 @@ pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result
     );
     let bundle = bundle.map_err(|error| failed(&error))?;
     Ok(match command {
-        Command::Export { format: Form::Pem } => Output::raw(bundle.pem()),
-        Command::Export { format: Form::Der } => Output::raw(bundle.der()),
+        Command::Export { format: Form::Pem } => {
+            let roots = active_first(&bundle, &answer.active_key_id);
+            Output::raw(roots.map(Certificate::pem).collect::<String>())
+        }
+        Command::Export { format: Form::Der } => {
+            let roots = active_first(&bundle, &answer.active_key_id);
+            Output::raw(roots.map(Certificate::der).collect::<Vec<_>>().concat())
+        }
         // The bundle endpoint has a counter of its own; within one epoch the number is one.
         Command::Export {
             format: Form::Spiffe,
@@ -68,6 +74,20 @@ pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result
         Command::Show if style.json => Output::json(&to_json(&bundle)),
         Command::Show => Output::text(&to_text(&bundle, style)),
     })
+}
+
+/// The roots with the one first that signs: some who read a file take but one.
+fn active_first<'b>(
+    bundle: &'b TrustBundle,
+    active: &[u8],
+) -> impl Iterator<Item = &'b Certificate> {
+    let mut roots: Vec<_> = bundle.roots().iter().collect();
+    let is_active = |root: &Certificate| {
+        let name = root.subject_key_id();
+        name.is_some_and(|name| name.as_bytes() == active)
+    };
+    roots.sort_by_key(|root| !is_active(root));
+    roots.into_iter()
 }
 
 fn to_text(bundle: &TrustBundle, style: Style) -> String {

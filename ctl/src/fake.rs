@@ -28,6 +28,8 @@ pub(crate) struct Answers {
     pub(crate) svids: Vec<wire::SvidRecord>,
     pub(crate) records: Vec<String>,
     pub(crate) roots: Vec<Vec<u8>>,
+    /// Subject key id of the one that signs.
+    pub(crate) active_root: Vec<u8>,
     /// `None`: the ledger can't be verified.
     pub(crate) ledger: Option<wire::VerifyLedgerResponse>,
     pub(crate) rotations: Arc<Rotations>,
@@ -139,6 +141,7 @@ impl Admin for Answers {
             trust_domain: "example.org".to_owned(),
             epoch: 1,
             number: 7,
+            active_key_id: self.active_root.clone().into(),
             roots: self.roots.iter().map(|root| root.clone().into()).collect(),
         }))
     }

@@ -213,6 +213,32 @@ async fn a_bundle_is_exported_in_every_form_and_each_is_read_back() {
     assert_eq!(shown["roots"][0]["serial"], root.serial().to_string());
 }
 
+#[tokio::test]
+async fn in_an_exported_file_the_root_that_signs_stands_first() {
+    let trust_domain = TrustDomain::parse("example.org").expect("a name");
+    let roots = [(); 3].map(|()| {
+        let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).expect("a key");
+        let day = std::time::Duration::from_secs(86_400);
+        let validity = Validity::authority(output::now(), day);
+        let unsigned = root(key.public_key(), &trust_domain, validity).expect("a root");
+        let signature = key.sign(unsigned.to_be_signed()).expect("signed");
+        unsigned.complete(&signature).expect("in order")
+    });
+    for active in &roots {
+        let name = active.subject_key_id().expect("a root has one");
+        let authority = Authority::start(Answers {
+            roots: roots.iter().map(|root| root.der().to_vec()).collect(),
+            active_root: name.as_bytes().to_vec(),
+            ..Answers::default()
+        });
+        let line = ["bundle", "export", "--format", "pem"];
+        let exported = arx(authority.path(), &line).await.expect("a bundle");
+        let text = String::from_utf8(exported.body).expect("text");
+        assert!(text.starts_with(&active.pem()), "{text}");
+        assert_eq!(text.matches("BEGIN").count(), 3);
+    }
+}
+
 #[test]
 fn the_command_line_is_in_order() {
     Arguments::command().debug_assert();

@@ -48,7 +48,7 @@ pub(super) async fn explain(
     let mut pods = Vec::new();
     for cluster in chosen {
         let wanted = wanted(&request.pod)?;
-        pods.extend(in_cluster(ca, &rules, cluster, wanted).await);
+        pods.extend(in_cluster(ca, &rules, cluster, wanted).await?);
     }
     if pods.is_empty() {
         let message = format!(
@@ -77,11 +77,15 @@ async fn in_cluster(
     rules: &Rules,
     cluster: &Arc<str>,
     wanted: Wanted<'_>,
-) -> Option<wire::ExplainedPod> {
+) -> Result<Option<wire::ExplainedPod>, Refusal> {
     let pods = rules.tokens.pods_of(cluster);
     let mut uid = wanted.uid;
+    let mut away = None;
     if let (Some(pods), Some((namespace, name))) = (pods, wanted.name) {
-        uid = pods.uid_of(namespace, name).await.ok().flatten();
+        match pods.uid_of(namespace, name).await {
+            Ok(found) => uid = found,
+            Err(why) => away = Some(why),
+        }
     }
     let last = match (&uid, wanted.name) {
         (Some(uid), _) => ca.recent.of(uid),
@@ -93,10 +97,21 @@ async fn in_cluster(
         (None, None) => None,
     };
     let last = last.filter(|last| last.pod.cluster == *cluster);
-    let uid = uid.or_else(|| last.as_ref().map(|last| last.pod.uid.clone()))?;
+    let Some(uid) = uid.or_else(|| last.as_ref().map(|last| last.pod.uid.clone())) else {
+        return match away {
+            Some(why) => Err(Refusal::new(
+                "ARX-POD-UNKNOWN",
+                Fault::Dependency,
+                format!(
+                    "which pod has this name can't be told, as the API server of cluster {cluster} gives no answer ({why}): name it by its UID"
+                ),
+            )),
+            None => Ok(None),
+        };
+    };
     let known = pods.and_then(|pods| pods.find(&uid));
     if known.is_none() && last.is_none() {
-        return None;
+        return Ok(None);
     }
     let live = known.clone().and_then(Result::ok);
     // By the index where there is one, and else by its last word.
@@ -127,7 +142,7 @@ async fn in_cluster(
             .show(node, |agent| agents::agent(ca, agent, newest))
     });
     let certificate = certificate(ca, identity, uid.clone()).await;
-    Some(wire::ExplainedPod {
+    Ok(Some(wire::ExplainedPod {
         cluster: cluster.to_string(),
         namespace: pod.namespace.to_string(),
         name: pod.name.clone(),
@@ -138,7 +153,7 @@ async fn in_cluster(
         certificate,
         refusal: last.and_then(|last| last.refusal).map(refusal),
         uid,
-    })
+    }))
 }
 
 /// What would be decided for the pod now.

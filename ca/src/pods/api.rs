@@ -49,7 +49,7 @@ impl Api {
         Ok(Self::with(client, kubeconfig))
     }
 
-    pub(super) fn with(client: kube::Client, kubeconfig: Option<&Path>) -> Self {
+    pub(crate) fn with(client: kube::Client, kubeconfig: Option<&Path>) -> Self {
         Self {
             client,
             kubeconfig: kubeconfig.map(Path::to_owned),

@@ -400,3 +400,73 @@ async fn rights_that_are_missing_are_told_by_the_object_and_the_verb() {
     running.code_is(None).await;
     drop((namespaces, maps));
 }
+
+/// Which versions of ClusterTrustBundle there are is asked for; the first of both that there is.
+async fn versions(running: &mut Running, served: &str) {
+    for version in ["v1", "v1beta1"] {
+        let asked = running.next().await;
+        assert_eq!(asked.what, format!("/apis/certificates.k8s.io/{version}"));
+        if version == served {
+            let resource = json!({
+                "name": "clustertrustbundles", "singularName": "", "namespaced": false,
+                "kind": "ClusterTrustBundle", "verbs": ["patch"],
+            });
+            let group = format!("certificates.k8s.io/{version}");
+            asked.whole(
+                200,
+                &json!({"groupVersion": group, "resources": [resource]}),
+            );
+            return;
+        }
+        let status = json!({"kind": "Status", "status": "Failure", "code": 404});
+        asked.whole(404, &status);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_trust_bundle_is_written_by_the_version_that_the_api_server_has() {
+    let bundle = "cluster_trust_bundle = \"example.org:mesh:roots\"";
+    let mut running = Running::new(bundle).await;
+    versions(&mut running, "none").await;
+    running.code_is(Some("ARX-PUBLISH-UNSERVED")).await;
+    versions(&mut running, "v1beta1").await;
+    let path = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles";
+    let list = running.next().await;
+    assert!(list.what.starts_with(path), "{}", list.what);
+    let name = "fieldSelector=metadata.name%3Dexample.org%3Amesh%3Aroots";
+    assert!(list.what.contains(name), "{}", list.what);
+    list.whole(
+        200,
+        &json!({"metadata": {"resourceVersion": "7"}, "items": []}),
+    );
+    let mut watch = None;
+    let patch = loop {
+        let asked = running.next().await;
+        match asked.method {
+            Method::PATCH => break asked,
+            _ => watch = Some(asked.open()),
+        }
+    };
+    assert_eq!(patch.body["apiVersion"], "certificates.k8s.io/v1beta1");
+    assert_eq!(patch.body["spec"]["signerName"], "example.org/mesh");
+    let root = running.house.ca.authority.root().pem();
+    assert_eq!(patch.body["spec"]["trustBundle"], json!(root));
+    drop(watch);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_waits_for_every_cluster() {
+    let ([one, ..], [a, _]) = bundles();
+    let each = ["c1", "c2"].map(|cluster| {
+        let options = Options {
+            cluster: cluster.to_owned(),
+            ..options(OWN)
+        };
+        let (client, _asked) = api_server();
+        Arc::new(Publisher::with(client, &options, Wanted::of(&one, a)))
+    });
+    let publishers = Publishers { all: each.into() };
+    let (_, waiting) = publishers.gate(one.sequence(), Instant::now());
+    let nodes: Vec<_> = waiting.iter().map(|it| it.node.as_str()).collect();
+    assert_eq!(nodes, ["c1", "c2"]);
+}

@@ -13,6 +13,8 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::issuer::{Signer, claims, cluster, key_set, now, with};
+use crate::kubernetes::fake::api_server;
+use crate::pods::{Api, Pods};
 use crate::token::review::Reviewer;
 use crate::token::{Inner, Purpose, Realm, Refused, Source, Token, Tokens, Verified, Verifier};
 
@@ -315,4 +317,51 @@ async fn check_tells_whether_reviews_are_answered() {
         "{}",
         found.message
     );
+}
+
+#[tokio::test]
+async fn where_pods_are_watched_a_review_that_speaks_against_what_is_known_of_one_is_not_believed()
+{
+    let mut cast = Cast::new("watch_pods = true", |_| {
+        Some((201, json!({"status": accepted()})))
+    });
+    let (client, mut asked) = api_server();
+    let hour = std::time::Duration::from_secs(3600);
+    let clock = Clock::manual(now());
+    let pods = Pods::new(
+        "c1".into(),
+        Api::with(client, None),
+        hour,
+        &[],
+        false,
+        clock.clone(),
+    );
+    let pods = Arc::new(pods);
+    let cluster = cluster("verification = \"review\"\nwatch_pods = true");
+    let reviewer = Reviewer::with(kube::Client::new(cast.api.clone(), "default"));
+    let verifier = Verifier::Review(reviewer);
+    let realms = vec![Realm::new(&cluster, verifier, Some(Arc::clone(&pods)))];
+    cast.tokens = Tokens {
+        inner: Arc::new(Inner { realms, clock }),
+    };
+    let test = async {
+        // Of a pod that was not heard of the API server's word is enough.
+        assert!(cast.verify(&claims()).await.is_ok());
+        let pod = json!({
+            "metadata": {"name": "api-0", "namespace": "payments", "uid": "pod-1"},
+            "spec": {"serviceAccountName": "api", "nodeName": "another"},
+        });
+        let list = asked.recv().await.expect("a list");
+        list.whole(
+            200,
+            &json!({"metadata": {"resourceVersion": "7"}, "items": [pod]}),
+        );
+        let _watch = asked.recv().await.expect("a watch").open();
+        let refused = cast.verify(&claims()).await.expect_err("it is elsewhere");
+        assert_eq!(refused.code(), "ARX-TOKEN-POD-GONE");
+    };
+    tokio::select! {
+        () = pods.keep() => panic!("it is kept for ever"),
+        () = test => {}
+    }
 }
