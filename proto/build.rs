@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "arx/signer/v1/signer.proto",
         "csi/csi.proto",
         "kubelet/registration.proto",
+        "etcd/rpc.proto",
         "envoy/sds.proto",
         "envoy/tls.proto",
         "google/rpc/status.proto",

@@ -10,6 +10,7 @@ pub mod caller;
 pub mod check;
 pub mod config;
 pub mod denial;
+mod dial;
 pub mod distrust;
 pub mod fleet;
 mod hex;

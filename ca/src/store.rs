@@ -9,6 +9,7 @@ mod changes;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod error;
+mod etcd;
 #[cfg(any(test, feature = "testing"))]
 pub mod faults;
 mod key;
@@ -25,6 +26,7 @@ use futures_util::future::BoxFuture;
 
 pub use changes::{Changes, Closed};
 pub use error::{CasError, StoreError};
+pub use etcd::{Etcd, Options as EtcdOptions};
 pub use key::{Key, KeyError, Prefix, Segment};
 pub use memory::Memory;
 pub use redb::{OpenError, Redb};

@@ -55,6 +55,16 @@ pub mod pluginregistration {
     tonic::include_proto!("pluginregistration");
 }
 
+/// Wire-compatible subset of etcd's `etcdserverpb`.
+pub mod etcdserverpb {
+    tonic::include_proto!("etcdserverpb");
+}
+
+/// Wire-compatible subset of etcd's `mvccpb`.
+pub mod mvccpb {
+    tonic::include_proto!("mvccpb");
+}
+
 /// Wire-compatible subsets of Envoy's own packages, under the same names.
 pub mod envoy {
     /// `envoy.config`

@@ -43,6 +43,14 @@ impl Hub {
         Changes(receiver)
     }
 
+    /// Wakes everybody: what has changed is not known.
+    pub(super) fn notify_all(&self) {
+        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, sender) in waiting.iter() {
+            sender.send_replace(());
+        }
+    }
+
     pub(super) fn notify(&self, key: &Key) {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (prefix, sender) in waiting.iter() {

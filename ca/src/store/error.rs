@@ -32,6 +32,26 @@ pub enum StoreError {
         /// What the system or service said.
         detail: String,
     },
+    /// So many of its members are away that the others may not decide. What is stored stays.
+    #[error(
+        "{place} has no quorum, so nothing can be read or written ({detail}): bring its members \
+         back, it goes on by itself"
+    )]
+    NoQuorum {
+        /// The service.
+        place: String,
+        /// What its members said.
+        detail: String,
+    },
+    /// It does not let us. What is stored stays, and calls succeed again as soon as they are
+    /// permitted.
+    #[error("{place} refuses what is asked ({detail}): permit it, it goes on by itself")]
+    Refused {
+        /// The service.
+        place: String,
+        /// What it said.
+        detail: String,
+    },
     /// What is stored is not what was written. Nothing was overwritten.
     #[error("{place} is damaged ({detail}): keep it, and restore a backup in its place")]
     Damaged {
@@ -84,6 +104,8 @@ impl StoreError {
             Self::Full { .. } => "ARX-STORE-FULL",
             Self::ReadOnly { .. } => "ARX-STORE-READ-ONLY",
             Self::Unavailable { .. } => "ARX-STORE-UNAVAILABLE",
+            Self::NoQuorum { .. } => "ARX-STORE-NO-QUORUM",
+            Self::Refused { .. } => "ARX-STORE-REFUSED",
             Self::Damaged { .. } => "ARX-STORE-DAMAGED",
             Self::TooLarge { .. } => "ARX-STORE-TOO-LARGE",
         }
@@ -93,8 +115,19 @@ impl StoreError {
     #[must_use]
     pub fn passes(&self) -> bool {
         match self {
-            Self::Full { .. } | Self::ReadOnly { .. } | Self::Unavailable { .. } => true,
+            Self::Full { .. }
+            | Self::ReadOnly { .. }
+            | Self::Unavailable { .. }
+            | Self::NoQuorum { .. }
+            | Self::Refused { .. } => true,
             Self::Damaged { .. } | Self::TooLarge { .. } => false,
+        }
+    }
+
+    pub(super) fn too_large(key: &Key, size: usize) -> Self {
+        Self::TooLarge {
+            key: key.to_string(),
+            size,
         }
     }
 

@@ -48,11 +48,7 @@ impl Table {
     ) -> Result<Change, CasError> {
         let size = value.as_ref().map_or(0, Bytes::len);
         if size > MAX_VALUE {
-            return Err(StoreError::TooLarge {
-                key: key.to_string(),
-                size,
-            }
-            .into());
+            return Err(StoreError::too_large(key, size).into());
         }
         let stored = self
             .entries

@@ -1,14 +1,12 @@
 //! The way to the service: a Unix socket, or TLS by the operator's own certificates.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arx_daemon::config::secret_file;
-use arx_identity::PrivateKey;
 use arx_identity::tls::{Mutual, MutualStream};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -18,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
+use crate::dial::Files;
 use crate::signer::options::{Socket as Options, Way};
 
 /// A connection on which nothing comes back for so long is given up.
@@ -38,7 +37,12 @@ pub(super) fn channel(options: &Options) -> Result<Channel, String> {
             key,
             authorities,
         } => {
-            let tls = Arc::new(mutual(certificate, key, authorities)?);
+            let files = Files {
+                certificate: certificate.to_owned(),
+                key: key.to_owned(),
+                authorities: authorities.to_owned(),
+            };
+            let tls = Arc::new(files.read()?);
             endpoint.connect_with_connector_lazy(Tls {
                 address: address.into(),
                 server_name: server_name.into(),
@@ -46,21 +50,6 @@ pub(super) fn channel(options: &Options) -> Result<Channel, String> {
             })
         }
     })
-}
-
-fn mutual(certificate: &Path, key: &Path, authorities: &Path) -> Result<Mutual, String> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path)
-            .map_err(|error| format!("{} cannot be read: {error}", path.display()))
-    };
-    let secret = secret_file(key).map_err(|error| error.to_string())?;
-    let secret = std::str::from_utf8(&secret)
-        .map_err(|_| format!("{} is not PEM", key.display()))
-        .and_then(|text| {
-            PrivateKey::from_pem(text).map_err(|error| format!("{}: {error}", key.display()))
-        })?;
-    Mutual::new(&read(certificate)?, &secret, &read(authorities)?)
-        .map_err(|error| error.to_string())
 }
 
 /// Connects to a Unix socket, whatever the address says.
