@@ -64,7 +64,7 @@ pub struct Ca {
     /// What is stored.
     pub state: State,
     /// Where keys are that are in the state, in words.
-    pub custody: &'static str,
+    pub custody: String,
     /// Signs.
     pub authority: Arc<Authority>,
     /// Publishes the bundle.

@@ -13,7 +13,6 @@ use crate::config::Config;
 use crate::ledger::{self, Ledger};
 use crate::run::seal_source;
 use crate::state::State;
-use crate::store;
 use crate::token::Tokens;
 use crate::trust::{Evidence, Trust, TrustError};
 
@@ -181,10 +180,38 @@ impl Report {
         }
     }
 
-    /// Looks into a copy of the state file, so that a running authority is not disturbed.
+    /// Looks into a copy of the state file, so that a running authority is not disturbed, or into
+    /// the service where state is kept.
     async fn state(&mut self, config: &Config) -> Result<Option<State>, Unreadable> {
-        let file = config.state.directory.join("state.redb");
-        let first = !file.exists();
+        let place = config.state.place();
+        if let Some(etcd) = &config.state.etcd
+            && let Err(reason) = etcd.try_files()
+        {
+            self.wrong_at("state.etcd", &reason);
+            return Err(Unreadable);
+        }
+        let unreadable = |this: &mut Self, error: &dyn std::fmt::Display, code: &str| {
+            this.wrong(&format!("state: {error} ({code})"));
+            Unreadable
+        };
+        let store = match place.look() {
+            Ok(store) => store,
+            Err(error) => return Err(unreadable(self, &error, error.code())),
+        };
+        if let Some(store) = store.as_ref().filter(|_| place.is_shared())
+            && let Err(error) = store.probe().await
+        {
+            return Err(unreadable(self, &error, error.code()));
+        }
+        let first = match &store {
+            None => true,
+            // Of a file that is there the key cannot be made any more.
+            Some(_) if !place.is_shared() => false,
+            Some(store) => match State::is_new(store, &config.trust_domain).await {
+                Ok(first) => first,
+                Err(error) => return Err(unreadable(self, &error, error.code())),
+            },
+        };
         let seal = match seal_source(config).look(first) {
             Ok(seal) => seal,
             Err(error) => {
@@ -195,29 +222,16 @@ impl Report {
                 return Err(Unreadable);
             }
         };
-        let (Some(seal), false) = (seal, first) else {
-            self.well(&format!(
-                "state: {} will be made at the first start",
-                file.display()
-            ));
+        let (Some(seal), Some(store), false) = (seal, store, first) else {
+            self.well(&format!("state: {place} will be made at the first start"));
             return Ok(None);
         };
-        let opened = match store::Redb::peek(&file) {
-            Ok(copy) => State::inspect(std::sync::Arc::new(copy), seal, &config.trust_domain).await,
-            Err(error) => {
-                self.wrong(&format!("state: {error} ({})", error.code()));
-                return Err(Unreadable);
-            }
-        };
-        match opened {
+        match State::inspect(store, seal, &config.trust_domain).await {
             Ok(state) => {
-                self.well(&format!("state: {}", file.display()));
+                self.well(&format!("state: {place}"));
                 Ok(state)
             }
-            Err(error) => {
-                self.wrong(&format!("state: {error} ({})", error.code()));
-                Err(Unreadable)
-            }
+            Err(error) => Err(unreadable(self, &error, error.code())),
         }
     }
 

@@ -26,6 +26,7 @@ use crate::rotation;
 use crate::signer::options::{Custody, Outside, Pkcs11, Socket};
 use crate::sink;
 use crate::state;
+use crate::store;
 use crate::token;
 
 /// Everything that an authority is told.
@@ -113,8 +114,10 @@ pub struct Admin {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// Holds `state.redb` and the ledger.
+    /// Holds the ledger, and `state.redb` unless state is kept elsewhere.
     pub directory: PathBuf,
+    /// State is kept in etcd.
+    pub etcd: Option<store::EtcdOptions>,
     /// The key that secrets are sealed with at rest.
     pub seal_key_file: Option<PathBuf>,
     /// `none`: secrets lie in plain text in the state file.
@@ -319,6 +322,17 @@ impl Authority {
     }
 }
 
+impl State {
+    /// Where state is kept.
+    #[must_use]
+    pub fn place(&self) -> store::Place {
+        match &self.etcd {
+            Some(options) => store::Place::Etcd(options.clone()),
+            None => store::Place::File(self.directory.join("state.redb")),
+        }
+    }
+}
+
 impl Config {
     /// Reads the file and checks it.
     ///
@@ -349,6 +363,9 @@ impl Config {
             );
         }
         self.check_paths(problems);
+        if let Some(etcd) = &self.state.etcd {
+            etcd.problems(problems);
+        }
         for problem in self.authority_options().problems() {
             let code = problem.code;
             problems.add(
@@ -404,6 +421,7 @@ impl Config {
                 .as_ref()
                 .map(|path| ("state.seal_key_file", path)),
         );
+        paths.extend(self.state.etcd.iter().flat_map(store::EtcdOptions::paths));
         let files = &self.authority;
         let named = [
             ("authority.certificate_file", &files.certificate_file),
@@ -653,6 +671,15 @@ impl Config {
                 "choose how long you may have to answer for what was issued",
             );
         }
+    }
+
+    /// What this replica is called, if anything says so: where several share a state and the
+    /// configuration gives no name, the machine's.
+    #[must_use]
+    pub fn replica_name(&self) -> Option<String> {
+        let shared = self.state.place().is_shared();
+        let machine = || shared.then(host::name).flatten();
+        self.replica.clone().or_else(machine)
     }
 
     /// What the authority is to be.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arx_daemon::config::secret_file;
 use arx_identity::PrivateKey;
-use arx_identity::tls::{Mutual, MutualStream};
+use arx_identity::tls::{Mutual, MutualStream, TlsError};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::Uri;
@@ -36,6 +36,21 @@ impl Files {
     /// # Errors
     /// Which of them cannot be used, and why.
     pub(crate) fn read(&self) -> Result<Mutual, String> {
+        self.read_for(Mutual::new)
+    }
+
+    /// The same for a service that may speak TLS 1.2 only.
+    ///
+    /// # Errors
+    /// Which of them cannot be used, and why.
+    pub(crate) fn read_for_older(&self) -> Result<Mutual, String> {
+        self.read_for(Mutual::also_tls12)
+    }
+
+    fn read_for(
+        &self,
+        make: fn(&str, &PrivateKey, &str) -> Result<Mutual, TlsError>,
+    ) -> Result<Mutual, String> {
         let read = |path: &Path| {
             std::fs::read_to_string(path)
                 .map_err(|error| format!("{} cannot be read: {error}", path.display()))
@@ -47,7 +62,7 @@ impl Files {
             .and_then(|text| {
                 PrivateKey::from_pem(text).map_err(|error| format!("{}: {error}", key.display()))
             })?;
-        Mutual::new(
+        make(
             &read(&self.certificate)?,
             &secret,
             &read(&self.authorities)?,
@@ -89,7 +104,7 @@ impl Service<Uri> for Dial {
             Ok(TokioIo::new(match tls {
                 None => Connection::Plain(stream),
                 Some((name, files)) => {
-                    let tls = files.read().map_err(io::Error::other)?;
+                    let tls = files.read_for_older().map_err(io::Error::other)?;
                     let stream = tls.connect(&name, stream).await;
                     Connection::Tls(Box::new(stream.map_err(io::Error::other)?))
                 }

@@ -14,6 +14,7 @@ mod etcd;
 pub mod faults;
 mod key;
 mod memory;
+mod place;
 mod redb;
 mod schema;
 mod table;
@@ -29,6 +30,7 @@ pub use error::{CasError, StoreError};
 pub use etcd::{Etcd, Options as EtcdOptions};
 pub use key::{Key, KeyError, Prefix, Segment};
 pub use memory::Memory;
+pub use place::Place;
 pub use redb::{OpenError, Redb};
 pub use schema::{FORMAT, Format, Schema, SchemaError, Step};
 

@@ -14,6 +14,7 @@ pub mod browser;
 pub mod demo;
 pub mod dice;
 pub mod envoy;
+pub mod etcd;
 pub mod fleet;
 pub mod http;
 pub mod kube;

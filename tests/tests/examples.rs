@@ -37,6 +37,7 @@ const AUTHORITY: Program = Program {
         "page.address",
         "page.token_file",
         "state.seal",
+        "state.etcd",
         "authority.root_renewal_lead",
         "authority.certificate_file",
         "authority.key_file",

@@ -64,7 +64,7 @@ fn authorities(ca: &Ca, now: SystemTime) -> Vec<wire::Authority> {
     let custody = match (&outside, &upper) {
         (Some(custody), _) => custody,
         (None, Some(_)) => "with a CA outside",
-        (None, None) => ca.custody,
+        (None, None) => &ca.custody,
     };
     let mut all = vec![authority("root", "active", root, custody, under_root, None)];
     let active = ca.authority.root_key_id();

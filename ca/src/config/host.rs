@@ -4,23 +4,55 @@
 use arx_daemon::config::Problems;
 
 use super::Config;
+use crate::state;
+use crate::store::Place;
 
 /// Notes everything that would keep the authority from starting here.
 pub(super) fn problems(config: &Config, problems: &mut Problems<'_>) {
-    let state = &config.state.directory;
-    problems.directory("state.directory", state);
-    let ledger = state.join("ledger");
+    let directory = &config.state.directory;
+    problems.directory("state.directory", directory);
+    let ledger = directory.join("ledger");
     if ledger.exists() {
         problems.directory("state.directory", &ledger);
     }
-    problems.regular_file("state.directory", &state.join("state.redb"));
+    let place = config.state.place();
+    if let Place::File(path) = &place {
+        problems.regular_file("state.directory", path);
+    }
+    if place.is_shared() && config.replica.is_none() {
+        let name = name().unwrap_or_default();
+        if state::replica_name(&name).is_err() {
+            problems.add(
+                "replica",
+                format!("nothing says what this replica is called among those that share the state, and the machine's name {name:?} can't be used"),
+                "give each a name of its own: lower-case letters, digits, dots and hyphens, at most 64",
+            );
+        }
+    }
     problems.socket("admin.socket", &config.admin.socket);
     // The first start makes it.
     if let Some(key) = &config.state.seal_key_file
         && key.symlink_metadata().is_err()
     {
-        problems.new_file("state.seal_key_file", key);
+        if place.is_shared() {
+            problems.add(
+                "state.seal_key_file",
+                format!(
+                    "{} is missing, and all replicas need the same key",
+                    key.display()
+                ),
+                "make it once (openssl rand -base64 32), and give it to each",
+            );
+        } else {
+            problems.new_file("state.seal_key_file", key);
+        }
     }
+}
+
+/// What this machine is called.
+pub(super) fn name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned())
 }
 
 #[cfg(test)]

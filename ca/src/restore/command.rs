@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use arx_daemon::clock::rfc3339;
 use arx_daemon::{Clock, exit};
@@ -10,7 +9,6 @@ use arx_daemon::{Clock, exit};
 use super::{PutBack, PutError, put_back};
 use crate::config::Config;
 use crate::run::seal_source;
-use crate::store;
 
 /// Puts the backup in `file` where the configuration says that state is kept.
 #[must_use]
@@ -25,15 +23,15 @@ pub fn command(config: &Config, clock: &Clock, file: &Path) -> ExitCode {
             return exit::RUNTIME.into();
         }
     };
-    let path = config.state.directory.join("state.redb");
+    let place = config.state.place();
     let put = runtime.block_on(async {
         // The key that it was sealed with has to be there already.
         let seal = seal_source(config).seal(false).map_err(told)?;
         std::fs::create_dir_all(&config.state.directory)
             .map_err(|error| format!("{}: {error}", config.state.directory.display()))?;
-        let store = store::Redb::open_or_create(&path, clock.now())
+        let store = place
+            .open(clock.now())
             .map_err(|error| format!("{error} ({})", error.code()))?;
-        let store: store::Shared = Arc::new(store);
         let now = clock.now();
         put_back(file, &store, &seal, &config.trust_domain, now)
             .await
@@ -50,7 +48,7 @@ pub fn command(config: &Config, clock: &Clock, file: &Path) -> ExitCode {
             println!(
                 "backup {id} of {} is in {}: bundle {sequence}, {agents} agents",
                 rfc3339(made),
-                path.display()
+                place
             );
             println!(
                 "start arx-ca now: it issues nothing before more than half of the agents have come and agree; `arx restore status` shows how that stands"

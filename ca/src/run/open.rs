@@ -141,14 +141,11 @@ impl Parts {
             tracing::warn!(code = "ARX-STATE-DIRECTORY", directory = %directory.display(), "others had access to state.directory (mode {mode:04o}): it is closed to them now (0700)");
         }
         let now = clock.now();
-        let store: store::Shared = Arc::new(store::Redb::open_or_create(
-            &directory.join("state.redb"),
-            now,
-        )?);
+        let store = config.state.place().open(now)?;
         let first = State::is_new(&store, &config.trust_domain).await?;
         let seal = seal_source(config).seal(first)?;
         let state = State::open(store, seal, &config.trust_domain, SOFTWARE).await?;
-        let replica = state.replica(config.replica.as_deref(), now).await?;
+        let replica = state.replica(config.replica_name().as_deref(), now).await?;
 
         let (ledger, recovery) = Ledger::open(ledger_options(config), now)?;
         if let Some(torn) = &recovery.torn {
@@ -224,17 +221,19 @@ pub(crate) fn seal_source(config: &Config) -> seal::Source {
     match &config.state.seal_key_file {
         Some(path) => seal::Source::File {
             path: path.clone(),
-            create: true,
+            // Each replica would make another one.
+            create: !config.state.place().is_shared(),
         },
         None => seal::Source::None,
     }
 }
 
 /// Where keys are that are in the state, in words.
-pub(super) fn custody(config: &Config) -> &'static str {
+pub(super) fn custody(config: &Config) -> String {
+    let kind = config.state.place().kind();
     match &config.state.seal_key_file {
-        Some(_) => "state file, sealed",
-        None => "state file, in plain text",
+        Some(_) => format!("{kind}, sealed"),
+        None => format!("{kind}, in plain text"),
     }
 }
 

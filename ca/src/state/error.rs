@@ -72,8 +72,10 @@ impl StateError {
     pub fn passes(&self) -> bool {
         match self {
             Self::Store(error) => error.passes(),
-            Self::Cas(CasError::Store(error)) => error.passes(),
-            Self::Cas(_) => true,
+            Self::Cas(error) | Self::Schema(SchemaError::Store(error)) => match error {
+                CasError::Store(error) => error.passes(),
+                CasError::Conflict { .. } | CasError::Unknown { .. } => true,
+            },
             _ => false,
         }
     }

@@ -11,7 +11,12 @@ use super::{Key, Prefix};
 
 /// Notices of changes below one prefix.
 #[derive(Debug)]
-pub struct Changes(watch::Receiver<()>);
+pub struct Changes {
+    notices: watch::Receiver<()>,
+    /// While it says no, the watch of the store is broken, and notices wait for it.
+    #[cfg(any(test, feature = "testing"))]
+    whole: Option<watch::Receiver<bool>>,
+}
 
 /// The store is gone; there will be no more notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +30,29 @@ impl Changes {
     /// # Errors
     /// [`Closed`] when the store is gone.
     pub async fn changed(&mut self) -> Result<(), Closed> {
-        self.0.changed().await.map_err(|_| Closed)
+        self.notices.changed().await.map_err(|_| Closed)?;
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(whole) = &mut self.whole {
+            whole.wait_for(|whole| *whole).await.map_err(|_| Closed)?;
+            // However much happened meanwhile is told once.
+            self.notices.mark_unchanged();
+        }
+        Ok(())
+    }
+
+    fn new(notices: watch::Receiver<()>) -> Self {
+        Self {
+            notices,
+            #[cfg(any(test, feature = "testing"))]
+            whole: None,
+        }
+    }
+
+    /// The same notices, but that they wait while `whole` says no.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn gated(mut self, whole: watch::Receiver<bool>) -> Self {
+        self.whole = Some(whole);
+        self
     }
 }
 
@@ -40,7 +67,7 @@ impl Hub {
         // Here, and not in `notify`, because only new ones let the list grow.
         waiting.retain(|(_, sender)| !sender.is_closed());
         waiting.push((prefix.clone(), sender));
-        Changes(receiver)
+        Changes::new(receiver)
     }
 
     /// Wakes everybody: what has changed is not known.

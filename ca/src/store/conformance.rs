@@ -17,7 +17,44 @@ use super::{CasError, Key, MAX_VALUE, Prefix, Segment, Store, StoreError, Versio
 #[macro_export]
 macro_rules! store_conformance {
     ($factory:expr) => {
-        $crate::store_conformance! { $factory;
+        $crate::store_promises! { store_conformance; $factory }
+    };
+    ($factory:expr; $($name:ident)+) => {
+        mod conformance {
+            #[allow(unused_imports, reason = "the factory may need nothing of its module")]
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    $crate::store::conformance::$name($factory().await).await;
+                }
+            )+
+        }
+    };
+}
+
+/// Holds a store to one promise after the other, for stores that are no test's own.
+///
+/// The argument is a function of a promise's name whose value is an empty store.
+#[macro_export]
+macro_rules! store_keeps_all_promises {
+    ($factory:expr) => {
+        $crate::store_promises! { store_keeps_all_promises; $factory }
+    };
+    ($factory:expr; $($name:ident)+) => {
+        $(
+            println!(stringify!($name));
+            $crate::store::conformance::$name($factory(stringify!($name))).await;
+        )+
+    };
+}
+
+/// Hands all promises to a macro.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! store_promises {
+    ($then:ident; $factory:expr) => {
+        $crate::$then! { $factory;
             a_missing_key_has_no_value
             what_was_written_is_read_back
             an_empty_value_is_a_value
@@ -25,6 +62,7 @@ macro_rules! store_conformance {
             a_stale_version_conflicts_and_changes_nothing
             a_version_does_not_make_a_missing_key
             a_version_is_never_used_twice
+            a_write_of_the_same_bytes_is_a_write
             a_version_belongs_to_its_key
             a_value_is_removed_by_its_version_only
             what_is_removed_is_gone
@@ -37,18 +75,6 @@ macro_rules! store_conformance {
             of_many_who_swap_one_version_one_succeeds
             many_tasks_count_and_no_count_is_lost
             an_empty_store_can_write
-        }
-    };
-    ($factory:expr; $($name:ident)+) => {
-        mod conformance {
-            #[allow(unused_imports, reason = "the factory may need nothing of its module")]
-            use super::*;
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    $crate::store::conformance::$name($factory().await).await;
-                }
-            )+
         }
     };
 }
@@ -173,6 +199,20 @@ pub async fn a_version_is_never_used_twice(store: impl Store) {
             .await;
         assert!(is_conflict(&stale), "{stale:?}");
     }
+}
+
+/// Of two who write what is there already over one version, one conflicts.
+pub async fn a_write_of_the_same_bytes_is_a_write(store: impl Store) {
+    let first = put(&store, &key("a"), "one").await;
+    let second = store
+        .compare_and_swap(&key("a"), Some(&first), "one".into())
+        .await
+        .expect("it is current");
+    assert_ne!(first, second);
+    let again = store
+        .compare_and_swap(&key("a"), Some(&first), "one".into())
+        .await;
+    assert!(is_conflict(&again), "{again:?}");
 }
 
 /// Another key's current version is not a key's own.

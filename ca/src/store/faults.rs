@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use super::{
     CasError, Changes, Cursor, Entry, Key, Page, Prefix, Shared, Store, StoreError, Version,
@@ -45,6 +46,8 @@ const READ_FAULTS: [Fault; 2] = [Fault::Unavailable, Fault::StaleRead];
 pub struct Faulty {
     inner: Shared,
     state: Mutex<State>,
+    /// Whether the watch is.
+    whole: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +87,7 @@ impl Faulty {
         Self {
             inner,
             state: Mutex::default(),
+            whole: watch::Sender::new(true),
         }
     }
 
@@ -118,6 +122,11 @@ impl Faulty {
         });
     }
 
+    /// From now on no change is told, until [`Faulty::heal`] tells of all of them at once.
+    pub fn break_watch(&self) {
+        self.whole.send_replace(false);
+    }
+
     /// Whether everything that was asked for has happened.
     #[must_use]
     pub fn is_spent(&self) -> bool {
@@ -134,6 +143,7 @@ impl Faulty {
             state.dice = None;
             state.cut = None;
         }
+        self.whole.send_replace(true);
         self.catch_up().await;
     }
 
@@ -301,7 +311,7 @@ impl Store for Faulty {
     }
 
     fn changes(&self, prefix: &Prefix) -> Changes {
-        self.inner.changes(prefix)
+        self.inner.changes(prefix).gated(self.whole.subscribe())
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,7 +21,7 @@ use crate::crypto;
 use crate::key::PrivateKey;
 
 /// Both sides of connections on which each shows a certificate and believes those of certain
-/// authorities. TLS 1.3, ALPN `h2`.
+/// authorities. TLS 1.3 unless said otherwise, ALPN `h2`.
 pub struct Mutual {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
@@ -33,6 +34,24 @@ impl Mutual {
     /// # Errors
     /// [`TlsError::Setup`] if any of them cannot be used.
     pub fn new(chain: &str, key: &PrivateKey, authorities: &str) -> Result<Self, TlsError> {
+        Self::speaking(&[&TLS13], chain, key, authorities)
+    }
+
+    /// The same, but that TLS 1.2 is spoken too (with forward secrecy and authenticated
+    /// encryption only): etcd speaks no newer one before its version 3.5.9.
+    ///
+    /// # Errors
+    /// [`TlsError::Setup`] if any of them cannot be used.
+    pub fn also_tls12(chain: &str, key: &PrivateKey, authorities: &str) -> Result<Self, TlsError> {
+        Self::speaking(&[&TLS13, &TLS12], chain, key, authorities)
+    }
+
+    fn speaking(
+        versions: &[&'static SupportedProtocolVersion],
+        chain: &str,
+        key: &PrivateKey,
+        authorities: &str,
+    ) -> Result<Self, TlsError> {
         let chain = list(chain)?;
         let mut roots = RootCertStore::empty();
         for authority in list(authorities)? {
@@ -44,7 +63,7 @@ impl Mutual {
 
         let servers = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider());
         let mut client = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
+            .with_protocol_versions(versions)
             .map_err(setup)?
             .with_webpki_verifier(servers.build().map_err(setup)?)
             .with_client_auth_cert(chain.clone(), key())
@@ -54,7 +73,7 @@ impl Mutual {
 
         let clients = WebPkiClientVerifier::builder_with_provider(roots, provider());
         let mut server = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
+            .with_protocol_versions(versions)
             .map_err(setup)?
             .with_client_cert_verifier(clients.build().map_err(setup)?)
             .with_single_cert(chain, key())

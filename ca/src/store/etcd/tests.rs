@@ -112,10 +112,7 @@ fn said(text: &str) -> Mood {
 #[tokio::test]
 async fn a_read_goes_to_the_next_member_when_one_hangs_or_is_not_there() {
     let data = Data::default();
-    let (first, second) = (
-        Member::start(data.clone()).await,
-        Member::start(data).await,
-    );
+    let (first, second) = (Member::start(data.clone()).await, Member::start(data).await);
     let store = store(&[&first, &second]);
     make(&store, "a").await.expect("it is written");
     first.next(Mood::Hangs);
@@ -149,10 +146,7 @@ async fn a_write_whose_answer_is_lost_is_of_unknown_outcome_and_reads_on_show_it
 #[tokio::test]
 async fn a_write_to_a_member_that_hangs_ends_with_the_deadline_and_the_next_one_goes_elsewhere() {
     let data = Data::default();
-    let (first, second) = (
-        Member::start(data.clone()).await,
-        Member::start(data).await,
-    );
+    let (first, second) = (Member::start(data.clone()).await, Member::start(data).await);
     let store = store(&[&first, &second]);
     first.watches(1).await;
     first.next(Mood::Hangs);
@@ -165,10 +159,7 @@ async fn a_write_to_a_member_that_hangs_ends_with_the_deadline_and_the_next_one_
 #[tokio::test]
 async fn members_without_a_leader_are_told_as_no_quorum_and_did_nothing() {
     let data = Data::default();
-    let (first, second) = (
-        Member::start(data.clone()).await,
-        Member::start(data).await,
-    );
+    let (first, second) = (Member::start(data.clone()).await, Member::start(data).await);
     let store = store(&[&first, &second]);
     first.watches(1).await;
     first.next(said("etcdserver: no leader"));
@@ -227,7 +218,10 @@ async fn a_watch_goes_on_where_it_broke_off() {
     changes.changed().await.expect("the watch is there");
     data.put(&store.inner.path(&key("a")));
     member.reset();
-    changes.changed().await.expect("what came meanwhile is told");
+    changes
+        .changed()
+        .await
+        .expect("what came meanwhile is told");
     assert_eq!(member.watches(2).await, [0, 1]);
 }
 
@@ -280,15 +274,33 @@ fn options_that_cannot_work_are_refused_with_what_helps() {
     assert_eq!(problems("endpoints = [\"http://127.0.0.1:2379\"]"), "");
     for (lines, part) in [
         ("endpoints = []", "name each member"),
-        ("endpoints = [\"http://etcd-0:2379\"]", "only a member on loopback"),
-        ("endpoints = [\"etcd-0:2379\"]", "neither https:// nor http://"),
+        (
+            "endpoints = [\"http://etcd-0:2379\"]",
+            "only a member on loopback",
+        ),
+        (
+            "endpoints = [\"etcd-0:2379\"]",
+            "neither https:// nor http://",
+        ),
         ("endpoints = [\"https://etcd-0\"]", "no host and port"),
         ("endpoints = [\"https://etcd-0:2379/v3\"]", "after the port"),
-        ("endpoints = [\"https://root@etcd-0:2379\"]", "there is a user"),
+        (
+            "endpoints = [\"https://root@etcd-0:2379\"]",
+            "there is a user",
+        ),
         ("endpoints = [\"https://etcd-0:2379\"]", "name ca_file"),
-        ("endpoints = [\"http://127.0.0.1:2379\"]\nca_file = \"/a\"", "leave the files out"),
-        ("endpoints = [\"http://127.0.0.1:2379\"]\nprefix = \"\"", "leave it out for"),
-        ("endpoints = [\"http://127.0.0.1:2379\"]\ndeadline = \"10ms\"", "between 1s and 1m"),
+        (
+            "endpoints = [\"http://127.0.0.1:2379\"]\nca_file = \"/a\"",
+            "leave the files out",
+        ),
+        (
+            "endpoints = [\"http://127.0.0.1:2379\"]\nprefix = \"\"",
+            "leave it out for",
+        ),
+        (
+            "endpoints = [\"http://127.0.0.1:2379\"]\ndeadline = \"10ms\"",
+            "between 1s and 1m",
+        ),
     ] {
         let text = problems(lines);
         assert!(text.contains(part), "{lines}: {text}");

@@ -130,8 +130,7 @@ impl Inner {
             let opening = async move {
                 // Without an end: whoever ends its requests ends the watch.
                 let requests = stream::once(async move { create }).chain(stream::pending());
-                let mut client =
-                    WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+                let mut client = WatchClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
                 let opened = client.watch(request(requests)).await?;
                 Ok(opened.into_inner())
             };

@@ -137,3 +137,18 @@ async fn after_a_cut_nothing_is_done_until_it_is_healed() {
     store.heal().await;
     assert_eq!(value(&store).await, Some("two".into()));
 }
+
+#[tokio::test]
+async fn what_happens_in_a_gap_of_the_watch_is_told_once_when_it_is_over() {
+    let store = store();
+    let mut changes = store.changes(&Prefix::trust_domain(key().trust_domain()));
+    store.break_watch();
+    let first = store.compare_and_swap(&key(), None, "one".into()).await;
+    let first = first.expect("it is new");
+    let second = store.compare_and_swap(&key(), Some(&first), "two".into());
+    second.await.expect("it is current");
+    assert!(changes.changed().now_or_never().is_none());
+    store.heal().await;
+    assert_eq!(changes.changed().now_or_never(), Some(Ok(())));
+    assert!(changes.changed().now_or_never().is_none());
+}
