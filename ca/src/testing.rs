@@ -141,7 +141,7 @@ impl House {
         let ca = Ca {
             trust_domain: config.trust_domain.clone(),
             replica: "ca-1".into(),
-            custody: "memory",
+            custody: "memory".to_owned(),
             software: "arx-ca test",
             started: now,
             clock: clock.clone(),

@@ -13,8 +13,8 @@ use super::{Key, Prefix};
 #[derive(Debug)]
 pub struct Changes {
     notices: watch::Receiver<()>,
-    /// While it says no, the watch of the store is broken, and notices wait for it.
-    #[cfg(any(test, feature = "testing"))]
+    /// While it says no, the watch of the store is broken, and notices wait for it: a fault of
+    /// tests.
     whole: Option<watch::Receiver<bool>>,
 }
 
@@ -30,20 +30,25 @@ impl Changes {
     /// # Errors
     /// [`Closed`] when the store is gone.
     pub async fn changed(&mut self) -> Result<(), Closed> {
-        self.notices.changed().await.map_err(|_| Closed)?;
-        #[cfg(any(test, feature = "testing"))]
-        if let Some(whole) = &mut self.whole {
-            whole.wait_for(|whole| *whole).await.map_err(|_| Closed)?;
-            // However much happened meanwhile is told once.
-            self.notices.mark_unchanged();
+        loop {
+            if let Some(whole) = &mut self.whole {
+                whole.wait_for(|whole| *whole).await.map_err(|_| Closed)?;
+            }
+            self.notices.changed().await.map_err(|_| Closed)?;
+            if let Some(whole) = &self.whole
+                && !*whole.borrow()
+            {
+                // It broke meanwhile: told when it is back.
+                self.notices.mark_changed();
+                continue;
+            }
+            return Ok(());
         }
-        Ok(())
     }
 
     fn new(notices: watch::Receiver<()>) -> Self {
         Self {
             notices,
-            #[cfg(any(test, feature = "testing"))]
             whole: None,
         }
     }

@@ -145,8 +145,10 @@ async fn what_happens_in_a_gap_of_the_watch_is_told_once_when_it_is_over() {
     store.break_watch();
     let first = store.compare_and_swap(&key(), None, "one".into()).await;
     let first = first.expect("it is new");
-    let second = store.compare_and_swap(&key(), Some(&first), "two".into());
-    second.await.expect("it is current");
+    store
+        .compare_and_swap(&key(), Some(&first), "two".into())
+        .await
+        .expect("it is current");
     assert!(changes.changed().now_or_never().is_none());
     store.heal().await;
     assert_eq!(changes.changed().now_or_never(), Some(Ok(())));
