@@ -8,8 +8,8 @@ pub(crate) mod owner;
 
 pub(crate) use owner::Conditions;
 
-use crate::attest::Peer;
 use crate::attest::peer::ProcessWatch;
+use crate::attest::{Peer, Pod, ServiceAccountToken};
 use crate::authority::{Event as FromAuthority, Link};
 use crate::cache::{Cache, Loaded};
 use crate::config::Config;
@@ -43,9 +43,23 @@ pub(crate) struct Parts {
     pub(crate) loosened: Arc<Notify>,
 }
 
+/// What a kubelet says about a pod.
+#[derive(Debug)]
+pub(crate) enum PodEvent {
+    /// It has a socket of its own, or comes with another token.
+    Published {
+        pod: Arc<Pod>,
+        token: Option<Arc<ServiceAccountToken>>,
+    },
+    /// Its processes have ended.
+    Gone { pod: Arc<Pod> },
+}
+
 /// Where the owner hears what happens.
 #[derive(Debug)]
 pub(crate) struct Ears {
+    /// Closed if no kubelet is listened to.
+    pub(crate) pods: mpsc::Receiver<PodEvent>,
     pub(crate) opens: mpsc::Receiver<Open>,
     pub(crate) streams: mpsc::UnboundedReceiver<arx_sds::Event>,
     pub(crate) authority: mpsc::Receiver<FromAuthority>,
@@ -132,6 +146,7 @@ impl Agent {
                         self.owner.on_stream(event, now);
                     }
                 }
+                Some(event) = ears.pods.recv() => self.owner.on_pod(event, now(&self.clock)),
                 Some(event) = ears.authority.recv() => self.owner.on_authority(event, now(&self.clock)),
                 Some(answers) = self.calls.join_next() => {
                     let answers = answers.unwrap_or_default();

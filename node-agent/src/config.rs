@@ -2,6 +2,7 @@
 //! work.
 
 mod host;
+mod pods;
 
 use crate::attest::ServiceAccountToken;
 use arx_daemon::config::{ConfigError, File, Problems, Span, from_text};
@@ -32,6 +33,8 @@ pub struct Config {
     pub authority: Authority,
     /// Where proxies connect.
     pub socket: Socket,
+    /// Sockets for single pods, which the kubelet asks for; none if absent.
+    pub pod_sockets: Option<PodSockets>,
     /// The names of the secrets.
     #[serde(default)]
     pub names: Names,
@@ -86,6 +89,39 @@ pub struct Socket {
     /// streams included.
     #[serde(default = "many_connections")]
     pub max_connections: usize,
+}
+
+/// `[pod_sockets]`: the driver of volumes with a pod's own socket in them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PodSockets {
+    /// Name of the CSIDriver object.
+    pub driver: String,
+    /// Whose token is taken of those that the CSIDriver object requests; the only one if absent.
+    pub audience: Option<String>,
+    /// The kubelet's `--root-dir`, under the same path as the kubelet sees it.
+    pub kubelet_root: PathBuf,
+    /// Where the pods' sockets are kept. It has to last longer than the agent, and need not last
+    /// longer than the machine runs.
+    pub directory: PathBuf,
+    /// Connections of one pod at a time; further ones wait.
+    pub max_connections: usize,
+}
+
+impl PodSockets {
+    /// Where the kubelet calls the driver.
+    #[must_use]
+    pub fn endpoint(&self) -> PathBuf {
+        let plugins = self.kubelet_root.join("plugins");
+        plugins.join(&self.driver).join("csi.sock")
+    }
+
+    /// Where the kubelet finds it.
+    #[must_use]
+    pub fn registration(&self) -> PathBuf {
+        let registry = self.kubelet_root.join("plugins_registry");
+        registry.join(format!("{}-reg.sock", self.driver))
+    }
 }
 
 /// Permissions of a file.
@@ -193,6 +229,9 @@ impl Config {
         config.check_authority(&mut problems);
         config.check_paths(&mut problems);
         config.check_values(&mut problems);
+        if let Some(pods) = &config.pod_sockets {
+            pods.check(&mut problems);
+        }
         problems.finish()?;
         Ok(config)
     }
@@ -371,6 +410,18 @@ impl Default for Attestation {
             cgroup_root: "/".to_owned(),
             hash_executables: false,
             linger: Span::from_secs(600),
+        }
+    }
+}
+
+impl Default for PodSockets {
+    fn default() -> Self {
+        Self {
+            driver: "csi.arx.dev".to_owned(),
+            audience: None,
+            kubelet_root: "/var/lib/kubelet".into(),
+            directory: "/run/arx-node-agent/pods".into(),
+            max_connections: 32,
         }
     }
 }

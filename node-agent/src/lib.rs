@@ -6,6 +6,7 @@ pub mod attest;
 mod authority;
 mod cache;
 pub mod config;
+mod csi;
 mod doorway;
 pub mod heap;
 mod issue;

@@ -39,6 +39,12 @@ struct Rejected {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Csi {
+    call: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SequencePart {
     part: &'static str,
 }
@@ -52,6 +58,8 @@ pub(crate) struct Metrics {
     nacks: Family<Nack, Counter>,
     rejected: Family<Rejected, Counter>,
     trust: Family<SequencePart, Gauge>,
+    csi: Family<Csi, Counter>,
+    pub(crate) pod_volumes: Gauge,
     pub(crate) streams: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) workloads: Gauge,
@@ -69,6 +77,8 @@ impl Default for Metrics {
             nacks: Family::default(),
             rejected: Family::default(),
             trust: Family::default(),
+            csi: Family::default(),
+            pod_volumes: Gauge::default(),
             streams: Gauge::default(),
             connections: Gauge::default(),
             workloads: Gauge::default(),
@@ -108,6 +118,16 @@ impl Metrics {
             "trust_sequence",
             "Sequence of the roots that are served",
             self.trust.clone(),
+        );
+        registry.register(
+            "csi_calls",
+            "Calls of the kubelet, by call (publish, unpublish) and reason code, or OK",
+            self.csi.clone(),
+        );
+        registry.register(
+            "pod_volumes",
+            "Volumes of pods that are published, each with a socket",
+            self.pod_volumes.clone(),
         );
         registry.register("streams", "Open SDS streams", self.streams.clone());
         registry.register(
@@ -154,6 +174,10 @@ impl Metrics {
             code: report.code.clone(),
         };
         self.renewals.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn csi(&self, call: &'static str, code: &'static str) {
+        self.csi.get_or_create(&Csi { call, code }).inc();
     }
 
     pub(crate) fn acked(&self, after: Duration) {

@@ -50,6 +50,7 @@ fn fixed(before: &Config, next: &Config) -> Vec<&'static str> {
         ("node", before.node != next.node),
         ("authority", before.authority != next.authority),
         ("socket", before.socket != next.socket),
+        ("pod_sockets", before.pod_sockets != next.pod_sockets),
         ("names", before.names != next.names),
         ("state", before.state != next.state),
         ("ops", before.ops != next.ops),

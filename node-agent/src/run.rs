@@ -1,10 +1,12 @@
 //! The process: everything is put together here, started, and ended in good order.
 
 use crate::agent::{Agent, Conditions, Ears, Parts};
+use crate::attest::Peer;
 use crate::attest::local::Digests;
 use crate::authority::{Authority, NodeId};
 use crate::cache::{Cache, CacheError, KeyFileError, sealing_key};
 use crate::config::Config;
+use crate::csi::{self, DriverError};
 use crate::doorway::Doorway;
 use crate::metrics::Metrics;
 use crate::reload;
@@ -27,6 +29,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Streams that wait to be taken in.
 const OPENS: usize = 1024;
 const FROM_AUTHORITY: usize = 64;
+/// More pods than a node has: all of them are told at the start, before anybody listens.
+const PODS: usize = 4096;
 
 /// Why the process can't begin.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +44,9 @@ pub enum StartError {
     /// The socket of proxies.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The driver of pods' volumes.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
     /// The operator's port, or signals.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -156,11 +163,33 @@ pub async fn start(
     };
     let connections = Connections {
         max: config.socket.max_connections,
+        peers: Peer::of,
         drain: drain.clone(),
         tasks: tasks.clone(),
-        metrics,
+        metrics: metrics.clone(),
         loosened,
     };
+    let of_pods = config.pod_sockets.as_ref().map(|options| Connections {
+        max: options.max_connections,
+        peers: Peer::of_socket,
+        ..connections.clone()
+    });
+    let (pods, pods_ear) = mpsc::channel(PODS);
+    if let Some(connections) = of_pods {
+        csi::start(csi::Start {
+            config: &config,
+            sockets: csi::Sockets {
+                doorway: doorway.clone(),
+                connections,
+            },
+            pods,
+            metrics,
+            condition: readiness.condition("kubelet"),
+            drain,
+            tasks: &tasks,
+        })
+        .await?;
+    }
     connections.serve(listener, arx_sds::SdsService::new(Arc::new(doorway)));
     tracing::info!(
         socket = %config.socket.path.display(),
@@ -189,6 +218,7 @@ pub async fn start(
         opens: opens_ear,
         streams: streams_ear,
         authority: authority_ear,
+        pods: pods_ear,
     };
     agent.start(ears, link, drain, &tasks);
     let ops = ops::Server::bind(config.ops.address).await?;

@@ -5,6 +5,7 @@ mod crowd;
 mod pieces;
 mod weighed;
 
+use crate::attest::peer::PeerError;
 use crate::attest::{Asker, Peer};
 use crate::doorway;
 use crate::heap;
@@ -22,7 +23,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tower_service::Service;
 
 use crowd::Crowd;
@@ -59,10 +60,46 @@ const TRIM_AT_LATEST: Duration = Duration::from_millis(500);
 /// How long a connection may take to end when the process does.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Closes a socket when it is dropped, and ends its connections.
+#[derive(Debug)]
+pub(crate) struct Close(#[expect(dead_code, reason = "it is dropped")] watch::Sender<()>);
+
+/// When a socket's connections end.
+#[derive(Clone, Debug)]
+struct End {
+    drain: Drain,
+    /// Its sender is dropped to close the socket; none if it lasts as long as the process.
+    closed: Option<watch::Receiver<()>>,
+}
+
+impl End {
+    fn of(drain: &Drain) -> Self {
+        Self {
+            drain: drain.clone(),
+            closed: None,
+        }
+    }
+
+    async fn comes(&self) {
+        let closed = async {
+            match self.closed.clone() {
+                Some(mut closed) => while closed.changed().await.is_ok() {},
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.drain.requested() => {}
+            () = closed => {}
+        }
+    }
+}
+
 /// What the connections of one socket share.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections {
     pub(crate) max: usize,
+    /// How it is found out who connects.
+    pub(crate) peers: fn(&UnixStream) -> Result<Peer, PeerError>,
     pub(crate) drain: Drain,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Metrics,
@@ -88,42 +125,13 @@ impl Connections {
     {
         let (tasks, trimming) = (self.tasks.clone(), self.clone());
         tasks.spawn("trim", OnPanic::Continue, trimming.trim());
-        tasks.spawn("socket", OnPanic::End, async move {
-            let places = Arc::new(Semaphore::new(self.max));
-            let crowd = Crowd::new(self.max);
-            let mut number = 0;
-            loop {
-                let place = tokio::select! {
-                    place = Arc::clone(&places).acquire_owned() => place,
-                    () = self.drain.requested() => return,
-                };
-                let accepted = tokio::select! {
-                    accepted = listener.accept() => accepted,
-                    () = self.drain.requested() => return,
-                };
-                let stream = match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        tracing::warn!(
-                            code = "ARX-AGENT-ACCEPT",
-                            %error,
-                            "a connection was not accepted; raise the limit of open files if this goes on"
-                        );
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                };
-                let (shared, service, crowd) = (self.clone(), service.clone(), crowd.clone());
-                number += 1;
-                self.tasks.spawn("connection", OnPanic::Continue, async move {
-                    shared.connection(stream, number, service, &crowd).await;
-                    drop(place);
-                });
-            }
-        });
+        let end = End::of(&self.drain);
+        tasks.spawn("socket", OnPanic::End, self.accept(listener, service, end));
     }
 
-    async fn connection<S, B>(self, stream: UnixStream, number: u64, service: S, crowd: &Crowd)
+    /// The same for one socket of many: accepts until the process ends, or what is answered is
+    /// dropped.
+    pub(crate) fn serve_until_closed<S, B>(&self, listener: UnixListener, service: S) -> Close
     where
         S: Service<
                 http::Request<hyper::body::Incoming>,
@@ -136,7 +144,84 @@ impl Connections {
         B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let peer = match Peer::of(&stream) {
+        let (close, closed) = watch::channel(());
+        let end = End {
+            drain: self.drain.clone(),
+            closed: Some(closed),
+        };
+        let accepting = self.clone().accept(listener, service, end);
+        self.tasks.spawn("pod socket", OnPanic::Continue, accepting);
+        Close(close)
+    }
+
+    async fn accept<S, B>(self, listener: UnixListener, service: S, end: End)
+    where
+        S: Service<
+                http::Request<hyper::body::Incoming>,
+                Response = http::Response<B>,
+                Error = Infallible,
+            > + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let places = Arc::new(Semaphore::new(self.max));
+        let crowd = Crowd::new(self.max);
+        let mut number = 0;
+        loop {
+            let place = tokio::select! {
+                place = Arc::clone(&places).acquire_owned() => place,
+                () = end.comes() => return,
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = end.comes() => return,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(
+                        code = "ARX-AGENT-ACCEPT",
+                        %error,
+                        "a connection was not accepted; raise the limit of open files if this goes on"
+                    );
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (shared, service, crowd) = (self.clone(), service.clone(), crowd.clone());
+            let end = end.clone();
+            number += 1;
+            self.tasks
+                .spawn("connection", OnPanic::Continue, async move {
+                    let guest = (stream, number);
+                    shared.connection(guest, service, &crowd, end).await;
+                    drop(place);
+                });
+        }
+    }
+
+    async fn connection<S, B>(
+        self,
+        (stream, number): (UnixStream, u64),
+        service: S,
+        crowd: &Crowd,
+        end: End,
+    ) where
+        S: Service<
+                http::Request<hyper::body::Incoming>,
+                Response = http::Response<B>,
+                Error = Infallible,
+            > + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let peer = match (self.peers)(&stream) {
             Ok(peer) => Arc::new(peer),
             Err(error) => {
                 self.metrics.rejected("peer");
@@ -215,7 +300,7 @@ impl Connections {
                 self.metrics.rejected("silent");
                 Ok(())
             }
-            () = self.drain.requested() => {
+            () = end.comes() => {
                 // The streams end by themselves, each with a status.
                 connection.as_mut().graceful_shutdown();
                 let ending = calls.drive(connection.as_mut(), &mut running);

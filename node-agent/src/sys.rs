@@ -1,9 +1,10 @@
-//! The two calls that no safe interface offers: `SO_PEERPIDFD`, without which a peer's
-//! pid could have been reused before it was looked up, and waiting for a pidfd. This is
-//! the only file of the agent with unsafe code.
+//! The three calls that no safe interface offers: `SO_PEERPIDFD`, without which a peer's
+//! pid could have been reused before it was looked up; waiting for a pidfd; and
+//! `mount_setattr`, by which a mount is read-only before anybody sees it. This is the only
+//! file of the agent with unsafe code.
 #![allow(
     unsafe_code,
-    reason = "SO_PEERPIDFD and AsyncFd::register have no safe wrapper"
+    reason = "SO_PEERPIDFD, AsyncFd::register and mount_setattr have no safe wrapper"
 )]
 
 use std::io;
@@ -37,6 +38,40 @@ pub(crate) fn peer_pidfd(socket: &impl AsRawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just installed this descriptor for us; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a mount that nobody sees yet (`open_tree` with `OPEN_TREE_CLONE`) read-only, without
+/// devices, set-user-ids or executables, and no peer of any other.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.12, `EPERM` without CAP_SYS_ADMIN.
+pub(crate) fn make_read_only(tree: &impl AsRawFd) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty C string, and the kernel reads as many bytes of the
+    // attributes as it is told that there are.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Resolves when `fd` is readable.

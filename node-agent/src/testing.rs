@@ -1,6 +1,7 @@
 //! What tests of this crate share: a small authority of their own, a server for it, and
 //! proxies.
 
+pub(crate) mod kubelet;
 pub(crate) mod proxy;
 pub(crate) mod server;
 

@@ -29,7 +29,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use unproved::Unproved;
-use workload::{Early, Schedule};
+use workload::{Early, Presence, Schedule};
 
 /// Everybody who has or wants an identity.
 #[derive(Debug, Default)]
@@ -169,6 +169,50 @@ impl Workloads {
         }
         self.note_use(id, now);
         Ok(id)
+    }
+
+    /// A pod has a socket of its own, or comes with another token: its certificate is fetched
+    /// before it asks, and kept for as long as the pod is there.
+    pub(crate) fn published(
+        &mut self,
+        pod: Arc<Pod>,
+        token: Option<Arc<ServiceAccountToken>>,
+        now: Now,
+    ) {
+        let id = self.of_key(Key::Socket(pod));
+        if let Some(workload) = self.all.get_mut(&id) {
+            workload.presence = Presence::Published;
+            if token.is_some() && workload.starved {
+                // It has failed for want of this alone.
+                workload.failures = 0;
+            }
+        }
+        if let Some(token) = token {
+            self.offer(id, token, now);
+        }
+        if self
+            .all
+            .get(&id)
+            .is_some_and(|workload| workload.schedule == Schedule::Never)
+        {
+            self.schedule(id, now);
+        }
+        self.note_use(id, now);
+    }
+
+    /// A pod has no socket any more: its processes have ended.
+    pub(crate) fn unpublished(&mut self, pod: &Arc<Pod>, now: Now) {
+        let Some(id) = self.by_key.get(&Key::Socket(Arc::clone(pod))).copied() else {
+            return;
+        };
+        if let Some(workload) = self.all.get_mut(&id) {
+            workload.presence = Presence::Gone;
+            workload.tokens.clear();
+            if let Some(at) = workload.unused_until.take() {
+                self.unused.remove(&(at, id));
+            }
+        }
+        self.note_use(id, now);
     }
 
     fn of_token(
@@ -638,14 +682,18 @@ impl Workloads {
         let Some(workload) = self.all.get_mut(&id) else {
             return;
         };
-        let in_use = !workload.streams.is_empty() || workload.schedule == Schedule::Asked;
+        let in_use = !workload.streams.is_empty()
+            || workload.schedule == Schedule::Asked
+            || workload.presence == Presence::Published;
         match (in_use, workload.unused_until) {
             (true, Some(at)) => {
                 self.unused.remove(&(at, id));
                 workload.unused_until = None;
             }
             (false, None) => {
-                let linger = if workload.newest().is_some() {
+                let linger = if workload.presence == Presence::Gone {
+                    Duration::ZERO
+                } else if workload.newest().is_some() {
                     self.linger
                 } else if workload.was_refused {
                     REFUSED_LINGER

@@ -68,7 +68,7 @@ const AGENT: Program = Program {
         Ok(config) => Ok(format!("{config:?}")),
         Err(error) => Err(error.to_string()),
     },
-    alternatives: &["certificates.ttl"],
+    alternatives: &["certificates.ttl", "pod_sockets"],
 };
 
 /// A line of an example.

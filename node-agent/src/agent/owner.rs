@@ -7,6 +7,7 @@ mod streams;
 
 pub(crate) use sealing::{What, Write, Written};
 
+use super::PodEvent;
 use crate::attest::peer::ProcessWatch;
 use crate::authority::Event as FromAuthority;
 use crate::cache::{Loaded, State};
@@ -17,7 +18,7 @@ use crate::quiet::QuietByCode;
 use crate::roots::Roots;
 use crate::subscribers::{Holder, Now, Subscribers};
 use crate::trust::{self, nearer_root};
-use crate::workloads::{Applied, Report, Workloads};
+use crate::workloads::{Applied, Key, Report, Workloads};
 use arx_daemon::ops::Condition;
 use arx_identity::{KeyId, Svid, TrustBundle};
 use arx_proto::node::v1::{RenewalHint, Welcome};
@@ -278,6 +279,18 @@ impl Owner {
         }
     }
 
+    /// A kubelet says something.
+    pub(crate) fn on_pod(&mut self, event: PodEvent, now: Now) {
+        match event {
+            PodEvent::Published { pod, token } => self.workloads.published(pod, token, now),
+            PodEvent::Gone { pod } => {
+                self.workloads.unpublished(&pod, now);
+                // A kubelet takes a volume away when no process of the pod is left.
+                self.on_death(&Holder::Pod(pod.uid.to_string()), now);
+            }
+        }
+    }
+
     /// The authority says something.
     pub(crate) fn on_authority(&mut self, event: FromAuthority, now: Now) {
         match event {
@@ -411,6 +424,15 @@ impl Owner {
         let Some(workload) = self.workloads.get(id) else {
             return;
         };
+        if let Key::Socket(pod) = &workload.key {
+            // Its proxies have no tokens, so nothing would come of ending their streams.
+            tracing::info!(
+                code = "ARX-CSI-TOKEN-AWAITED",
+                %pod,
+                "no certificate before the kubelet brings the pod's next token"
+            );
+            return;
+        }
         tracing::warn!(
             code = "ARX-AGENT-TOKEN-EXPIRED",
             evidence = workload.evidence_in_words(),

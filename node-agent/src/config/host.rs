@@ -12,6 +12,10 @@ use super::Config;
 pub(super) fn places(config: &Config, problems: &mut Problems<'_>) {
     problems.socket("socket.path", &config.socket.path);
     problems.directory("state.directory", &config.state.directory);
+    if let Some(pods) = &config.pod_sockets {
+        problems.directory("pod_sockets.kubelet_root", &pods.kubelet_root);
+        problems.directory("pod_sockets.directory", &pods.directory);
+    }
     let key = &config.state.cache_key_file;
     if key.symlink_metadata().is_ok() {
         problems.take("state.cache_key_file", secret_file(key));

@@ -226,3 +226,45 @@ fn a_token_of_another_node_is_told_by_the_check_and_is_in_no_message() {
     write(testing::JWT);
     Config::check(&path).expect("it does not say");
 }
+
+#[test]
+fn a_driver_that_could_not_work_is_refused_with_its_line() {
+    for (options, part) in [
+        ("driver = \"9.x\"", "no driver's name"),
+        ("audience = \"\"", "which is the API server"),
+        (
+            "kubelet_root = \"kubelet\"",
+            "pod_sockets.kubelet_root: not an absolute path",
+        ),
+        (
+            "directory = \"/var/lib/kubelet/pods/arx\"",
+            "where the kubelet keeps its pods",
+        ),
+        ("max_connections = 0", "nobody could connect"),
+        ("republish = true", "republish"),
+    ] {
+        let message = refused(|t| t + &format!("[pod_sockets]\n{options}\n"));
+        assert!(message.contains(part), "{message}");
+    }
+    let long = format!("directory = \"/{}\"", "x".repeat(80));
+    let message = refused(|t| t + &format!("[pod_sockets]\n{long}\n"));
+    assert!(
+        message.contains("pod_sockets.directory") && message.contains("107"),
+        "{message}"
+    );
+}
+
+#[test]
+fn an_empty_table_of_pod_sockets_is_enough() -> Result<(), Box<dyn std::error::Error>> {
+    let directory = tempfile::tempdir()?;
+    assert!(check(directory.path(), |text| text)?.pod_sockets.is_none());
+    let config = check(directory.path(), |text| text + "[pod_sockets]\n")?;
+    let pods = config.pod_sockets.ok_or("it has some")?;
+    assert_eq!(
+        pods.endpoint(),
+        Path::new("/var/lib/kubelet/plugins/csi.arx.dev/csi.sock")
+    );
+    let registration = "/var/lib/kubelet/plugins_registry/csi.arx.dev-reg.sock";
+    assert_eq!(pods.registration(), Path::new(registration));
+    Ok(())
+}

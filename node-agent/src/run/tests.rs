@@ -1,5 +1,7 @@
 //! A whole agent between an authority and proxies, all over real sockets.
 
+mod pods;
+
 use super::*;
 use crate::testing::proxy::{Proxy, Stream};
 use crate::testing::server::{self, Told};
@@ -63,6 +65,7 @@ impl Node {
             {extra}
             "#
         );
+        let text = text.replace("{HERE}", &directory.to_string());
         std::fs::write(&path, text).expect("writable");
         Config::load(&path).expect("a good configuration")
     }

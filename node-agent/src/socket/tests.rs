@@ -58,6 +58,7 @@ impl Socket {
         let metrics = Metrics::default();
         let connections = Connections {
             max: 8,
+            peers: Peer::of,
             drain: drain.clone(),
             tasks: Tasks::new(&drain),
             metrics: metrics.clone(),

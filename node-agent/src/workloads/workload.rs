@@ -79,6 +79,17 @@ pub(super) enum Schedule {
     Asked,
 }
 
+/// Whether a pod is there, as far as its kubelet has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Nobody has said anything.
+    Untold,
+    /// It has a socket of its own, and will ask.
+    Published,
+    /// Its processes have ended.
+    Gone,
+}
+
 /// One identity.
 #[derive(Debug)]
 pub(crate) struct Workload {
@@ -109,6 +120,8 @@ pub(crate) struct Workload {
     pub(super) asker: Option<Asker>,
     /// The authority has said no, and not only for now.
     pub(super) was_refused: bool,
+    /// Whether its pod is there, where somebody tells.
+    pub(super) presence: Presence,
     seed: u64,
 }
 
@@ -134,6 +147,7 @@ impl Workload {
             starved: false,
             asker: None,
             was_refused: false,
+            presence: Presence::Untold,
             seed,
         }
     }
