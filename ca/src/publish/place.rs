@@ -41,6 +41,21 @@ pub(super) struct Seen {
     pub(super) content: Option<[u8; 32]>,
     /// The names of its webhooks.
     pub(super) parts: Vec<String>,
+    /// Its `resourceVersion`.
+    pub(super) version: Option<String>,
+}
+
+impl Seen {
+    /// Whether both hold the same, though something else of it may have changed.
+    pub(super) fn holds_as(&self, other: &Self) -> bool {
+        let Self {
+            stamp,
+            content,
+            parts,
+            version: _,
+        } = self;
+        *stamp == other.stamp && *content == other.content && *parts == other.parts
+    }
 }
 
 impl Kind {
@@ -184,6 +199,7 @@ impl Place {
                 .iter()
                 .filter_map(|webhook| Some(webhook["name"].as_str()?.to_owned()))
                 .collect(),
+            version: object.metadata.resource_version.clone(),
         }
     }
 
@@ -201,6 +217,10 @@ impl Place {
         });
         if !self.labels.is_empty() {
             object["metadata"]["labels"] = json!(self.labels);
+        }
+        // Only to what was seen: whoever was away for a while must not undo what others did since.
+        if let Some(version) = seen.and_then(|seen| seen.version.as_ref()) {
+            object["metadata"]["resourceVersion"] = json!(version);
         }
         let encoded = || STANDARD.encode(wanted.pem.as_bytes());
         match self.kind {

@@ -356,6 +356,7 @@ async fn what_is_applied_has_one_manager_and_is_never_forced() {
     let conflict = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 409, "reason": "Conflict",
         "message": "Apply failed with 1 conflict: conflict with \"istiod\": .data.bundle.pem",
+        "details": {"causes": [{"reason": "FieldManagerConflict", "field": ".data.bundle.pem"}]},
     });
     asked.whole(409, &conflict);
     running.code_is(Some("ARX-PUBLISH-FOREIGN")).await;
@@ -469,4 +470,57 @@ async fn a_gate_waits_for_every_cluster() {
     let (_, waiting) = publishers.gate(one.sequence(), Instant::now());
     let nodes: Vec<_> = waiting.iter().map(|it| it.node.as_str()).collect();
     assert_eq!(nodes, ["c1", "c2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_since_it_was_last_seen_is_not_undone() {
+    let mut running = Running::new(OWN).await;
+    let [namespaces, maps] = running.listed(&["shop"]).await;
+    // As of a bundle before the one that is published.
+    let domain = "example.org";
+    let trust = running.house.ca.trust.current();
+    let mut before = config_map(&trust, running.house.ca.authority.root_key_id(), domain);
+    before["apiVersion"] = json!("v1");
+    before["kind"] = json!("ConfigMap");
+    before["metadata"]["namespace"] = json!("shop");
+    before["metadata"]["resourceVersion"] = json!("9");
+    before["metadata"]["annotations"]["arx.dev/bundle-sequence"] = json!("0.9");
+    running.next().await.whole(201, &before);
+    let asked = running.next().await;
+    assert_eq!(asked.body["metadata"]["resourceVersion"], "9");
+    // Meanwhile another replica has published more.
+    let modified = json!({
+        "kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict",
+        "message": "the object has been modified; please apply your changes to the latest version",
+    });
+    asked.whole(409, &modified);
+    running.code_is(Some("ARX-PUBLISH-AWAY")).await;
+    let mut after = before.clone();
+    after["metadata"]["resourceVersion"] = json!("10");
+    after["metadata"]["annotations"]["arx.dev/bundle-sequence"] = json!("1.100");
+    maps.say("MODIFIED", &after);
+    running.code_is(Some("ARX-PUBLISH-NEWER")).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    while let Ok(asked) = running.asked.try_recv() {
+        assert_ne!(asked.method, Method::PATCH, "{}", asked.what);
+    }
+    drop(namespaces);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_has_too_much_to_do_is_asked_again_later() {
+    let mut running = Running::new(OWN).await;
+    let _watches = running.listed(&["shop"]).await;
+    let busy = json!({"kind": "Status", "status": "Failure", "code": 429, "message": "too many"});
+    for _ in 0..3 {
+        let asked = running.next().await;
+        assert_eq!(asked.method, Method::PATCH);
+        asked.whole(429, &busy);
+        running.code_is(Some("ARX-PUBLISH-AWAY")).await;
+    }
+    let asked = running.next().await;
+    let mut applied = asked.body.clone();
+    applied["metadata"]["namespace"] = json!("shop");
+    asked.whole(200, &applied);
+    running.code_is(None).await;
 }

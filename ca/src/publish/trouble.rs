@@ -70,8 +70,12 @@ impl Trouble {
             return Self::new("ARX-PUBLISH-AWAY", in_short(error));
         };
         let said: String = status.message.chars().take(300).collect();
+        let causes = status.details.iter().flat_map(|it| &it.causes);
+        let foreign = causes
+            .into_iter()
+            .any(|cause| cause.reason == "FieldManagerConflict");
         match status.code {
-            409 => Self::new(
+            409 if foreign => Self::new(
                 "ARX-PUBLISH-FOREIGN",
                 format!(
                     "somebody else has written it, and is left alone ({said}): end that, and delete the object"

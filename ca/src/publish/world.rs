@@ -180,11 +180,12 @@ impl World {
             }
             _ => holds.then_some((stamp.sequence, now)),
         };
-        if object.seen.as_ref() != Some(&seen) {
+        let same = object.seen.as_ref().is_some_and(|it| it.holds_as(&seen));
+        if !same {
             // Whatever was in the way may be gone.
             object.again = None;
-            object.seen = Some(seen);
         }
+        object.seen = Some(seen);
         self.read[place].away = None;
     }
 
