@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::ledger::{self, Ledger};
 use crate::run::seal_source;
 use crate::state::State;
+use crate::store::Place;
 use crate::token::Tokens;
 use crate::trust::{Evidence, Trust, TrustError};
 
@@ -184,17 +185,19 @@ impl Report {
     /// the service where state is kept.
     async fn state(&mut self, config: &Config) -> Result<Option<State>, Unreadable> {
         let place = config.state.place();
-        if let Some(etcd) = &config.state.etcd
-            && let Err(reason) = etcd.try_files()
-        {
-            self.wrong_at("state.etcd", &reason);
+        if let Err(reason) = place.try_rights().await {
+            let setting = match place {
+                Place::Kubernetes(_) => "state.kubernetes",
+                _ => "state.etcd",
+            };
+            self.wrong_at(setting, &reason);
             return Err(Unreadable);
         }
         let unreadable = |this: &mut Self, error: &dyn std::fmt::Display, code: &str| {
             this.wrong(&format!("state: {error} ({code})"));
             Unreadable
         };
-        let store = match place.look() {
+        let store = match place.look().await {
             Ok(store) => store,
             Err(error) => return Err(unreadable(self, &error, error.code())),
         };

@@ -118,6 +118,8 @@ pub struct State {
     pub directory: PathBuf,
     /// State is kept in etcd.
     pub etcd: Option<store::EtcdOptions>,
+    /// State is kept in Secrets of Kubernetes.
+    pub kubernetes: Option<store::KubernetesOptions>,
     /// The key that secrets are sealed with at rest.
     pub seal_key_file: Option<PathBuf>,
     /// `none`: secrets lie in plain text in the state file.
@@ -326,9 +328,10 @@ impl State {
     /// Where state is kept.
     #[must_use]
     pub fn place(&self) -> store::Place {
-        match &self.etcd {
-            Some(options) => store::Place::Etcd(options.clone()),
-            None => store::Place::File(self.directory.join("state.redb")),
+        match (&self.etcd, &self.kubernetes) {
+            (Some(options), _) => store::Place::Etcd(options.clone()),
+            (None, Some(options)) => store::Place::Kubernetes(options.clone()),
+            (None, None) => store::Place::File(self.directory.join("state.redb")),
         }
     }
 }
@@ -365,6 +368,16 @@ impl Config {
         self.check_paths(problems);
         if let Some(etcd) = &self.state.etcd {
             etcd.problems(problems);
+        }
+        if let Some(kubernetes) = &self.state.kubernetes {
+            kubernetes.problems(problems);
+            if self.state.etcd.is_some() {
+                problems.add(
+                    "state.kubernetes",
+                    "state is kept in etcd already",
+                    "remove the one table or the other",
+                );
+            }
         }
         for problem in self.authority_options().problems() {
             let code = problem.code;
@@ -422,6 +435,8 @@ impl Config {
                 .map(|path| ("state.seal_key_file", path)),
         );
         paths.extend(self.state.etcd.iter().flat_map(store::EtcdOptions::paths));
+        let kubernetes = self.state.kubernetes.iter();
+        paths.extend(kubernetes.flat_map(store::KubernetesOptions::paths));
         let files = &self.authority;
         let named = [
             ("authority.certificate_file", &files.certificate_file),

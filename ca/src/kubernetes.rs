@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+mod lines;
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use arx_identity::crypto;
 use http_body_util::{BodyExt as _, Limited};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+
+pub(crate) use lines::Lines;
 
 /// Whom to ask, and as whom: by a kubeconfig, or as the pod that this process runs in.
 ///
@@ -76,6 +79,20 @@ pub(crate) fn in_short(error: &dyn std::error::Error) -> String {
     if text.len() > 300 {
         let end = (0..=300).rev().find(|end| text.is_char_boundary(*end));
         text.truncate(end.unwrap_or(0));
+    }
+    text
+}
+
+/// A value in a query (RFC 3986, 3.4).
+pub(crate) fn encoded(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                text.push(char::from(byte));
+            }
+            other => text.push_str(&format!("%{other:02X}")),
+        }
     }
     text
 }

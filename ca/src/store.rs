@@ -13,6 +13,7 @@ mod etcd;
 #[cfg(any(test, feature = "testing"))]
 pub mod faults;
 mod key;
+mod kubernetes;
 mod memory;
 mod place;
 mod redb;
@@ -29,6 +30,7 @@ pub use changes::{Changes, Closed};
 pub use error::{CasError, StoreError};
 pub use etcd::{Etcd, Options as EtcdOptions};
 pub use key::{Key, KeyError, Prefix, Segment};
+pub use kubernetes::{Kubernetes, Options as KubernetesOptions};
 pub use memory::Memory;
 pub use place::Place;
 pub use redb::{OpenError, Redb};

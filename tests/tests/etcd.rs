@@ -48,8 +48,8 @@ async fn write(store: &dyn Store, key: &Key) -> anyhow::Result<()> {
 async fn etcd_keeps_every_promise_of_a_store_also_behind_faults() -> anyhow::Result<()> {
     let etcd = Etcd::start(1).await?;
     let store = |prefix: &str| etcd.store(prefix).expect("its options can be used");
-    store_keeps_all_promises!(|name: &str| store(&format!("{name}/")));
-    let faulty = |name: &str| Faulty::new(Arc::new(store(&format!("faulty/{name}/"))));
+    store_keeps_all_promises!(async |name: &str| store(&format!("{name}/")));
+    let faulty = async |name: &str| Faulty::new(Arc::new(store(&format!("faulty/{name}/"))));
     store_keeps_all_promises!(faulty);
     Ok(())
 }

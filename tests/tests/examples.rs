@@ -38,6 +38,7 @@ const AUTHORITY: Program = Program {
         "page.token_file",
         "state.seal",
         "state.etcd",
+        "state.kubernetes",
         "authority.root_renewal_lead",
         "authority.certificate_file",
         "authority.key_file",

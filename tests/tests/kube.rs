@@ -7,5 +7,6 @@ mod kube {
     mod pods;
     mod publish;
     mod shop;
+    mod store;
     mod tokens;
 }

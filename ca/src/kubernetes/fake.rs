@@ -72,6 +72,16 @@ impl Asked {
         self.send(status, body.boxed());
     }
 
+    /// Answers that it is asked too often, and when to come again.
+    pub(crate) fn too_many(self, seconds: u32) {
+        let response = Response::builder()
+            .status(429)
+            .header(http::header::RETRY_AFTER, seconds);
+        let response = response.body(StreamBody::new(stream::empty().boxed()));
+        let response = response.expect("a response");
+        assert!(self.answer.send(response).is_ok(), "nobody waits");
+    }
+
     /// Answers with a watch, to which lines are sent.
     pub(crate) fn open(self) -> Watch {
         let (lines, sent) = mpsc::unbounded_channel::<Bytes>();

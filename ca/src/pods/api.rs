@@ -4,12 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Request, StatusCode};
-use http_body_util::BodyExt as _;
 use kube::client::Body;
 
-use crate::kubernetes::{self, body, in_short};
+use crate::kubernetes::{self, Lines, body, encoded, in_short};
 
 /// An answer that takes longer has failed.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
@@ -17,14 +15,11 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 const PAGE_DEADLINE: Duration = Duration::from_secs(30);
 /// Pods in a page: what is read of it is in memory at once.
 const PAGE: u32 = 250;
-/// Longest page and longest line of a watch, in bytes: etcd takes no object of more than 1.5 MiB.
+/// Longest page, and longest pod: etcd takes no object of more than 1.5 MiB.
 const MAX_PAGE: usize = 64 << 20;
 const MAX_POD: usize = 4 << 20;
 /// So long one watch lasts; the next goes on where it ended.
 const WATCH: Duration = Duration::from_secs(300);
-/// An API server says about once a minute how far a watch has come. After so long without a word
-/// the connection is not there any more.
-const QUIET: Duration = Duration::from_secs(90);
 
 /// An API server.
 pub(crate) struct Api {
@@ -103,11 +98,7 @@ impl Api {
             let why = format!("no answer within {seconds} s");
             Err((StatusCode::GATEWAY_TIMEOUT, why))
         });
-        Ok(Lines {
-            body: answer.map_err(failed)?,
-            read: BytesMut::new(),
-            searched: 0,
-        })
+        Ok(Lines::of(answer.map_err(failed)?))
     }
 
     async fn get(&self, path: &str) -> Result<Body, (StatusCode, String)> {
@@ -134,58 +125,5 @@ fn failed((status, why): (StatusCode, String)) -> Failed {
     match status {
         StatusCode::GONE => Failed::Expired,
         _ => Failed::Other(why),
-    }
-}
-
-/// A value in a query (RFC 3986, 3.4).
-fn encoded(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                text.push(char::from(byte));
-            }
-            other => text.push_str(&format!("%{other:02X}")),
-        }
-    }
-    text
-}
-
-/// The lines of a watch.
-pub(super) struct Lines {
-    body: Body,
-    read: BytesMut,
-    /// So many bytes of it hold no end of a line.
-    searched: usize,
-}
-
-impl Lines {
-    /// The next one; `None` when the watch has ended.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, String> {
-        loop {
-            let end = self.read[self.searched..]
-                .iter()
-                .position(|it| *it == b'\n');
-            if let Some(end) = end {
-                let line = self.read.split_to(self.searched + end).freeze();
-                self.read.advance(1);
-                self.searched = 0;
-                return Ok(Some(line));
-            }
-            self.searched = self.read.len();
-            if self.searched > MAX_POD {
-                return Err(format!("a line of more than {} MiB", MAX_POD >> 20));
-            }
-            let frame = tokio::time::timeout(QUIET, self.body.frame()).await;
-            match frame.map_err(|_| format!("nothing was heard for {} s", QUIET.as_secs()))? {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.read.extend_from_slice(&data);
-                    }
-                }
-                Some(Err(error)) => return Err(in_short(&error)),
-                None => return Ok(None),
-            }
-        }
     }
 }

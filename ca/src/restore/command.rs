@@ -31,6 +31,7 @@ pub fn command(config: &Config, clock: &Clock, file: &Path) -> ExitCode {
             .map_err(|error| format!("{}: {error}", config.state.directory.display()))?;
         let store = place
             .open(clock.now())
+            .await
             .map_err(|error| format!("{error} ({})", error.code()))?;
         let now = clock.now();
         put_back(file, &store, &seal, &config.trust_domain, now)

@@ -141,7 +141,7 @@ impl Parts {
             tracing::warn!(code = "ARX-STATE-DIRECTORY", directory = %directory.display(), "others had access to state.directory (mode {mode:04o}): it is closed to them now (0700)");
         }
         let now = clock.now();
-        let store = config.state.place().open(now)?;
+        let store = config.state.place().open(now).await?;
         let first = State::is_new(&store, &config.trust_domain).await?;
         let seal = seal_source(config).seal(first)?;
         let state = State::open(store, seal, &config.trust_domain, SOFTWARE).await?;

@@ -35,7 +35,7 @@ macro_rules! store_conformance {
 
 /// Holds a store to one promise after the other, for stores that are no test's own.
 ///
-/// The argument is a function of a promise's name whose value is an empty store.
+/// The argument is a function of a promise's name whose future answers an empty store.
 #[macro_export]
 macro_rules! store_keeps_all_promises {
     ($factory:expr) => {
@@ -44,7 +44,7 @@ macro_rules! store_keeps_all_promises {
     ($factory:expr; $($name:ident)+) => {
         $(
             println!(stringify!($name));
-            $crate::store::conformance::$name($factory(stringify!($name))).await;
+            $crate::store::conformance::$name($factory(stringify!($name)).await).await;
         )+
     };
 }

@@ -123,6 +123,15 @@ impl Prefix {
         Self::kind(trust_domain, kind).of_issuer(issuer)
     }
 
+    /// What it is made of.
+    pub(super) fn parts(&self) -> (&TrustDomain, Option<(&Segment, Option<KeyId>)>) {
+        let kind = self.kind.as_ref();
+        (
+            &self.trust_domain,
+            kind.map(|(kind, issuer)| (kind, *issuer)),
+        )
+    }
+
     fn of_issuer(mut self, issuer: KeyId) -> Self {
         if let Some((_, of)) = &mut self.kind {
             *of = Some(issuer);

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Etcd, EtcdOptions, OpenError, Redb, Shared};
+use super::{
+    Etcd, EtcdOptions, Kubernetes, KubernetesOptions, OpenError, Redb, Shared, StoreError,
+};
 
 /// Where state is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub enum Place {
     File(PathBuf),
     /// In etcd.
     Etcd(EtcdOptions),
+    /// In Secrets of Kubernetes.
+    Kubernetes(KubernetesOptions),
 }
 
 impl Place {
@@ -22,16 +26,17 @@ impl Place {
     pub fn is_shared(&self) -> bool {
         match self {
             Self::File(_) => false,
-            Self::Etcd(_) => true,
+            Self::Etcd(_) | Self::Kubernetes(_) => true,
         }
     }
 
-    /// What it is, in two words at most.
+    /// What it is, in few words.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::File(_) => "state file",
             Self::Etcd(_) => "etcd",
+            Self::Kubernetes(_) => "Secrets of Kubernetes",
         }
     }
 
@@ -40,11 +45,35 @@ impl Place {
     ///
     /// # Errors
     /// [`OpenError`]; what is there is as it was.
-    pub fn open(&self, now: SystemTime) -> Result<Shared, OpenError> {
+    pub async fn open(&self, now: SystemTime) -> Result<Shared, OpenError> {
         Ok(match self {
             Self::File(path) => Arc::new(Redb::open_or_create(path, now)?),
             Self::Etcd(options) => Arc::new(Etcd::new(options)?),
+            Self::Kubernetes(options) => Arc::new(Kubernetes::new(options).await?),
         })
+    }
+
+    /// What else keeps this process from working with the store there.
+    ///
+    /// # Errors
+    /// It, in words, or that nobody says.
+    pub(crate) async fn try_rights(&self) -> Result<(), String> {
+        match self {
+            Self::File(_) => Ok(()),
+            Self::Etcd(options) => options.try_files(),
+            Self::Kubernetes(options) => {
+                let missing = Kubernetes::missing_verbs(options).await;
+                let missing =
+                    missing.map_err(|error: StoreError| format!("{error} ({})", error.code()))?;
+                if missing.is_empty() {
+                    return Ok(());
+                }
+                Err(format!(
+                    "its service account may not {} Secrets of that namespace: grant it with a Role (ARX-STORE-REFUSED)",
+                    missing.join(", ")
+                ))
+            }
+        }
     }
 
     /// The store there, or a copy of it, to look at: a process that works with it does not notice.
@@ -52,11 +81,12 @@ impl Place {
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be read.
-    pub fn look(&self) -> Result<Option<Shared>, OpenError> {
+    pub async fn look(&self) -> Result<Option<Shared>, OpenError> {
         Ok(match self {
             Self::File(path) if !path.exists() => None,
             Self::File(path) => Some(Arc::new(Redb::peek(path)?)),
             Self::Etcd(options) => Some(Arc::new(Etcd::new(options)?)),
+            Self::Kubernetes(options) => Some(Arc::new(Kubernetes::new(options).await?)),
         })
     }
 }
@@ -66,6 +96,10 @@ impl fmt::Display for Place {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Etcd(options) => write!(f, "etcd at {}", options.endpoints.join(", ")),
+            Self::Kubernetes(options) => match &options.namespace {
+                Some(namespace) => write!(f, "Secrets of namespace {namespace}"),
+                None => f.write_str("Secrets of Kubernetes"),
+            },
         }
     }
 }
