@@ -50,8 +50,9 @@ step-ca: ## build step-ca and its command line, once, for the test that puts the
 
 kube: ## build a control plane of Kubernetes for the tests, once; or set KUBEBUILDER_ASSETS to one
 	[[ -n "$${KUBEBUILDER_ASSETS:-}$${ARX_TEST_KUBECONFIG:-}" ]] || scripts/tools.sh kube
+	@scripts/tools.sh csi-sanity
 
-test-kube: kube build ## the tests in a cluster: a real API server, or that of ARX_TEST_KUBECONFIG
+test-kube: envoy kube build ## the tests in a cluster: a real API server, or that of ARX_TEST_KUBECONFIG
 	$(CARGO) test -p arx-tests --test kube -- --ignored
 
 simulate: ## rotations in worlds where everything goes wrong (RUNS=worlds)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: tools.sh [envoy] [cargo-deny] [promtool] [step] [kube]; without a name, the first two
+# usage: tools.sh [envoy] [cargo-deny] [promtool] [step] [kube] [csi-sanity]; without a name, the first two
 # Brings what tests (Envoy, step-ca, a control plane of Kubernetes) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
 # target/tools), once. A tool is there when its stamp is there; a stamp names the tool's
 # version, so that a change of version here fetches it again. Safe to run twice at the
@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+readonly CSI_SANITY=v5.6.0
 readonly STEP=v0.30.2
 readonly CARGO_DENY=0.20.2
 
@@ -114,6 +115,20 @@ kube() {
     touch "$tools/stamps/kube-$want"
 }
 
+# The conformance suite of CSI, which is run against the node agent.
+csi_sanity() {
+    needs "csi-sanity-$CSI_SANITY" "csi-sanity $CSI_SANITY (built from source by Go, half a minute)" || return 0
+    command -v go >/dev/null || {
+        echo "tools: there is no go to build csi-sanity with: install it" >&2
+        return 1
+    }
+    rm -f "$tools"/stamps/csi-sanity-*
+    CGO_ENABLED=0 GOBIN="$tools/bin" GOFLAGS=-trimpath \
+        go install "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$CSI_SANITY"
+    "$tools/bin/csi-sanity" --help >/dev/null 2>&1
+    touch "$tools/stamps/csi-sanity-$CSI_SANITY"
+}
+
 (($#)) || set -- envoy cargo-deny
 for tool in "$@"; do
     case $tool in
@@ -122,8 +137,9 @@ for tool in "$@"; do
     promtool) promtool ;;
     step) step ;;
     kube) kube ;;
+    csi-sanity) csi_sanity ;;
     *)
-        echo "tools: there is no $tool: name envoy, cargo-deny, promtool, step or kube, or nothing for the first two" >&2
+        echo "tools: there is no $tool: name envoy, cargo-deny, promtool, step, kube or csi-sanity, or nothing for the first two" >&2
         exit 2
         ;;
     esac

@@ -38,6 +38,8 @@ pub struct Options {
     pub roots_file: Option<PathBuf>,
     /// Bytes of metadata in `node`: a real sidecar's has some 61,000.
     pub padding: usize,
+    /// The control group that it starts in, if not ours.
+    pub group: Option<PathBuf>,
     /// Gives it a rule of its own that it can't read, so that it refuses (NACKs) whatever
     /// roots come.
     pub refuses_roots: bool,
@@ -59,6 +61,7 @@ impl Options {
             trust: "ROOTCA".to_owned(),
             roots_file: None,
             padding: 0,
+            group: None,
             refuses_roots: false,
         }
     }
@@ -164,7 +167,7 @@ impl Envoy {
     pub fn start_on(ports: Ports, folder: &Path, options: Options) -> anyhow::Result<Self> {
         let config = folder.join(format!("{}.json", options.id));
         std::fs::write(&config, bootstrap(&options, ports).to_string())?;
-        let process = run(&config)?;
+        let process = run(&config, options.group.as_deref())?;
         Ok(Self {
             process,
             ports,
@@ -213,7 +216,7 @@ impl Envoy {
         process.kill().await?;
         change(&mut options);
         std::fs::write(&config, bootstrap(&options, ports).to_string())?;
-        let process = run(&config)?;
+        let process = run(&config, options.group.as_deref())?;
         Ok(Self {
             process,
             ports,
@@ -282,14 +285,13 @@ impl Envoy {
     }
 }
 
-fn run(config: &Path) -> anyhow::Result<Process> {
-    let (id, config) = (
-        base_id(),
-        config.to_str().context("the folder's name is text")?,
-    );
+fn run(config: &Path, group: Option<&Path>) -> anyhow::Result<Process> {
+    let text = |path: &Path| path.to_str().map(str::to_owned);
+    let config = text(config).context("the folder's name is text")?;
+    let (id, envoy) = (base_id(), tool("envoy")?);
     let arguments = [
         "-c",
-        config,
+        &config,
         "--concurrency",
         "1",
         "--base-id",
@@ -298,5 +300,13 @@ fn run(config: &Path) -> anyhow::Result<Process> {
         "-l",
         "warn",
     ];
-    Process::start("envoy", &tool("envoy")?, &arguments)
+    let Some(group) = group else {
+        return Process::start("envoy", &envoy, &arguments);
+    };
+    // It has to be there before it connects to anybody.
+    let enter = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
+    let group = text(group).context("a group's name is text")?;
+    let envoy = text(&envoy).context("the folder's name is text")?;
+    let arguments = [&["-c", enter, &group, &envoy][..], &arguments].concat();
+    Process::start("envoy", Path::new("/bin/sh"), &arguments)
 }

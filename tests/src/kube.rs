@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::process::{Process, until};
 use control_plane::ControlPlane;
 pub use control_plane::programs;
-pub use kubelet::{Kubelet, Token};
+pub use kubelet::{Driver, Kubelet, Token, Volume};
 
 /// Names a cluster to test against, by a kubeconfig that may do everything there.
 const ELSEWHERE: &str = "ARX_TEST_KUBECONFIG";
@@ -111,12 +111,25 @@ impl Cluster {
     /// # Errors
     /// If the API server refuses it.
     pub async fn pod(&self, wanted: NewPod<'_>) -> anyhow::Result<Pod> {
+        self.pod_with(wanted, Vec::new()).await
+    }
+
+    /// The same with further volumes.
+    ///
+    /// # Errors
+    /// If the API server refuses it.
+    pub async fn pod_with(
+        &self,
+        wanted: NewPod<'_>,
+        mut volumes: Vec<Value>,
+    ) -> anyhow::Result<Pod> {
         // A kubelet may ask for tokens only for the audiences that its pods name.
         let tokens = wanted.audiences.iter().map(|audience| {
             let path = format!("token-{}", audience.replace('/', "-"));
             json!({"serviceAccountToken": {"audience": audience, "path": path}})
         });
         let tokens: Vec<Value> = tokens.collect();
+        volumes.push(json!({"name": "tokens", "projected": {"sources": tokens}}));
         let pod: Pod = object(json!({
             "metadata": {"name": wanted.name},
             "spec": {
@@ -124,7 +137,7 @@ impl Cluster {
                 "automountServiceAccountToken": false,
                 "nodeName": wanted.node,
                 "containers": [{"name": "app", "image": "registry.invalid/app"}],
-                "volumes": [{"name": "tokens", "projected": {"sources": tokens}}],
+                "volumes": volumes,
             }
         }))?;
         let pods = Api::<Pod>::namespaced(self.admin.clone(), wanted.namespace);

@@ -11,6 +11,7 @@ pub mod admin;
 pub mod app;
 pub mod bench;
 pub mod browser;
+pub mod cgroup;
 pub mod demo;
 pub mod dice;
 pub mod envoy;

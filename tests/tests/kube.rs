@@ -3,8 +3,10 @@
 
 mod kube {
     mod agents;
+    mod csi;
     mod explained;
     mod pods;
+    mod process;
     mod publish;
     mod shop;
     mod store;

@@ -1,6 +1,8 @@
 //! What stands in for a kubelet: it does with the API what a kubelet does, by a kubelet's own
 //! credentials, and nothing that those would not allow.
 
+mod volumes;
+
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -13,6 +15,8 @@ use serde_json::json;
 
 use super::{Cluster, client, credentials, object};
 use crate::process::until;
+
+pub use volumes::{Driver, Volume};
 
 /// A kubelet asks for tokens of an hour.
 const TOKEN_SECONDS: u32 = 3600;
