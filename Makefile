@@ -21,7 +21,7 @@ N ?= 200
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo demo-distrust up down test step-ca kube test-kube simulate crash bench bench-kube check fmt clippy doc arrows deny rules ring tools envoy clean
+.PHONY: help build demo demo-distrust up down test step-ca kube test-kube simulate crash bench bench-kube check fmt clippy doc arrows deny rules ring tools envoy etcd clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,7 +41,7 @@ up: build ## start an Arx of one machine in the background (DIR=where, TTL=of ce
 down: ## stop what `make up` started (DIR=where)
 	target/debug/arx-stack down --dir "$(DIR)"
 
-test: envoy build ## all tests, with real Envoys, and 10,000 simulated rotations
+test: envoy etcd build ## all tests, with real Envoys and etcd, and 10,000 simulated rotations
 	$(CARGO) test --workspace
 	$(MAKE) simulate RUNS=10000
 
@@ -100,8 +100,11 @@ ring: ## build everything with the other crypto provider, and test identity with
 tools: ## bring what tests and checks need into target/tools, once
 	@scripts/tools.sh
 
-envoy: ## of these, Envoy alone: the demo and the tests need no more
+envoy: ## of these, Envoy alone: the demo needs no more
 	@scripts/tools.sh envoy
+
+etcd: ## of these, etcd alone: tests keep state in it
+	@scripts/tools.sh etcd
 
 clean: ## remove what was built, tools included
 	cargo clean

