@@ -21,7 +21,7 @@ N ?= 200
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo demo-distrust up down test step-ca kube test-kube simulate crash bench bench-kube check fmt clippy doc arrows deny rules ring tools envoy etcd clean
+.PHONY: help build demo demo-distrust up down test step-ca kube helm test-kube manifests simulate crash bench bench-kube check fmt clippy doc arrows deny rules ring tools envoy etcd clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,8 +52,14 @@ kube: ## build a control plane of Kubernetes for the tests, once; or set KUBEBUI
 	[[ -n "$${KUBEBUILDER_ASSETS:-}$${ARX_TEST_KUBECONFIG:-}" ]] || scripts/tools.sh kube
 	@scripts/tools.sh csi-sanity
 
-test-kube: envoy kube build ## the tests in a cluster: a real API server, or that of ARX_TEST_KUBECONFIG
+helm: ## build helm, once: it renders the chart
+	@scripts/tools.sh helm
+
+test-kube: envoy kube helm build ## the tests in a cluster: a real API server, or that of ARX_TEST_KUBECONFIG
 	$(CARGO) test -p arx-tests --test kube -- --ignored
+
+manifests: helm ## render the chart into deploy/manifests, for those without Helm
+	"$(ARX_TOOLS)/bin/helm" template arx deploy/chart --namespace arx-system --set trustDomain=example.org > deploy/manifests/arx.yaml
 
 simulate: ## rotations in worlds where everything goes wrong (RUNS=worlds)
 	ARX_SIMULATION_RUNS=$(RUNS) $(CARGO) test --profile simulation -p arx-tests --test simulation -- --nocapture

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# usage: tools.sh [envoy] [etcd] [cargo-deny] [promtool] [step] [kube] [csi-sanity]; without a name, the first two
-# Brings what tests (Envoy, etcd, step-ca, a control plane of Kubernetes) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
+# usage: tools.sh [envoy] [etcd] [cargo-deny] [promtool] [step] [kube] [csi-sanity] [helm]; without a name, the first two
+# Brings what tests (Envoy, etcd, step-ca, a control plane of Kubernetes, helm) and checks (cargo-deny, promtool) need into $ARX_TOOLS (default:
 # target/tools), once. A tool is there when its stamp is there; a stamp names the tool's
 # version, so that a change of version here fetches it again. Safe to run twice at the
 # same time.
@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly CSI_SANITY=v5.6.0
 readonly STEP=v0.30.2
 readonly CARGO_DENY=0.20.2
+readonly HELM=v4.3.1
 
 tools=${ARX_TOOLS:-target/tools}
 mkdir -p "$tools/bin" "$tools/stamps"
@@ -139,6 +140,20 @@ csi_sanity() {
     touch "$tools/stamps/csi-sanity-$CSI_SANITY"
 }
 
+# What renders the chart.
+helm() {
+    needs "helm-$HELM" "helm $HELM (built from source by Go, 2 or 3 minutes)" || return 0
+    command -v go >/dev/null || {
+        echo "tools: there is no go to build helm with: install it" >&2
+        return 1
+    }
+    rm -f "$tools"/stamps/helm-*
+    CGO_ENABLED=0 GOBIN="$tools/bin" GOFLAGS=-trimpath \
+        go install -ldflags='-s -w' "helm.sh/helm/v4/cmd/helm@$HELM"
+    "$tools/bin/helm" version --short >/dev/null
+    touch "$tools/stamps/helm-$HELM"
+}
+
 (($#)) || set -- envoy cargo-deny
 for tool in "$@"; do
     case $tool in
@@ -149,8 +164,9 @@ for tool in "$@"; do
     step) step ;;
     kube) kube ;;
     csi-sanity) csi_sanity ;;
+    helm) helm ;;
     *)
-        echo "tools: there is no $tool: name envoy, etcd, cargo-deny, promtool, step, kube or csi-sanity, or nothing for the first two" >&2
+        echo "tools: there is no $tool: name envoy, etcd, cargo-deny, promtool, step, kube, csi-sanity or helm, or nothing for the first two" >&2
         exit 2
         ;;
     esac

@@ -27,7 +27,8 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// Which cluster the node belongs to, as the authority calls it.
     pub cluster: String,
-    /// The node's name in the cluster.
+    /// The node's name in the cluster; as the agent's own token has it, if absent.
+    #[serde(default)]
     pub node: String,
     /// How to reach and to trust the authority.
     pub authority: Authority,
@@ -222,8 +223,11 @@ impl Config {
     }
 
     pub(crate) fn read(file: &File) -> Result<Self, ConfigError> {
-        let config: Self = file.parse()?;
+        let mut config: Self = file.parse()?;
         let mut problems = file.problems();
+        if config.node.is_empty() {
+            config.node = config.node_of_token().unwrap_or_default();
+        }
         host::places(&config, &mut problems);
         config.check_names(&mut problems);
         config.check_authority(&mut problems);
@@ -236,8 +240,22 @@ impl Config {
         Ok(config)
     }
 
+    /// The node that the agent's token is bound to: nothing is believed by it, for the authority
+    /// verifies that token and names the node itself.
+    fn node_of_token(&self) -> Option<String> {
+        host::node_of(self.join_token().ok()?.secret())
+    }
+
     fn check_names(&self, problems: &mut Problems<'_>) {
-        for (key, name) in [("cluster", &self.cluster), ("node", &self.node)] {
+        if self.node.is_empty() {
+            problems.add(
+                "node",
+                "not given, and the token in authority.token_file names none",
+                "name the node as its cluster does, or project a token that is bound to the agent's pod",
+            );
+        }
+        let node = Some(("node", &self.node)).filter(|(_, name)| !name.is_empty());
+        for (key, name) in node.into_iter().chain([("cluster", &self.cluster)]) {
             let fits = !name.contains('/')
                 && SpiffeId::new(&self.trust_domain, &format!("/arx/node/{name}")).is_ok();
             if !fits {

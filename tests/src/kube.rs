@@ -1,6 +1,8 @@
 //! A cluster without machines: a real control plane of Kubernetes on loopback, or the cluster
 //! that `ARX_TEST_KUBECONFIG` names, and what stands in for its kubelets.
 
+mod audit;
+mod chart;
 mod control_plane;
 mod credentials;
 mod kubelet;
@@ -16,6 +18,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::process::{Process, until};
+pub use audit::Asked;
+pub use chart::{Chart, Installed, helm};
 use control_plane::ControlPlane;
 pub use control_plane::programs;
 pub use kubelet::{Driver, Kubelet, Token, Volume};
@@ -195,6 +199,26 @@ impl Cluster {
         Ok(&own
             .context("this cluster's API server is not ours")?
             .api_server)
+    }
+
+    /// A kubeconfig file for somebody who may do everything.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn admin_kubeconfig(&self) -> anyhow::Result<PathBuf> {
+        let path = self.folder.path().join("admin.kubeconfig");
+        std::fs::write(&path, serde_json::to_vec(&self.kubeconfig)?)?;
+        Ok(path)
+    }
+
+    /// What somebody has asked of the API server so far.
+    ///
+    /// # Errors
+    /// If it is not one of ours, or its audit log can't be read.
+    pub fn asked(&self, user: &str) -> anyhow::Result<Vec<Asked>> {
+        let own = self.own.as_ref();
+        let own = own.context("this cluster's API server is not ours")?;
+        audit::read(&own.audit_log(), user)
     }
 
     /// The certificates that the API server is verified by, PEM, in a file.

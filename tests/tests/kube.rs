@@ -3,6 +3,7 @@
 
 mod kube {
     mod agents;
+    mod chart;
     mod csi;
     mod explained;
     mod pods;

@@ -17,6 +17,9 @@ const LIMIT: usize = 64 << 10;
 /// Refused: a file that group or others may read, write or execute; one that belongs neither to this process's user nor
 /// to root; one that is missing, empty, longer than 64 KiB, or not a regular file. Symbolic links are followed (secrets
 /// in Kubernetes are mounted through them); what counts is the file at their end.
+///
+/// Not refused: a file of root's that a group may read, and no more, of which this process is and which is not root's.
+/// A process that is not root gets secrets in Kubernetes no other way (`fsGroup`).
 pub fn secret_file(path: impl AsRef<Path>) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     let path = path.as_ref();
     read(path)
@@ -53,7 +56,7 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Refused> {
         error => Refused::unreadable(error.into()),
     })?;
     let stat = rustix::fs::fstat(&file).map_err(|error| Refused::unreadable(error.into()))?;
-    refuse_exposed(&stat, rustix::process::geteuid().as_raw(), path)?;
+    refuse_exposed(&stat, &Reader::this_process(), path)?;
 
     // Room for everything at once: a vector that grows leaves copies of the secret behind.
     let mut secret = Zeroizing::new(vec![0; LIMIT + 1]);
@@ -80,7 +83,38 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Refused> {
     }
 }
 
-fn refuse_exposed(stat: &Stat, user: u32, path: &Path) -> Result<(), Refused> {
+/// Who reads.
+struct Reader {
+    user: u32,
+    groups: Vec<u32>,
+}
+
+impl Reader {
+    fn this_process() -> Self {
+        // Without its other groups it has none of them, and less is believed.
+        let others = rustix::process::getgroups().unwrap_or_default();
+        let own = rustix::process::getegid();
+        Self {
+            user: rustix::process::geteuid().as_raw(),
+            groups: others
+                .into_iter()
+                .chain([own])
+                .map(|group| group.as_raw())
+                .collect(),
+        }
+    }
+
+    /// Whether root has given the file to a group of this reader's, to be read.
+    fn is_given(&self, stat: &Stat, mode: Mode) -> bool {
+        stat.st_uid == 0
+            && stat.st_gid != 0
+            && self.groups.contains(&stat.st_gid)
+            && !mode.intersects(Mode::WGRP | Mode::XGRP | Mode::RWXO)
+    }
+}
+
+fn refuse_exposed(stat: &Stat, reader: &Reader, path: &Path) -> Result<(), Refused> {
+    let user = reader.user;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Refused::new(
             "not a regular file",
@@ -88,7 +122,7 @@ fn refuse_exposed(stat: &Stat, user: u32, path: &Path) -> Result<(), Refused> {
         ));
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
-    if mode.intersects(Mode::RWXG | Mode::RWXO) {
+    if mode.intersects(Mode::RWXG | Mode::RWXO) && !reader.is_given(stat, mode) {
         let reason = format!("open to group or others (mode {:04o})", mode.as_raw_mode());
         return Err(Refused::new(
             reason,
@@ -158,13 +192,44 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let path = file(&dir, b"hush", 0o600)?;
         let mut stat = rustix::fs::stat(&path)?;
+        let reader = Reader {
+            user: 1000,
+            groups: vec![1000],
+        };
         for (owner, allowed) in [(0, true), (1000, true), (1001, false)] {
             stat.st_uid = owner;
-            let outcome = refuse_exposed(&stat, 1000, &path);
+            let outcome = refuse_exposed(&stat, &reader, &path);
             assert_eq!(outcome.is_ok(), allowed, "uid {owner}");
             if let Err(refused) = outcome {
                 assert_eq!(refused.remedy, format!("run chown 1000 {}", path.display()));
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_root_lets_a_group_of_ours_read_is_read_and_no_other_that_groups_may_read()
+    -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let path = file(&dir, b"hush", 0o600)?;
+        let kind = rustix::fs::stat(&path)?.st_mode & !0o777;
+        let reader = Reader {
+            user: 1000,
+            groups: vec![0, 1000, 2000],
+        };
+        for (mode, owner, group, allowed) in [
+            (0o440, 0, 2000, true),
+            (0o640, 0, 1000, true),
+            (0o660, 0, 2000, false),
+            (0o444, 0, 2000, false),
+            (0o440, 0, 3000, false),
+            (0o440, 0, 0, false),
+            (0o440, 1000, 2000, false),
+        ] {
+            let mut stat = rustix::fs::stat(&path)?;
+            (stat.st_mode, stat.st_uid, stat.st_gid) = (kind | mode, owner, group);
+            let outcome = refuse_exposed(&stat, &reader, &path);
+            assert_eq!(outcome.is_ok(), allowed, "{mode:o} {owner} {group}");
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ pub(super) fn joining(config: &Config, problems: &mut Problems<'_>) {
 }
 
 /// The node that a token says to be bound to (Kubernetes, KEP-4193). **Unverified.**
-fn node_of(token: &str) -> Option<String> {
+pub(super) fn node_of(token: &str) -> Option<String> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let payload: Value = serde_json::from_slice(&payload).ok()?;
     let node = payload["kubernetes.io"]["node"]["name"].as_str()?;

@@ -194,14 +194,30 @@ fn a_bundle_without_a_root_of_the_trust_domain_is_refused() {
     assert!(said.contains("authority.bundle_file"), "{said}");
 }
 
+/// A token that names a node.
+fn token(node: &str) -> String {
+    use base64::Engine as _;
+    let claims = format!(r#"{{"kubernetes.io":{{"node":{{"name":"{node}"}}}}}}"#);
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+    format!("e30.{claims}.c2ln")
+}
+
+#[test]
+fn a_node_that_is_not_named_is_that_of_the_token() -> Result<(), Box<dyn std::error::Error>> {
+    let directory = tempfile::tempdir()?;
+    let nameless = text(directory.path()).replace("node = \"node-1\"\n", "");
+    let file = || File::from_text("agent.toml", nameless.clone());
+    let said = Config::read(&file()?)
+        .expect_err("nobody names it")
+        .to_string();
+    assert!(said.contains("node: not given, and the token"), "{said}");
+    std::fs::write(directory.path().join("token"), token("node-7"))?;
+    assert_eq!(Config::read(&file()?)?.node, "node-7");
+    Ok(())
+}
+
 #[test]
 fn a_token_of_another_node_is_told_by_the_check_and_is_in_no_message() {
-    use base64::Engine as _;
-    let token = |node: &str| {
-        let claims = format!(r#"{{"kubernetes.io":{{"node":{{"name":"{node}"}}}}}}"#);
-        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
-        format!("e30.{claims}.c2ln")
-    };
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("agent.toml");
     std::fs::write(&path, text(directory.path())).expect("writable");

@@ -8,7 +8,7 @@ use kube::Api;
 use kube::config::Kubeconfig;
 use serde_json::json;
 
-use super::credentials;
+use super::{audit, credentials};
 use crate::openssl::{Ca, openssl};
 use crate::process::{Process, free_port, tool, until};
 
@@ -81,6 +81,11 @@ impl ControlPlane {
         })
     }
 
+    /// Where it writes what service accounts ask of it.
+    pub(super) fn audit_log(&self) -> PathBuf {
+        self.site.folder.join(audit::LOG)
+    }
+
     /// For somebody who may do everything.
     pub(super) fn kubeconfig(&self) -> anyhow::Result<Kubeconfig> {
         self.site.kubeconfig()
@@ -131,7 +136,11 @@ impl Site {
         openssl(&["genrsa", "-out", &account_key, "2048"])?;
         let port = self.port.to_string();
         let authority = self.authority_file()?;
+        let policy = self.folder.join("audit-policy.json");
+        std::fs::write(&policy, serde_json::to_vec(&audit::policy())?)?;
         let arguments = [
+            format!("--audit-policy-file={}", text(&policy)?),
+            format!("--audit-log-path={}", self.path(audit::LOG)?),
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
             "--bind-address=127.0.0.1".to_owned(),
             "--advertise-address=127.0.0.1".to_owned(),

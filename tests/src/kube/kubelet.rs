@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, ServiceAccount};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
@@ -115,6 +115,37 @@ impl Kubelet {
         let token = self.token(token).await?;
         arx_daemon::files::write_atomically(file, token.as_bytes(), 0o600)?;
         Ok(())
+    }
+
+    /// Writes a ConfigMap that a pod of this node mounts into a directory, as soon as it is there.
+    ///
+    /// # Errors
+    /// If it does not come, or can't be written.
+    pub async fn config_map(&self, namespace: &str, name: &str, to: &Path) -> anyhow::Result<()> {
+        let maps = Api::<ConfigMap>::namespaced(self.api.clone(), namespace);
+        until(&format!("the ConfigMap {name}"), || async {
+            Ok(maps.get(name).await.is_ok())
+        })
+        .await?;
+        for (key, value) in maps.get(name).await?.data.unwrap_or_default() {
+            std::fs::write(to.join(key), value)?;
+        }
+        Ok(())
+    }
+
+    /// What is under a key of a Secret that a pod of this node mounts.
+    ///
+    /// # Errors
+    /// If the API server does not show it.
+    pub async fn secret(&self, namespace: &str, name: &str, key: &str) -> anyhow::Result<Vec<u8>> {
+        let secrets = Api::<Secret>::namespaced(self.api.clone(), namespace);
+        until(&format!("the Secret {name}"), || async {
+            Ok(secrets.get(name).await.is_ok())
+        })
+        .await?;
+        let data = secrets.get(name).await?.data.unwrap_or_default();
+        let value = data.get(key).with_context(|| format!("no key {key}"))?;
+        Ok(value.0.clone())
     }
 }
 

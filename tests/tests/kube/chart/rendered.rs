@@ -1,0 +1,283 @@
+//! What is rendered, for the values that matter.
+
+use anyhow::{Context as _, ensure};
+use arx_daemon::config::File;
+use arx_tests::kube::{Chart, Cluster, helm};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+
+/// Values that differ in what they make, each in a line of YAML.
+const VALUES: &[&str] = &[
+    "trustDomain: example.org",
+    "{trustDomain: example.org, cluster: {verification: review}}",
+    "{trustDomain: example.org, cluster: {verification: local, others: [{name: b, issuer: 'https://b', audiences: [arx], agents: [a/b], jwks_file: /etc/b.json}]}}",
+    "{trustDomain: example.org, publish: {istio: true, clusterTrustBundle: 'example.org:mesh:roots', namespaces: [shop]}}",
+    "{trustDomain: example.org, agent: {attestors: [process, token], config: {certificates: {ttl: 30m}}, maxUnavailable: 3}}",
+    "{trustDomain: example.org, image: {repository: registry.example.org/arx, digest: 'sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef'}, imagePullSecrets: [pull]}",
+    "{trustDomain: example.org, ca: {service: {type: LoadBalancer}, storage: {storageClassName: fast}, podDisruptionBudget: {enabled: false}, config: {node_api: {queue: 20000}, authority: {root_key: ecdsa-p384}}}}",
+    "{trustDomain: example.org, networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {a: b}}}]}, monitoring: {dashboard: {enabled: true}}}",
+    "{trustDomain: example.org, networkPolicy: {enabled: false}, ca: {extraVolumes: [{name: more, emptyDir: {}}], extraVolumeMounts: [{name: more, mountPath: /more}], nodeSelector: {a: b}, podAnnotations: {a: b}}}",
+];
+
+/// Values that can't work, and what the refusal names.
+const REFUSED: &[(&str, &str)] = &[
+    ("{}", "trustDomain"),
+    ("trustDomain: Example.org", "trustDomain"),
+    ("{trustDomain: example.org, trustdomain: x}", "trustdomain"),
+    ("{trustDomain: example.org, ca: {replicas: 3}}", "replicas"),
+    ("{trustDomain: example.org, ca: {ttl: 25h}}", "ttl"),
+    ("{trustDomain: example.org, ca: {ttl: 2d}}", "ttl"),
+    ("{trustDomain: example.org, ca: {user: 0}}", "user"),
+    (
+        "{trustDomain: example.org, ca: {config: {state: {seal: none}}}}",
+        "state",
+    ),
+    (
+        "{trustDomain: example.org, ca: {config: {cluster: []}}}",
+        "cluster",
+    ),
+    (
+        "{trustDomain: example.org, agent: {config: {node: n1}}}",
+        "node",
+    ),
+    (
+        "{trustDomain: example.org, agent: {attestors: []}}",
+        "attestors",
+    ),
+    (
+        "{trustDomain: example.org, agent: {attestors: [local]}}",
+        "attestors",
+    ),
+    (
+        "{trustDomain: example.org, agent: {socketDirectory: run/arx}}",
+        "socketDirectory",
+    ),
+    (
+        "{trustDomain: example.org, cluster: {verification: none}}",
+        "verification",
+    ),
+    (
+        "{trustDomain: example.org, cluster: {audience: arx/join}}",
+        "audience",
+    ),
+    (
+        "{trustDomain: example.org, publish: {configMap: istio-ca-root-cert}}",
+        "configMap",
+    ),
+    (
+        "{trustDomain: example.org, publish: {configMap: ''}}",
+        "configMap",
+    ),
+    (
+        "{trustDomain: example.org, publish: {clusterTrustBundle: roots}}",
+        "clusterTrustBundle",
+    ),
+    (
+        "{trustDomain: example.org, image: {digest: 'sha256:12'}}",
+        "digest",
+    ),
+    (
+        "{trustDomain: example.org, monitoring: {serviceMonitor: {interval: often}}}",
+        "interval",
+    ),
+];
+
+#[test]
+#[ignore = "needs helm: make test-kube"]
+fn helm_has_nothing_to_say_against_the_chart_and_it_has_no_hooks() -> anyhow::Result<()> {
+    let folder = Chart::folder();
+    let folder = folder.to_str().context("text")?;
+    helm(&[
+        "lint",
+        "--strict",
+        folder,
+        "--set",
+        "trustDomain=example.org",
+    ])?;
+    for values in VALUES {
+        for object in Chart::render("arx-system", values)?.objects {
+            let annotations = object["metadata"]["annotations"].as_object();
+            let mut keys = annotations.into_iter().flat_map(|it| it.keys());
+            ensure!(!keys.any(|key| key.starts_with("helm.sh/hook")), "{object}");
+            // Whoever may read a release may read its values.
+            ensure!(object["kind"] != "Secret", "{object}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm: make test-kube"]
+fn a_value_that_can_not_work_is_refused_by_its_name() -> anyhow::Result<()> {
+    for (values, names) in REFUSED {
+        let refused = Chart::render("arx-system", values).err();
+        let refused = refused
+            .with_context(|| format!("{values} was rendered"))?
+            .to_string();
+        ensure!(
+            refused.contains("schema") && refused.contains(names),
+            "{values}: {refused}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm: make test-kube"]
+fn rules_and_dashboard_are_those_of_their_folders_to_the_letter() -> anyhow::Result<()> {
+    let values = "{trustDomain: example.org, monitoring: {serviceMonitor: {enabled: true}, rules: {enabled: true}, dashboard: {enabled: true}}}";
+    let chart = Chart::render("arx-system", values)?;
+    let deploy = Chart::folder().join("..");
+    let dashboard = &chart.object("ConfigMap", "arx-dashboard")?["data"]["arx.json"];
+    ensure!(dashboard == &std::fs::read_to_string(deploy.join("grafana/arx.json"))?);
+    let rules: Value = serde_saphyr::from_str(&std::fs::read_to_string(
+        deploy.join("prometheus/arx-rules.yaml"),
+    )?)?;
+    ensure!(chart.object("PrometheusRule", "arx")?["spec"] == rules);
+    let ports = &chart.object("ServiceMonitor", "arx")?["spec"]["endpoints"];
+    ensure!(ports[0]["port"] == "ops", "{ports}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm: make test-kube"]
+fn the_manifests_are_what_the_chart_makes() -> anyhow::Result<()> {
+    let path = Chart::folder().join("../manifests/arx.yaml");
+    let kept = Chart::parse(&std::fs::read_to_string(path)?)?;
+    let chart = Chart::render("arx-system", VALUES[0])?;
+    ensure!(
+        kept.objects == chart.objects,
+        "deploy/manifests is not what the chart makes: run make manifests"
+    );
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm: make test-kube"]
+fn the_programs_know_every_key_of_the_configurations_that_the_chart_makes() -> anyhow::Result<()> {
+    for values in VALUES {
+        let chart = Chart::render("arx-system", values)?;
+        let file = |name: &str, key: &str| -> anyhow::Result<File> {
+            let text = chart.object("ConfigMap", name)?["data"][key].as_str();
+            let text = text.context("text")?.to_owned();
+            Ok(File::from_text(key, text)?)
+        };
+        let authority = file("arx-ca", "ca.toml")?.parse::<arx_ca::config::Config>();
+        authority.with_context(|| (*values).to_owned())?;
+        let agent = file("arx-node-agent", "node-agent.toml")?;
+        let agent = agent.parse::<arx_node_agent::config::Config>();
+        agent.with_context(|| (*values).to_owned())?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs a control plane: make test-kube"]
+async fn an_api_server_takes_every_field_that_the_chart_makes() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let system = cluster.namespace("arx-system").await?;
+    for values in VALUES {
+        let chart = Chart::render(&system, values)?;
+        let applied = chart.apply(&cluster, true).await;
+        applied.with_context(|| (*values).to_owned())?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs a control plane: make test-kube"]
+async fn helm_installs_upgrades_and_removes_it() -> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let system = cluster.namespace("arx-system").await?;
+    let (folder, kubeconfig) = (Chart::folder(), cluster.admin_kubeconfig()?);
+    let run = |command: &[&str]| {
+        let to = ["--namespace", &system, "--kubeconfig"];
+        let file = kubeconfig.to_str().context("text")?;
+        helm(&[command, &to, &[file]].concat())
+    };
+    let folder = folder.to_str().context("text")?;
+    run(&["install", "arx", folder, "--set", "trustDomain=example.org"])?;
+    let maps = Api::<ConfigMap>::namespaced(cluster.admin.clone(), &system);
+    let ttl = |maps: Api<ConfigMap>| async move {
+        let data = maps.get("arx-ca").await?.data.unwrap_or_default();
+        let text = data.get("ca.toml").cloned();
+        text.context("a configuration")
+    };
+    ensure!(ttl(maps.clone()).await?.contains("ttl = \"1h\""));
+    run(&[
+        "upgrade",
+        "arx",
+        folder,
+        "--reuse-values",
+        "--set",
+        "ca.ttl=30m",
+    ])?;
+    ensure!(ttl(maps.clone()).await?.contains("ttl = \"30m\""));
+    run(&["uninstall", "arx"])?;
+    ensure!(maps.get_opt("arx-ca").await?.is_none());
+    let roles = Api::<ClusterRole>::all(cluster.admin.clone());
+    ensure!(roles.get_opt(&format!("{system}:arx-ca")).await?.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs a control plane: make test-kube"]
+async fn the_authority_runs_where_pods_are_restricted_and_the_agent_needs_directories_of_its_node()
+-> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let system = cluster.namespace("arx-system").await?;
+    let chart = Chart::render(&system, VALUES[0])?;
+    // The accounts that the pods name.
+    chart.apply(&cluster, false).await?;
+    let level =
+        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    let namespaces = Api::<Namespace>::all(cluster.admin.clone());
+    namespaces
+        .patch(&system, &PatchParams::default(), &Patch::Merge(level))
+        .await?;
+    let pods = Api::<Pod>::namespaced(cluster.admin.clone(), &system);
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let pod = |kind, name: &str| -> anyhow::Result<Pod> {
+        let template = &chart.object(kind, name)?["spec"]["template"];
+        let mut spec = template["spec"].clone();
+        if kind == "StatefulSet" {
+            // Its controller adds what comes of the claim's template.
+            let claim = json!({"name": "state", "persistentVolumeClaim": {"claimName": "state-0"}});
+            spec["volumes"]
+                .as_array_mut()
+                .context("volumes")?
+                .push(claim);
+        }
+        Ok(serde_json::from_value(
+            json!({"metadata": {"name": "try"}, "spec": spec}),
+        )?)
+    };
+    pods.create(&dry_run, &pod("StatefulSet", "arx-ca")?)
+        .await?;
+    let refused = pods
+        .create(&dry_run, &pod("DaemonSet", "arx-node-agent")?)
+        .await;
+    let refused = refused.err().context("an agent is restricted")?.to_string();
+    for why in ["hostPath", "runAsUser=0"] {
+        ensure!(refused.contains(why), "{refused}");
+    }
+    for not_needed in [
+        "privileged",
+        "capabilities",
+        "hostPID",
+        "seccomp",
+        "allowPrivilegeEscalation",
+    ] {
+        ensure!(
+            !refused.contains(&format!("{not_needed} "))
+                && !refused.contains(&format!("{not_needed}=")),
+            "{refused}"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! What the chart grants is what is needed, by the API server's own record.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, ensure};
+use arx_proto::admin::v1::DenyRequest;
+use arx_tests::kube::{Asked, Chart};
+use arx_tests::process::until;
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, ListParams};
+use serde_json::Value;
+
+use super::Site;
+
+/// Group, resource, verb, and the object's name where only that is granted.
+type Right = (String, String, String, String);
+
+/// What the roles of the chart grant.
+fn granted(chart: &Chart) -> BTreeSet<Right> {
+    let texts = |value: &Value| -> Vec<String> {
+        let all = value.as_array().into_iter().flatten();
+        all.filter_map(|it| Some(it.as_str()?.to_owned())).collect()
+    };
+    let mut granted = BTreeSet::new();
+    let roles = chart
+        .objects
+        .iter()
+        .filter(|it| it["kind"] == "ClusterRole" || it["kind"] == "Role");
+    for rule in roles.flat_map(|it| it["rules"].as_array().cloned().unwrap_or_default()) {
+        let mut names = texts(&rule["resourceNames"]);
+        if names.is_empty() {
+            names.push(String::new());
+        }
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                for verb in texts(&rule["verbs"]) {
+                    let right = |name: &String| {
+                        (group.clone(), resource.clone(), verb.clone(), name.clone())
+                    };
+                    granted.extend(names.iter().map(right));
+                }
+            }
+        }
+    }
+    granted
+}
+
+/// What a request shows to have been needed.
+fn needed(asked: &Asked, granted: &BTreeSet<Right>) -> Vec<Right> {
+    let right = |verb: &str, name: &str| {
+        (
+            asked.group.clone(),
+            asked.resource.clone(),
+            verb.to_owned(),
+            name.to_owned(),
+        )
+    };
+    // A rule without names is meant by requests about any.
+    let named = |verb: &str| {
+        let any = right(verb, "");
+        if granted.contains(&any) {
+            any
+        } else {
+            right(verb, &asked.name)
+        }
+    };
+    let mut needed = vec![named(&asked.verb)];
+    // An apply that makes its object is a patch by its verb, and is let through by `create` alone.
+    if asked.verb == "patch" && asked.code == 201 {
+        needed.push(named("create"));
+    }
+    // Whoever writes the bundle of a signer is asked for this (KEP-3257), which no log tells.
+    if asked.resource == "clustertrustbundles" && asked.verb == "patch" && asked.code < 300 {
+        let signer = asked
+            .name
+            .rsplit_once(':')
+            .map(|(signer, _)| signer.replace(':', "/"));
+        let group = "certificates.k8s.io".to_owned();
+        needed.push((
+            group,
+            "signers".to_owned(),
+            "attest".to_owned(),
+            signer.unwrap_or_default(),
+        ));
+    }
+    needed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs a control plane: make test-kube"]
+async fn the_authority_needs_all_that_the_chart_grants_and_its_agents_ask_nothing()
+-> anyhow::Result<()> {
+    let mut site = Site::install(
+        "publish: {istio: true, namespaces: [SHOP], clusterTrustBundle: 'example.org:mesh:SYSTEM'}\n",
+    )
+    .await?;
+    site.start().await?;
+    // A join is reviewed, a workload is known by the watch, and one that is gone is asked for by name.
+    let token = site.workload("web-1").await?;
+    let web = format!("spiffe://example.org/ns/{}/sa/web", site.shop);
+    ensure!(site.identity(&token).await? == web);
+    let gone = site.workload("web-2").await?;
+    site.cluster.delete_pod(&site.shop, "web-2").await?;
+    site.is_refused(&gone, "ARX-TOKEN-POD-GONE").await?;
+    // The roots are where they should be.
+    let client = site.cluster.admin.clone();
+    for namespace in [&site.system, &site.shop] {
+        let maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
+        for (name, key) in [
+            ("arx-trust", "bundle.pem"),
+            ("istio-ca-root-cert", "root-cert.pem"),
+        ] {
+            let data = maps.get(name).await?.data.unwrap_or_default();
+            ensure!(
+                data.get(key)
+                    .is_some_and(|pem| pem.contains("BEGIN CERTIFICATE")),
+                "{name}"
+            );
+        }
+    }
+    let bundle = format!("example.org:mesh:{}", site.system);
+    Api::<ClusterTrustBundle>::all(client.clone())
+        .get(&bundle)
+        .await?;
+    // A refusal is told on its pod.
+    let denied = site.workload("web-3").await?;
+    let request = DenyRequest {
+        subject: format!("sa/{}/web", site.shop),
+        reason: "a test".to_owned(),
+        ..DenyRequest::default()
+    };
+    site.admin().await?.deny(request).await?;
+    site.is_refused(&denied, "ARX-DENIED").await?;
+    let events = Api::<Event>::namespaced(client, &site.shop);
+    until("an event", || async {
+        Ok(!events.list(&ListParams::default()).await?.items.is_empty())
+    })
+    .await?;
+
+    let account = |name: &str| format!("system:serviceaccount:{}:{name}", site.system);
+    let asked = site.cluster.asked(&account("arx-ca"))?;
+    let forbidden: Vec<_> = asked.iter().filter(|it| it.code == 403).collect();
+    ensure!(forbidden.is_empty(), "not granted: {forbidden:#?}");
+    let granted = granted(&site.chart);
+    let needed: BTreeSet<Right> = asked.iter().flat_map(|it| needed(it, &granted)).collect();
+    let unused: Vec<_> = granted.difference(&needed).collect();
+    ensure!(unused.is_empty(), "granted and never used: {unused:#?}");
+    let agent = site.cluster.asked(&account("arx-node-agent"))?;
+    ensure!(agent.is_empty(), "{agent:#?}");
+    let roles = site
+        .chart
+        .objects
+        .iter()
+        .filter(|it| it["kind"] == "ClusterRoleBinding" || it["kind"] == "RoleBinding");
+    for binding in roles {
+        let subjects = binding["subjects"].as_array().context("subjects")?;
+        ensure!(
+            subjects.iter().all(|it| it["name"] == "arx-ca"),
+            "{binding}"
+        );
+    }
+    Ok(())
+}
