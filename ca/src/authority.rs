@@ -59,6 +59,7 @@ pub use self::reach::Reach;
 pub use self::renewal::RootRenewal;
 use self::sealed::Kept;
 pub use self::upper::{Upper, first_chain};
+pub(crate) use self::upstream::backoff;
 pub use self::upstream::{Arx, ArxError, Command, CommandError, Credentials, Upstream};
 use crate::signer::Sources;
 use crate::state::{

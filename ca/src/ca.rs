@@ -87,6 +87,10 @@ pub struct Ca {
     pub fleet: Fleet,
     /// How much one node may take.
     pub shares: Shares,
+    /// What authorities below have confirmed.
+    pub confirmed_below: nested::Confirmed,
+    /// What is known of the authority above.
+    pub above: rotation::Above,
     /// How often authorities below have asked.
     pub nested: nested::Rate,
     /// Who is served first.

@@ -24,6 +24,7 @@ pub(crate) use self::subject::of_node;
 use crate::ca::Ca;
 use crate::caller::NodeName;
 use crate::ledger;
+use crate::nested;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
     Decision, Denial, Denials, Document as _, Loaded, Replica, ReplicaDocument, State, StateError,
@@ -297,6 +298,8 @@ impl Ca {
             .unwrap_or_default()
             .into_iter()
             .filter(|it| *it.replica != *self.replica && it.not_after > now)
+            // They grant by a policy of their own.
+            .filter(|it| !nested::is_below(&it.replica))
             .map(|it| it.replica)
             .collect();
         others.sort();

@@ -248,6 +248,8 @@ pub struct Readings {
     pub ledger_records: u64,
     /// Bytes of the ledger.
     pub ledger_bytes: u64,
+    /// Whether the authority above can be heard, if there is one.
+    pub upstream_reachable: Option<bool>,
     /// Whether the key that signs intermediates can be reached.
     pub root_key_reachable: bool,
     /// Records that wait to be gathered, and that were removed before they were, if any are.
@@ -346,6 +348,13 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
                 "arx_ca_ledger_sink_missed",
                 "Records that were removed before they were gathered, since the start",
                 missed,
+            )?;
+        }
+        if let Some(reachable) = readings.upstream_reachable {
+            one(
+                "arx_ca_upstream_reachable",
+                "1 if the Arx above has answered when it was last asked what it trusts",
+                u64::from(reachable),
             )?;
         }
         if let Some(live) = readings.live_certificates {

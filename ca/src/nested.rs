@@ -9,6 +9,7 @@ mod api;
 mod caller;
 mod certify;
 mod rate;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use serde::Deserialize;
 
 pub use api::Api;
 pub use rate::Rate;
+pub use sync::Confirmed;
 
 use crate::refusal::{Fault, Refusal};
 use crate::state;
@@ -116,6 +118,17 @@ pub fn problems(all: &[Config], trust_domain: &TrustDomain, problems: &mut Probl
     }
 }
 
+/// What one of them is called among those who sign under a root. No replica has such a name.
+fn called(name: &str) -> String {
+    format!("nested:{name}")
+}
+
+/// Whether somebody who signs under a root is an authority below.
+#[must_use]
+pub fn is_below(replica: &str) -> bool {
+    replica.starts_with("nested:")
+}
+
 /// Who may stand below. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Allowed(Arc<[Config]>);
@@ -149,6 +162,25 @@ impl Allowed {
         Self(all.into())
     }
 
+    /// What the authority with this id is called.
+    ///
+    /// # Errors
+    /// If it may not stand below.
+    pub fn name(&self, id: &SpiffeId) -> Result<&str, Refusal> {
+        self.entry(id).map(|entry| &*entry.name)
+    }
+
+    fn entry(&self, id: &SpiffeId) -> Result<&Config, Refusal> {
+        let mut all = self.0.iter();
+        all.find(|it| it.id == id.as_str()).ok_or_else(|| {
+            Refusal::new(
+                "ARX-NESTED-NOT-ALLOWED",
+                Fault::Forbidden,
+                format!("{id} may not stand below this authority: add it as [[nested]] to its configuration if it should"),
+            )
+        })
+    }
+
     /// What `id` gets.
     ///
     /// # Errors
@@ -160,14 +192,7 @@ impl Allowed {
         wanted: &Wanted<'_>,
     ) -> Result<Granted, Refusal> {
         let forbidden = |code, message| Err(Refusal::new(code, Fault::Forbidden, message));
-        let Some(allowed) = self.0.iter().find(|it| it.id == id.as_str()) else {
-            return forbidden(
-                "ARX-NESTED-NOT-ALLOWED",
-                format!(
-                    "{id} may not stand below this authority: add it as [[nested]] to its configuration if it should"
-                ),
-            );
-        };
+        let allowed = self.entry(id)?;
         if wanted.trust_domain != trust_domain.as_str() {
             return forbidden(
                 "ARX-NESTED-TRUST-DOMAIN",

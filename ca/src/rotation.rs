@@ -22,6 +22,7 @@
 //! Turning round in Activate or Reissue is the same machine with the roots exchanged, from
 //! Activate on.
 
+mod above;
 mod alone;
 mod crossing;
 mod distrust;
@@ -38,6 +39,7 @@ mod step;
 mod terms;
 mod time;
 
+pub use self::above::{Above, Heard};
 pub use self::driver::{Rotator, View};
 pub use self::facts::{Facts, Obstacle, digest};
 pub use self::hints::Hints;

@@ -36,7 +36,7 @@ use crate::policy::Policy;
 use crate::publish::Publishers;
 use crate::queue::Queue;
 use crate::refusal::Told;
-use crate::rotation::Rotator;
+use crate::rotation::{self, Rotator};
 use crate::serve::{Answers as Answered, Nodes};
 use crate::share::Shares;
 use crate::sink::{self, Sink};
@@ -201,6 +201,8 @@ impl Process {
             ledger: parts.ledger,
             fleet: Fleet::default(),
             shares: Shares::default(),
+            confirmed_below: nested::Confirmed::default(),
+            above: rotation::Above::default(),
             nested: nested::Rate::default(),
             queue: Queue::new(processors(), config.node_api.queue),
             answers: Answers::default(),
@@ -302,6 +304,12 @@ impl Process {
         });
         if ca.authority.options().certifier.is_some() {
             let upper = ca.readiness.condition("upper");
+            let hearing = Arc::clone(ca);
+            self.until_drained("authority above", async move {
+                hearing.keep_following_above().await;
+            });
+            let above = ca.readiness.condition("upstream");
+            self.until_drained("upstream health", keep::watch_above(Arc::clone(ca), above));
             let following = Arc::clone(ca);
             self.until_drained("root of a CA outside", async move {
                 following.keep_following_outside().await;
@@ -546,6 +554,7 @@ fn readings(ca: &Ca) -> Readings {
             )
         }),
         is_shut: ca.restore.is_open().is_err(),
+        upstream_reachable: ca.above_is_reachable(),
         root_key_reachable: ca.authority.reach().borrow().away.is_none(),
         authority_ends,
         authority_renewals,

@@ -157,6 +157,8 @@ impl House {
             sink: None,
             fleet: Fleet::default(),
             shares: Shares::default(),
+            confirmed_below: crate::nested::Confirmed::default(),
+            above: crate::rotation::Above::default(),
             nested: crate::nested::Rate::default(),
             queue: Queue::new(2, 1000),
             answers: Answers::default(),

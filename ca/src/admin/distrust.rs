@@ -68,9 +68,9 @@ async fn plan(
     let alone = understood && refusal.is_some();
     let refusals = refusal.filter(|_| !alone).into_iter();
     let blast = if alone {
-        ca.whole_blast(id, now)
+        ca.whole_blast(id, now).await?
     } else {
-        ca.blast(id, now).await
+        ca.blast(id, now).await?
     };
     let terms = ca.distrust_terms(id, pace, now);
     let cap = terms.patience.unwrap_or_default();

@@ -298,6 +298,18 @@ fn advice(reason: &str) -> &'static str {
             "nobody knows any more who was issued what: wait until the last of it has ended"
         }
         "replica-signs" => "its intermediate under the old root has not ended: wait for it",
+        "below-behind" => {
+            "the authority below has not confirmed for all of its own: see the rotation there, and whether it can reach this one"
+        }
+        "below-signs" => {
+            "something below it may be valid under the old root: see the rotation there, or wait until its certificate has ended"
+        }
+        "upstream-waits" => {
+            "nothing is signed under the new root before the authority above does: see the rotation there"
+        }
+        "upstream-trusts" => {
+            "the old root is kept until the authority above lets it go: see the rotation there"
+        }
         "clock-doubtful" => {
             "set the authority's clock, or the agents', right: nothing counts as ended before"
         }
@@ -450,9 +462,12 @@ async fn planned(ca: &Ca, terms: &Terms, made_here: bool, now: SystemTime) -> wi
     // An agent is one of them itself.
     let consumers = (confirmed + blockers.len() as u64).saturating_sub(agents);
     let Apart {
-        waits: blockers,
+        waits: mut blockers,
         denied,
     } = ca.denied_apart(blockers, now).await;
+    let below = ca.below_apart(ca.authority.root_key_id(), now).await;
+    // Where the state can't be read, nothing begins either.
+    blockers.extend(below.map(|(_, away)| away).unwrap_or_default());
     let step = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
         phase: phase.as_str().to_owned(),
         at_least_ms: millis(at_least),

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use arx_daemon::Clock;
 use arx_daemon::clock::rfc3339;
-use arx_identity::Certificate;
+use arx_identity::{Certificate, KeyId};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
@@ -183,6 +183,26 @@ impl Authority {
         }
     }
 
+    /// Has another root of the Arx above, by its subject key identifier, prepared here with a
+    /// certificate under it.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if that gives none, or it is not in order; then nothing was changed.
+    pub(crate) async fn certified_under(
+        &self,
+        root: KeyId,
+        now: impl Fn() -> SystemTime,
+    ) -> Result<(), AuthorityError> {
+        let Some(Certifier::Upstream(upstream)) = &self.options.certifier else {
+            return Ok(());
+        };
+        let (state, replica) = (&self.state, &self.replica);
+        // Whoever turned round from it was told to by the same.
+        let wanted = (Some(root), Another::Follows);
+        upstream::renew(upstream, state, replica, &self.options, wanted, now).await?;
+        Ok(())
+    }
+
     /// What is new; nothing, if another process has had it renewed.
     async fn renew_upper(
         &self,
@@ -195,8 +215,15 @@ impl Authority {
         let (state, replica) = (&self.state, &self.replica);
         let another = Another::FollowsUnlessTurnedRound;
         let now = || clock.now();
-        let installed =
-            upstream::renew(upstream, state, replica, &self.options, another, now).await?;
+        let installed = upstream::renew(
+            upstream,
+            state,
+            replica,
+            &self.options,
+            (None, another),
+            now,
+        )
+        .await?;
         self.follow_active().await?;
         tracing::info!(
             signer = installed.certificate().subject(),
@@ -222,7 +249,11 @@ pub async fn first_chain(
     let mut failures = 0;
     loop {
         let another = Another::Refused;
-        match upstream::renew(upstream, state, replica, options, another, || clock.now()).await {
+        match upstream::renew(upstream, state, replica, options, (None, another), || {
+            clock.now()
+        })
+        .await
+        {
             Ok(installed) => return installed,
             Err(error) => {
                 failures += 1;

@@ -6,6 +6,7 @@ mod command;
 
 use std::time::SystemTime;
 
+use arx_identity::KeyId;
 use arx_identity::crypto::random;
 
 use super::outside::{self, Another, How, Installed};
@@ -26,15 +27,20 @@ pub enum Upstream {
 
 impl Upstream {
     /// The chain for this request, as the other CA gives it; nothing about it is checked.
-    async fn chain(&self, state: &State, request: &str) -> Result<String, AuthorityError> {
+    async fn chain(
+        &self,
+        state: &State,
+        request: &str,
+        root: Option<KeyId>,
+    ) -> Result<String, AuthorityError> {
         match self {
             Self::Command(command) => Ok(command.run(request).await?),
-            Self::Arx(arx) => arx.chain(state, request).await,
+            Self::Arx(arx) => arx.chain(state, request, root).await,
         }
     }
 }
 
-/// Has the request that waits certified, and puts the chain in its place.
+/// Has the request that waits certified, under this root if the other CA can be told one, and puts the chain in its place.
 ///
 /// # Errors
 /// [`AuthorityError`] if the other CA did not answer, or if the chain is not in order; then
@@ -44,11 +50,11 @@ pub(super) async fn renew(
     state: &State,
     replica: &Replica,
     options: &Options,
-    another: Another,
+    (root, another): (Option<KeyId>, Another),
     now: impl Fn() -> SystemTime,
 ) -> Result<Installed, AuthorityError> {
     let asked = outside::request(state, replica, now()).await?;
-    let chain = upstream.chain(state, &asked.request).await?;
+    let chain = upstream.chain(state, &asked.request, root).await?;
     let how = How {
         another,
         dry_run: false,
@@ -58,7 +64,7 @@ pub(super) async fn renew(
 
 /// Full jitter, doubling from one second up to five minutes: another CA must not be run over
 /// by one that cannot use what it gives.
-pub(super) fn backoff(failures: u32) -> std::time::Duration {
+pub(crate) fn backoff(failures: u32) -> std::time::Duration {
     use std::time::Duration;
     const LEAST: Duration = Duration::from_secs(1);
     const MOST: Duration = Duration::from_secs(300);

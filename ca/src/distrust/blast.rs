@@ -9,6 +9,7 @@ use crate::ca::Ca;
 use crate::denial::Apart;
 use crate::fleet::Gone;
 use crate::rotation::Obstacle;
+use crate::state::StateError;
 
 /// Identities that are named in all.
 const NAMED: usize = 10_000;
@@ -38,35 +39,46 @@ pub struct Fails {
 impl Ca {
     /// All who hold something under `root`: they fail if it is cut off with no other in its
     /// place.
-    pub fn whole_blast(&self, root: KeyId, now: SystemTime) -> Blast {
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read who stands below.
+    pub async fn whole_blast(&self, root: KeyId, now: SystemTime) -> Result<Blast, StateError> {
+        let below = self.below(root, now).await?;
         let live = self.ledger.live();
         let holders = live.holders(now, Some(&root));
         let gate = self.fleet.users_of(&root, &holders, Gone::ShownOnce, now);
-        let fails = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
-        Blast {
+        let mut fails: Vec<_> = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
+        fails.extend(below);
+        Ok(Blast {
             fails: self.with_identities(fails, now),
             certificates: live.count_under_root(&root, now),
             denied: Vec::new(),
             reachable: 0,
-        }
+        })
     }
 
     /// Who would fail if `root` were distrusted as things are. Denied holders are told
-    /// apart: they are not waited for.
-    pub async fn blast(&self, root: KeyId, now: SystemTime) -> Blast {
+    /// apart: they are not waited for. Of an authority below, it is known whether it follows,
+    /// and not who stands under it.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read who stands below.
+    pub async fn blast(&self, root: KeyId, now: SystemTime) -> Result<Blast, StateError> {
+        let (near, away) = self.below_apart(root, now).await?;
         let live = self.ledger.live();
         let holders = live.holders(now, None);
         let gate = self
             .fleet
             .confirmations(&self.trust.current(), &holders, now);
-        let waiting = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
+        let mut waiting: Vec<_> = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
+        waiting.extend(away);
         let Apart { waits, denied } = self.denied_apart(waiting, now).await;
-        Blast {
+        Ok(Blast {
             fails: self.with_identities(waits, now),
             certificates: live.count_under_root(&root, now),
             denied: self.with_identities(denied, now),
-            reachable: gate.confirmed,
-        }
+            reachable: gate.confirmed + near,
+        })
     }
 
     /// Each with all that it holds.

@@ -35,6 +35,33 @@ impl wire::nested_server::Nested for Api {
         request: Request<wire::CertifyRequest>,
     ) -> Result<Response<wire::CertifyResponse>, Status> {
         let ca = &self.0;
+        self.answer(request, async |caller, token, asked| {
+            let chain = ca.certify(caller, token, asked).await?;
+            let der = chain.iter().map(|it| Bytes::copy_from_slice(it.der()));
+            Ok(wire::CertifyResponse {
+                chain: der.collect(),
+            })
+        })
+        .await
+    }
+
+    async fn sync(
+        &self,
+        request: Request<wire::SyncRequest>,
+    ) -> Result<Response<wire::SyncResponse>, Status> {
+        let ca = &self.0;
+        self.answer(request, async |caller, token, said| {
+            ca.sync(caller, token, said).await
+        })
+        .await
+    }
+}
+
+impl Api {
+    async fn answer<Q, A, F>(&self, request: Request<Q>, work: F) -> Result<Response<A>, Status>
+    where
+        F: AsyncFnOnce(&Caller, Option<&str>, &Q) -> Result<A, Refusal>,
+    {
         let peer = peer(&request);
         let token = request
             .metadata()
@@ -46,17 +73,13 @@ impl wire::nested_server::Nested for Api {
         let outcome = within(DEADLINE, async {
             let token = token.transpose()?;
             let token = token.as_ref().map(|token| token.as_str());
-            let chain = ca.certify(&caller, token, &asked).await?;
-            let der = chain.iter().map(|it| Bytes::copy_from_slice(it.der()));
-            Ok(wire::CertifyResponse {
-                chain: der.collect(),
-            })
+            work(&caller, token, &asked).await
         });
         outcome
             .await
             .map(Response::new)
             .map_err(|refusal: Refusal| {
-                ca.refused(&refusal, &peer, "call refused");
+                self.0.refused(&refusal, &peer, "call refused");
                 refusal.into()
             })
     }

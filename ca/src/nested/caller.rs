@@ -204,6 +204,7 @@ mod tests {
             name: "nested:west",
             ttl: TTL,
             path_length: 1,
+            root: None,
         };
         let mut chain = house.ca.authority.certify_below(&below, now).await?;
         chain.pop();

@@ -4,11 +4,11 @@
 use std::time::{Duration, SystemTime};
 
 use arx_daemon::clock::rfc3339;
-use arx_identity::{Certificate, KeyAlgorithm, KeyPolicy, VerifiedCsr};
+use arx_identity::{Certificate, KeyAlgorithm, KeyId, KeyPolicy, VerifiedCsr};
 use arx_proto::nested::v1 as wire;
 
 use super::caller::Known;
-use super::{Granted, Wanted};
+use super::{Granted, Wanted, called};
 use crate::authority::{AuthorityError, Below};
 use crate::ca::Ca;
 use crate::caller::Caller;
@@ -16,6 +16,7 @@ use crate::issue::{key_id, refused_csr};
 use crate::ledger;
 use crate::metrics::Kind;
 use crate::refusal::{Fault, Refusal};
+use crate::state::RootState;
 use crate::token::Verified;
 
 impl Ca {
@@ -76,18 +77,27 @@ impl Ca {
         let account = known.account.as_ref().map(Verified::account);
         self.not_denied(&known.id, &known.node, account, now)?;
         self.nested.count(&known.id, self.clock.monotonic())?;
+        let called = called(&name);
+        self.may_begin(&called).await?;
         let keys = KeyPolicy::allow([
             KeyAlgorithm::EcdsaP256,
             KeyAlgorithm::EcdsaP384,
             KeyAlgorithm::Rsa(3072),
         ]);
         let csr = VerifiedCsr::verify(&request.csr, &keys).map_err(|error| refused_csr(&error))?;
-        let called = format!("nested:{name}");
+        let root = match &request.root[..] {
+            [] => None,
+            bytes => Some(KeyId::from_slice(bytes).ok_or_else(|| {
+                let what = "the root is named by its subject key identifier";
+                Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, what)
+            })?),
+        };
         let below = Below {
             key: csr.public_key(),
             name: &called,
             ttl,
             path_length,
+            root,
         };
         let chain = self.authority.certify_below(&below, now).await;
         let chain = chain.map_err(|error| refused(&error))?;
@@ -140,6 +150,29 @@ impl Ca {
             "an authority below was certified"
         );
         Ok(chain)
+    }
+}
+
+impl Ca {
+    /// Whoever was never here learns of the roots by the one that it stands under, and would not
+    /// believe what still stands under one that leaves.
+    async fn may_begin(&self, called: &str) -> Result<(), Refusal> {
+        let stored = self.state.authorities().await.map_err(Refusal::from)?;
+        let stored = stored.map(|stored| stored.value).unwrap_or_default();
+        let is_known = stored.registrations.iter().any(|it| it.replica == called);
+        let mut roots = stored.roots.iter();
+        let leaves = roots.find(|root| root.state == RootState::Retiring);
+        match leaves.filter(|_| !is_known) {
+            Some(root) => Err(Refusal::new(
+                "ARX-NESTED-ROTATION",
+                Fault::Dependency,
+                format!(
+                    "{called} is new, and a rotation is under way: it can begin when {} is gone, and asks again by itself",
+                    root.certificate.subject()
+                ),
+            )),
+            None => Ok(()),
+        }
     }
 }
 

@@ -125,6 +125,7 @@ async fn what_is_certified_has_room_below_and_stands_under_the_root_that_signs()
         name: "nested:west",
         ttl: Duration::from_secs(ttl),
         path_length,
+        root: None,
     };
     let authority = &house.ca.authority;
     let chain = authority.certify_below(&below(3600, 1), now).await?;

@@ -250,6 +250,16 @@ impl Ca {
     /// # Errors
     /// [`Refusal`] if there is none, or it cannot be turned round.
     pub async fn abort_rotation(&self, id: &str, reason: String) -> Result<Arc<View>, Refusal> {
+        let rotations = self.state.rotations().await?;
+        if let Some(running) = rotations.running() {
+            let active = self.active_root().await.map_err(Wrong::refusal)?;
+            self.may_turn_round(running, active.key_id().unwrap_or(running.from))?;
+        }
+        self.turn_round(id, reason).await
+    }
+
+    /// The same, whoever wishes it.
+    pub(super) async fn turn_round(&self, id: &str, reason: String) -> Result<Arc<View>, Refusal> {
         self.has_way_back().await?;
         self.wish(id, &Event::Abort(reason)).await
     }

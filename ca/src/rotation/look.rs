@@ -46,6 +46,7 @@ impl Ca {
         obstacles.extend(unwritten);
         obstacles.extend(doubt.map(|doubt| self.clock(doubt)));
         obstacles.extend(self.history_lost(now));
+        obstacles.extend(self.waits_for_above(rotation));
         Ok(Facts {
             active,
             prepared: of(&RootState::Prepared),
@@ -103,6 +104,7 @@ impl Ca {
             seen: replicas
                 .into_iter()
                 .filter_map(|(name, document)| Some((name, document.seen.sequence?)))
+                .chain(self.confirmed_below.all())
                 .collect(),
             bundle: &self.trust.current(),
             live: &self.ledger.live(),

@@ -9,10 +9,18 @@ use arx_identity::{Sequence, TrustBundle};
 use super::facts::Obstacle;
 use crate::fleet::{Fleet, Gate, Gone, Reason, Unconfirmed};
 use crate::ledger::Live;
+use crate::nested;
 use crate::state::{Kind, Phase, Registration, Rotation};
 
 /// How long after its end an intermediate may still be taken for valid by a slow clock.
 const SKEW: Duration = Duration::from_secs(300);
+
+/// Why somebody who may sign is in the way: a replica, or an authority below.
+type Late = [&'static str; 2];
+/// It has not followed,
+const BEHIND: Late = ["replica-behind", "below-behind"];
+/// or what it has under the root that leaves may still be valid.
+const SIGNS: Late = ["replica-signs", "below-signs"];
 
 /// What a gate is judged by.
 #[derive(Debug)]
@@ -67,7 +75,7 @@ impl Sight<'_> {
                     own.all(|it| Some(it.root) != rotation.to)
                 });
                 Seen {
-                    replicas: obstacles(late, "replica-behind"),
+                    replicas: obstacles(late, BEHIND),
                     ..Seen::default()
                 }
             }
@@ -90,7 +98,7 @@ impl Sight<'_> {
         });
         let holders = self.live.holders(now, None);
         let gate = self.fleet.confirmations(self.bundle, &holders, now);
-        seen(gate, obstacles(behind, "replica-behind"))
+        seen(gate, obstacles(behind, BEHIND))
     }
 
     fn users(&self, rotation: &Rotation, now: SystemTime) -> Seen {
@@ -108,7 +116,7 @@ impl Sight<'_> {
         let mut gate = self.fleet.users_of(&from, &holders, gone, now);
         let to = rotation.to.map(|to| self.live.count_under_root(&to, now));
         gate.confirmed = to.unwrap_or(0);
-        seen(gate, obstacles(signing, "replica-signs"))
+        seen(gate, obstacles(signing, SIGNS))
     }
 
     /// Of each other replica the first registration that has not ended and is wanted.
@@ -157,10 +165,13 @@ fn index() -> Seen {
     }
 }
 
-fn obstacles(registrations: Vec<&Registration>, reason: &'static str) -> Vec<Obstacle> {
+fn obstacles(registrations: Vec<&Registration>, [replica, below]: Late) -> Vec<Obstacle> {
     let each = |registration: &Registration| Obstacle {
         node: registration.replica.clone(),
-        reason,
+        reason: match nested::is_below(&registration.replica) {
+            true => below,
+            false => replica,
+        },
         last_certificate_ends: Some(registration.not_after),
         ..Obstacle::default()
     };
@@ -256,6 +267,25 @@ mod tests {
         for (from, to) in [(1, 2), (2, 1)] {
             let rotation = rotation(Phase::Reissue, from, to);
             assert_eq!(in_the_way(&both, &rotation, 100), signs, "away from {from}");
+        }
+    }
+
+    #[test]
+    fn an_authority_below_that_says_nothing_keeps_every_gate_shut_until_its_certificate_has_ended()
+    {
+        let one = [registration("nested:west", 1, 5000)];
+        let published = Rotation {
+            sequence: Some(bundle(1).sequence()),
+            ..rotation(Phase::Distribute, 1, 2)
+        };
+        for (rotation, reason) in [
+            (published, "below-behind"),
+            (rotation(Phase::Activate, 1, 2), "below-behind"),
+            (rotation(Phase::Reissue, 1, 2), "below-signs"),
+        ] {
+            let named = vec![("nested:west".to_owned(), reason)];
+            assert_eq!(in_the_way(&one, &rotation, 5299), named);
+            assert_eq!(in_the_way(&one, &rotation, 5300), []);
         }
     }
 

@@ -110,6 +110,16 @@ pub enum RotationError {
         /// Why it can't.
         reason: String,
     },
+    /// It is the one of the authority above, as far as this one goes.
+    #[error(
+        "rotation {id} follows that of the authority above at {address}, which counts upon it: turn that round, and this one turns round by itself"
+    )]
+    Follows {
+        /// Which.
+        id: String,
+        /// Where the authority above is.
+        address: String,
+    },
     /// Nothing waits for the operator.
     #[error(
         "rotation {id} does not wait for you: it is in {phase}; to pass its gate although it is shut, say --force with a --reason"
@@ -195,6 +205,7 @@ impl RotationError {
             Self::Withdrawing(_) => "ARX-ROTATION-WITHDRAWING",
             Self::TooLate(_) => "ARX-ROTATION-TOO-LATE",
             Self::NoWayBack { .. } => "ARX-ROTATION-NO-WAY-BACK",
+            Self::Follows { .. } => "ARX-ROTATION-FOLLOWS",
             Self::NotHeld { .. } => "ARX-ROTATION-NOT-HELD",
             Self::NoGate { .. } => "ARX-ROTATION-NO-GATE",
             Self::Window { .. } => "ARX-ROTATION-WINDOW",

@@ -148,6 +148,21 @@ pub(super) async fn watch_restored(ca: Arc<Ca>, condition: Condition) {
     }
 }
 
+/// The authority above may be away: whoever looks is told until when issuance goes on.
+pub(super) async fn watch_above(ca: Arc<Ca>, condition: Condition) {
+    let mut trouble = ca.above.trouble();
+    loop {
+        trouble.borrow_and_update();
+        match ca.above_is_away() {
+            Some((code, message)) => condition.set_warning(code, message),
+            None => condition.set_ok(),
+        }
+        if trouble.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 pub(super) async fn watch_ledger(ca: Arc<Ca>, condition: Condition) {
     let mut paused = ca.ledger.paused();
     loop {

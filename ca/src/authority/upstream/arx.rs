@@ -8,19 +8,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arx_daemon::clock::unix_ms;
 use arx_daemon::config::secret_file;
 use arx_identity::tls::TlsError;
-use arx_identity::{CertChain, Certificate, PrivateKey, Sequence, SpiffeId, Svid, TrustBundle};
-use arx_proto::nested::v1::{CertifyRequest, CertifyResponse};
+use arx_identity::{
+    CertChain, Certificate, KeyId, PrivateKey, Sequence, SpiffeId, Svid, TrustBundle,
+};
+use arx_proto::nested::v1::nested_client::NestedClient;
+use arx_proto::nested::v1::{CertifyRequest, CertifyResponse, Held, Position, SyncRequest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::{Request, Status};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
 use super::super::outside::PATH_LENGTH;
 use super::super::{AuthorityError, SERVING_PATH};
+use crate::rotation::Heard;
 use crate::state::{Authorities, State};
 
 /// Longest text of the other authority's that is passed on.
@@ -135,8 +141,8 @@ impl Arx {
         &self,
         state: &State,
         request: &str,
+        root: Option<KeyId>,
     ) -> Result<String, AuthorityError> {
-        let anchors = self.anchors(state).await?;
         let csr = der(request).ok_or_else(|| self.answer("the request itself is not PEM"))?;
         let asked = CertifyRequest {
             csr,
@@ -145,36 +151,95 @@ impl Arx {
             ttl_seconds: self
                 .ttl
                 .map_or(0, |ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)),
+            root: root.map_or_else(Bytes::new, |root| Bytes::copy_from_slice(root.as_bytes())),
         };
+        let answered = self
+            .ask(state, asked, async |mut client, request| {
+                client.certify(request).await
+            })
+            .await?;
+        Ok(self.pem(&answered)?)
+    }
+
+    /// Says what was confirmed and is still held here, and hears what is trusted there.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if it is not reached, or what it says makes no sense.
+    pub(crate) async fn sync(
+        &self,
+        state: &State,
+        confirmed: Option<Sequence>,
+        held: &[(KeyId, SystemTime)],
+    ) -> Result<Heard, AuthorityError> {
+        let held = held.iter().map(|(root, until)| Held {
+            root: Bytes::copy_from_slice(root.as_bytes()),
+            not_after_unix_ms: unix_ms(*until),
+        });
+        let said = SyncRequest {
+            confirmed: confirmed.map(|it| Position {
+                epoch: it.epoch,
+                number: it.number,
+            }),
+            held: held.collect(),
+        };
+        let answered = self
+            .ask(state, said, async |mut client, request| {
+                client.sync(request).await
+            })
+            .await?;
+        let nonsense = || self.answer("a bundle without a position, roots or an active root");
+        let position = answered.published.as_ref().ok_or_else(nonsense)?;
+        if answered.roots.is_empty() || answered.roots.len() > LONGEST {
+            return Err(nonsense().into());
+        }
+        let roots = answered.roots.iter().map(|der| Certificate::from_der(der));
+        let roots: Result<Vec<_>, _> = roots.collect();
+        Ok(Heard {
+            sequence: Sequence {
+                epoch: position.epoch,
+                number: position.number,
+            },
+            roots: roots.map_err(|error| self.answer(error.to_string()))?,
+            active: KeyId::from_slice(&answered.active).ok_or_else(nonsense)?,
+            next: match &answered.next[..] {
+                [] => None,
+                next => Some(KeyId::from_slice(next).ok_or_else(nonsense)?),
+            },
+            distrusted: {
+                let ids = answered.distrusted.iter();
+                let ids: Option<_> = ids.map(|id| KeyId::from_slice(id)).collect();
+                ids.ok_or_else(nonsense)?
+            },
+        })
+    }
+
+    /// One call on a connection of its own, within the deadline.
+    async fn ask<Q, A, F>(&self, state: &State, asked: Q, call: F) -> Result<A, AuthorityError>
+    where
+        F: AsyncFnOnce(NestedClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
+    {
+        let anchors = self.anchors(state).await?;
         let expected =
             SpiffeId::new(state.trust_domain(), SERVING_PATH).expect("it is a path of a SPIFFE id");
-        let call = self.certify(anchors, expected, asked);
-        let answered = tokio::time::timeout(self.deadline, call).await;
-        let answered = answered.unwrap_or_else(|_| {
+        let whole = async {
+            let (svid, bearer) = self.credentials()?;
+            let client = connect::connect(&self.address, &anchors, svid.as_ref(), expected).await?;
+            let mut request = Request::new(asked);
+            if let Some(bearer) = bearer {
+                request.metadata_mut().insert("authorization", bearer);
+            }
+            let answered = call(client, request).await;
+            Ok(answered
+                .map_err(|status| self.refused(&status))?
+                .into_inner())
+        };
+        let answered = tokio::time::timeout(self.deadline, whole).await;
+        Ok(answered.unwrap_or_else(|_| {
             Err(ArxError::Deadline {
                 address: self.address.clone(),
                 after: self.deadline,
             })
-        })?;
-        Ok(self.pem(&answered)?)
-    }
-
-    async fn certify(
-        &self,
-        anchors: Vec<TrustBundle>,
-        expected: SpiffeId,
-        asked: CertifyRequest,
-    ) -> Result<CertifyResponse, ArxError> {
-        let (svid, bearer) = self.credentials()?;
-        let mut client = connect::connect(&self.address, &anchors, svid.as_ref(), expected).await?;
-        let mut request = Request::new(asked);
-        if let Some(bearer) = bearer {
-            request.metadata_mut().insert("authorization", bearer);
-        }
-        let answered = client.certify(request).await;
-        Ok(answered
-            .map_err(|status| self.refused(&status))?
-            .into_inner())
+        })?)
     }
 
     /// By whom the other may be vouched for: the roots in the file, and those that are trusted
