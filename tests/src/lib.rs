@@ -7,6 +7,7 @@
     reason = "tests hold processes and connections"
 )]
 
+pub mod across;
 pub mod admin;
 pub mod app;
 pub mod bench;

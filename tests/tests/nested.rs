@@ -7,59 +7,13 @@ use arx_daemon::files::write_atomically;
 use arx_identity::{Certificate, tls};
 use arx_proto::nested::v1::CertifyRequest;
 use arx_proto::nested::v1::nested_client::NestedClient;
-use arx_tests::app::App;
-use arx_tests::envoy::{Envoy, Options as Proxy};
+use arx_tests::across::{Across, BELOW, above, below, points_to, token};
 use arx_tests::http as web;
-use arx_tests::mesh::{Agent, Mesh, Options, TRUST_DOMAIN};
+use arx_tests::mesh::{Mesh, Options, TRUST_DOMAIN};
 use arx_tests::node::{Authority, Http2};
-use arx_tests::pair::{API, WEB};
 use arx_tests::process::until;
 use arx_tests::rotating::roots;
 use arx_tests::sds::{Connection, secrets, svid};
-use arx_tests::token_issuer::Claims;
-
-/// Whom the authority above lets stand below it.
-const BELOW: &str = "spiffe://example.org/ns/arx-system/sa/arx-ca";
-
-/// The tables of an authority that lets one stand below it.
-fn above() -> Options {
-    Options {
-        authority: format!(
-            "[rotation]\nwindow = \"1s\"\ndwell = \"500ms\"\n\
-             [[nested]]\nid = \"{BELOW}\"\nname = \"west\"\nmax_ttl = \"30d\""
-        ),
-        ..Options::default()
-    }
-}
-
-/// A token of the authority below.
-fn token(up: &Mesh, account: &str) -> String {
-    let claims = Claims::new("arx/join", "arx-system", account, "n9");
-    up.issuer.mint(&claims)
-}
-
-/// An authority below `up`, not started yet; it comes with the token of `account`.
-fn below(up: &Mesh, account: &str, more: &str) -> anyhow::Result<Mesh> {
-    let mut down = Mesh::prepare(Options {
-        authority: "[rotation]\nwindow = \"1s\"\ndwell = \"500ms\"".to_owned(),
-        ..Options::default()
-    })?;
-    let file = down.directory.join("upstream.token");
-    write_atomically(&file, token(up, account).as_bytes(), 0o600)?;
-    let identity = format!("token_file = {file:?}, {more}");
-    points_to(&mut down, up, &identity)?;
-    Ok(down)
-}
-
-fn points_to(down: &mut Mesh, up: &Mesh, identity: &str) -> anyhow::Result<()> {
-    let (port, bundle) = (up.node_port, up.bundle());
-    down.reconfigure(|options| {
-        options.roots = format!(
-            "upstream = {{ deadline = \"20s\", arx = {{ address = \"127.0.0.1:{port}\", \
-             bundle_file = {bundle:?}, {identity} }} }}"
-        );
-    })
-}
 
 /// Waits until the authority says on its operator's port that it does not start, and why.
 async fn waits(mesh: &Mesh, words: &[&str]) -> anyhow::Result<()> {
@@ -69,44 +23,6 @@ async fn waits(mesh: &Mesh, words: &[&str]) -> anyhow::Result<()> {
     });
     let log = || mesh.authority.as_ref().map(|it| it.log().tail());
     seen.await.with_context(|| format!("{:?}", log()))
-}
-
-/// An Envoy under each authority: `web` above calls `api` below.
-struct Across {
-    web: Envoy,
-    _api: Envoy,
-    _agents: [Agent; 2],
-    _apps: [App; 2],
-}
-
-impl Across {
-    async fn start(up: &Mesh, down: &Mesh) -> anyhow::Result<Self> {
-        let agents = [up.agent("n1").await?, down.agent("n2").await?];
-        let apps = [App::start().await?, App::start().await?];
-        let mut api = Proxy::new("api", &agents[1].socket, apps[1].port);
-        api.token = Some(down.token("shop", "api", "n2"));
-        WEB.clone_into(&mut api.accept);
-        let api = Envoy::warm(&down.directory, api).await?;
-        let mut web = Proxy::new("web", &agents[0].socket, apps[0].port);
-        web.token = Some(up.token("shop", "web", "n1"));
-        web.peer = Some((api.ports.inbound, API.to_owned()));
-        let web = Envoy::warm(&up.directory, web).await?;
-        Ok(Self {
-            web,
-            _api: api,
-            _agents: agents,
-            _apps: apps,
-        })
-    }
-
-    async fn talks(&self) -> anyhow::Result<()> {
-        let (status, body) = web::get(self.web.ports.outbound, "/").await?;
-        ensure!(
-            status == 200 && body.contains(&format!("URI={WEB}")),
-            "{status}: {body}"
-        );
-        Ok(())
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -238,6 +154,7 @@ async fn who_is_not_on_the_list_or_asks_for_more_than_it_may_have_gets_nothing_a
             trust_domain: domain.to_owned(),
             path_length,
             ttl_seconds: 0,
+            ..CertifyRequest::default()
         });
         let bearer = format!("Bearer {token}").parse()?;
         request.metadata_mut().insert("authorization", bearer);
