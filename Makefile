@@ -15,13 +15,16 @@ RUNS ?= 100000
 DIR ?= arx-data
 TTL ?= 1h
 
+# What `make image` calls it.
+IMAGE ?= arx:0.1.0
+
 # How often `make crash` kills.
 N ?= 200
 
 CARGO := cargo --locked
 RING := --no-default-features --features ring --target-dir target/ring
 
-.PHONY: help build demo demo-distrust up down test step-ca kube helm test-kube manifests simulate crash bench bench-kube check fmt clippy doc arrows deny rules ring tools envoy etcd clean
+.PHONY: help build demo demo-distrust up down test step-ca kube helm test-kube manifests image simulate crash bench bench-kube check fmt clippy doc arrows deny rules ring tools envoy etcd clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +63,9 @@ test-kube: envoy kube helm build ## the tests in a cluster: a real API server, o
 
 manifests: helm ## render the chart into deploy/manifests, for those without Helm
 	"$(ARX_TOOLS)/bin/helm" template arx deploy/chart --namespace arx-system --set trustDomain=example.org > deploy/manifests/arx.yaml
+
+image: ## build an image of Arx under the name IMAGE, where buildah, podman or docker is
+	@scripts/image.sh "$(IMAGE)"
 
 simulate: ## rotations in worlds where everything goes wrong (RUNS=worlds)
 	ARX_SIMULATION_RUNS=$(RUNS) $(CARGO) test --profile simulation -p arx-tests --test simulation -- --nocapture

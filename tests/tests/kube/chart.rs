@@ -1,12 +1,16 @@
 //! The chart on a real API server: what it makes is taken there, its programs run with what it gives
 //! them, and need all that it grants and nothing else.
 
+mod injected;
 mod rendered;
 mod rights;
 
+use std::path::Path;
+use std::process::Command;
+
 use anyhow::{Context as _, ensure};
 use arx_proto::admin::v1::admin_client::AdminClient;
-use arx_tests::kube::{Chart, Cluster, Installed, Kubelet, NewPod, Token};
+use arx_tests::kube::{Chart, Cluster, Driver, Installed, Kubelet, NewPod, Token};
 use arx_tests::mesh::AUDIENCE;
 use arx_tests::process::{Process, free_port, until};
 use arx_tests::sds::{self, Connection};
@@ -29,6 +33,8 @@ struct Site {
     shop: String,
     authority: Installed,
     agent: Installed,
+    /// The agent, as its kubelet has found it.
+    taken: Option<Driver>,
     /// Both programs.
     running: Vec<Process>,
     folder: tempfile::TempDir,
@@ -52,7 +58,10 @@ impl Site {
         secrets.create(&PostParams::default(), &key).await?;
 
         let issuer = &cluster.issuer;
-        let own = format!("trustDomain: example.org\ncluster: {{issuer: '{issuer}'}}\n");
+        // Objects of drivers have no namespace.
+        let own = format!(
+            "trustDomain: example.org\ncluster: {{issuer: '{issuer}'}}\npodSockets: {{driver: {shop}.csi.arx.dev}}\n"
+        );
         let values = values.replace("SYSTEM", &system).replace("SHOP", &shop);
         let chart = Chart::render(&system, &format!("{own}{values}"))?;
         chart.apply(&cluster, false).await?;
@@ -67,6 +76,7 @@ impl Site {
             shop,
             authority,
             agent,
+            taken: None,
             running: Vec::new(),
             folder,
         })
@@ -124,7 +134,14 @@ impl Site {
             ("\"0.0.0.0:9902\"", loopback(agent_port)),
         ])?;
         self.running.push(self.agent.start()?);
+        let kubelet_root = self.agent.path("/var/lib/kubelet");
+        self.taken = Some(self.kubelet.register(&kubelet_root, &self.driver()).await?);
         self.is_ready(agent_port).await
+    }
+
+    /// What the chart calls the driver.
+    fn driver(&self) -> String {
+        format!("{}.csi.arx.dev", self.shop)
     }
 
     async fn is_ready(&self, port: u16) -> anyhow::Result<()> {
@@ -177,7 +194,7 @@ impl Site {
 
     /// Who somebody with this token is, at the agent's socket.
     async fn identity(&self, token: &str) -> anyhow::Result<String> {
-        let socket = self.agent.path("/run/arx-node-agent/sds.sock");
+        let socket = self.agent.path("/run/arx/sds.sock");
         let connection = Connection::open(&socket, Some(token)).await?;
         let mut stream = connection.stream(&["default"]).await?;
         let secret = sds::secrets(&stream.next().await?)?
@@ -190,7 +207,7 @@ impl Site {
     async fn is_refused(&self, token: &str, code: &str) -> anyhow::Result<()> {
         let mut log = self.running.last().context("the agent runs")?.log();
         let from = log.lines().len();
-        let socket = self.agent.path("/run/arx-node-agent/sds.sock");
+        let socket = self.agent.path("/run/arx/sds.sock");
         let connection = Connection::open(&socket, Some(token)).await?;
         let mut stream = connection.stream(&["default"]).await?;
         log.until(code, from).await?;
@@ -200,5 +217,17 @@ impl Site {
 
     async fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
         admin::connect(&self.authority.path("/run/arx-ca/admin.sock")).await
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for line in mounts.lines() {
+            let place = line.split(' ').nth(1).unwrap_or_default();
+            if Path::new(place).starts_with(self.folder.path()) {
+                let _gone = Command::new("umount").args(["--lazy", place]).status();
+            }
+        }
     }
 }

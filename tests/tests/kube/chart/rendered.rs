@@ -15,6 +15,8 @@ const VALUES: &[&str] = &[
     "{trustDomain: example.org, cluster: {verification: local, others: [{name: b, issuer: 'https://b', audiences: [arx], agents: [a/b], jwks_file: /etc/b.json}]}}",
     "{trustDomain: example.org, publish: {istio: true, clusterTrustBundle: 'example.org:mesh:roots', namespaces: [shop]}}",
     "{trustDomain: example.org, agent: {attestors: [process, token], config: {certificates: {ttl: 30m}}, maxUnavailable: 3}}",
+    "{trustDomain: example.org, podSockets: {enabled: false}}",
+    "{trustDomain: example.org, podSockets: {driver: other.csi.arx.dev, kubeletRoot: /data/kubelet}, injection: {enabled: true, istioLabel: true, mountPath: /run/arx}}",
     "{trustDomain: example.org, image: {repository: registry.example.org/arx, digest: 'sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef'}, imagePullSecrets: [pull]}",
     "{trustDomain: example.org, ca: {service: {type: LoadBalancer}, storage: {storageClassName: fast}, podDisruptionBudget: {enabled: false}, config: {node_api: {queue: 20000}, authority: {root_key: ecdsa-p384}}}}",
     "{trustDomain: example.org, networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {a: b}}}]}, monitoring: {dashboard: {enabled: true}}}",
@@ -23,6 +25,22 @@ const VALUES: &[&str] = &[
 
 /// Values that can't work, and what the refusal names.
 const REFUSED: &[(&str, &str)] = &[
+    (
+        "{trustDomain: example.org, injection: {enabled: true}, podSockets: {enabled: false}}",
+        "podSockets",
+    ),
+    (
+        "{trustDomain: example.org, podSockets: {driver: Arx}}",
+        "driver",
+    ),
+    (
+        "{trustDomain: example.org, podSockets: {kubeletRoot: kubelet}}",
+        "kubeletRoot",
+    ),
+    (
+        "{trustDomain: example.org, injection: {mountPath: /run/}}",
+        "mountPath",
+    ),
     ("{}", "trustDomain"),
     ("trustDomain: Example.org", "trustDomain"),
     ("{trustDomain: example.org, trustdomain: x}", "trustdomain"),
@@ -228,7 +246,10 @@ async fn the_authority_runs_where_pods_are_restricted_and_the_agent_needs_direct
 -> anyhow::Result<()> {
     let cluster = Cluster::start().await?;
     let system = cluster.namespace("arx-system").await?;
-    let chart = Chart::render(&system, VALUES[0])?;
+    let chart = Chart::render(
+        &system,
+        "{trustDomain: example.org, podSockets: {enabled: false}}",
+    )?;
     // The accounts that the pods name.
     chart.apply(&cluster, false).await?;
     let level =
