@@ -57,6 +57,7 @@ use self::parent::{Parent, blocking};
 pub use self::problem::Problem;
 pub use self::reach::Reach;
 pub use self::renewal::RootRenewal;
+pub(crate) use self::roots::at_step;
 use self::sealed::Kept;
 pub use self::upper::{Upper, first_chain};
 pub(crate) use self::upstream::backoff;

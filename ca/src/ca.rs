@@ -15,6 +15,7 @@ use crate::authority::Authority;
 use crate::caller::NodeName;
 use crate::denial;
 use crate::fleet::{Fleet, Released};
+use crate::lease::Leading;
 use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
 use crate::nested;
@@ -71,6 +72,8 @@ pub struct Ca {
     pub trust: Arc<Trust>,
     /// Writes the roots into clusters.
     pub publishers: Publishers,
+    /// Whether this replica leads.
+    pub leading: Leading,
     /// Changes the root.
     pub rotator: Rotator,
     /// The roots, for whoever must not wait.
@@ -148,13 +151,6 @@ impl Ca {
     #[must_use]
     pub fn node_id(&self, name: &NodeName) -> Option<SpiffeId> {
         SpiffeId::new(&self.trust_domain, &format!("/arx/node/{name}")).ok()
-    }
-
-    /// Whether this replica is the one that takes the steps which only one may take: those of
-    /// rotations, and writing into clusters.
-    #[must_use]
-    pub fn is_leader(&self) -> bool {
-        true
     }
 
     /// The certificates that count as valid by the ledger, of this node and its workloads,

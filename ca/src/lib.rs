@@ -17,6 +17,7 @@ mod hex;
 mod issue;
 
 mod kubernetes;
+pub mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod nested;

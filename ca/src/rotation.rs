@@ -34,6 +34,7 @@ mod look;
 mod outside;
 mod rate;
 mod renewal;
+mod reports;
 mod sight;
 mod step;
 mod terms;
@@ -43,6 +44,7 @@ pub use self::above::{Above, Heard};
 pub use self::driver::{Rotator, View};
 pub use self::facts::{Facts, Obstacle, digest};
 pub use self::hints::Hints;
+pub use self::reports::gate;
 pub use self::sight::{Seen, Sight};
 pub use self::step::{
     Effect, Event, RotationError, Step, begin, begin_adoption, begin_cut_off, begin_distrust, step,

@@ -28,6 +28,7 @@ use crate::authority::{renewal_at, serving_at};
 use crate::ca::{Ca, CurrentRules, Rules};
 use crate::config::Config;
 use crate::fleet::Fleet;
+use crate::lease::Leading;
 use crate::metrics::{Gauges, Metrics, Readings, RootLabel, Rotating};
 use crate::nested;
 use crate::overview::Overview;
@@ -190,6 +191,7 @@ impl Process {
             authority: Arc::new(parts.authority),
             trust: Arc::new(parts.trust),
             publishers,
+            leading: Leading::default(),
             rotator: Rotator::default(),
             overview: Overview::default(),
             denials: parts.denials,
@@ -357,6 +359,8 @@ impl Process {
                 keep::watch_restored(Arc::clone(ca), restored),
             );
         }
+        let leading = Arc::clone(ca);
+        self.until_drained("lease", async move { leading.keep_leading().await });
         let rotating = Arc::clone(ca);
         self.until_drained("rotation", async move { rotating.keep_rotating().await });
         if ca.authority.looks_every().is_some() {

@@ -12,6 +12,7 @@ mod denials;
 mod document;
 mod error;
 mod intermediate;
+mod lease;
 mod published;
 mod replica;
 mod restored;
@@ -34,8 +35,11 @@ pub use self::document::Document;
 pub(crate) use self::document::{decode, encode};
 pub use self::error::StateError;
 pub use self::intermediate::Intermediate;
+pub use self::lease::Lease;
 pub use self::published::{Link, Published};
-pub use self::replica::{LedgerMark, Replica, ReplicaDocument, Seen, replica_name};
+pub use self::replica::{
+    Below, Gate, LedgerMark, Open, Replica, ReplicaDocument, Report, Seen, replica_name,
+};
 pub use self::restored::{Adopts, Ahead, Heard, Opened, Restored};
 pub use self::rotation::{
     Forced, Initiator, Kind, LeftBehind, LeftOut, Opener, Passed, Phase, RootName, Rotation,

@@ -94,6 +94,21 @@ impl House {
         authority: &str,
         clock: Clock,
     ) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::named("ca-1", store, authority, clock).await
+    }
+
+    /// Another replica of the same authority.
+    pub(crate) async fn beside(&self, name: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let store = Arc::clone(self.ca.state.store());
+        Self::named(name, store, "", self.clock.clone()).await
+    }
+
+    async fn named(
+        name: &str,
+        store: Shared,
+        authority: &str,
+        clock: Clock,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let directory = tempfile::tempdir()?;
         let issuer = PrivateKey::generate(KeyAlgorithm::Ed25519)?;
         let spki = issuer.public_key().spki_der();
@@ -108,7 +123,7 @@ impl House {
 
         let now = clock.now();
         let state = State::open(store, Seal::plain(), &config.trust_domain, "test").await?;
-        let replica = state.replica(Some("ca-1"), now).await?;
+        let replica = state.replica(Some(name), now).await?;
         let (ledger, _recovery) = Ledger::open(
             crate::ledger::Options {
                 directory: directory.path().join("ledger"),
@@ -140,7 +155,7 @@ impl House {
         };
         let ca = Ca {
             trust_domain: config.trust_domain.clone(),
-            replica: "ca-1".into(),
+            replica: name.into(),
             custody: "memory".to_owned(),
             software: "arx-ca test",
             started: now,
@@ -149,6 +164,7 @@ impl House {
             authority: Arc::new(authority),
             trust: Arc::new(trust),
             publishers: crate::publish::Publishers::default(),
+            leading: crate::lease::Leading::alone(),
             rotator: crate::rotation::Rotator::default(),
             overview: crate::overview::Overview::default(),
             denials: crate::denial::Current::open(state.clone(), &replica).await?,

@@ -41,6 +41,8 @@ pub struct Options {
     pub node_api: String,
     /// Lines of the authority's `[state]`.
     pub state: String,
+    /// What the authority is called among its replicas, if anything.
+    pub replica: Option<String>,
     /// Lines of the authority's `[authority]`.
     pub roots: String,
     /// Lines of its `[policy]`.
@@ -70,6 +72,7 @@ impl Default for Options {
             node_ttl: "1h".to_owned(),
             node_api: String::new(),
             state: String::new(),
+            replica: None,
             roots: String::new(),
             policy: String::new(),
             issuer: None,
@@ -176,6 +179,7 @@ impl Mesh {
             node_ttl,
             node_api,
             state,
+            replica,
             roots,
             policy,
             issuer,
@@ -190,9 +194,12 @@ impl Mesh {
             .clone()
             .unwrap_or_else(|| format!("jwks_file = \"{directory}/jwks.json\""));
         let issuer = issuer.as_deref().unwrap_or(ISSUER);
+        let replica = replica.as_ref().map(|name| format!("replica = {name:?}"));
+        let replica = replica.unwrap_or_default();
         let (node_port, ops_port) = (self.node_port, self.ops_port);
         format!(
             r#"trust_domain = "{TRUST_DOMAIN}"
+{replica}
 [node_api]
 address = "127.0.0.1:{node_port}"
 drain = "5s"

@@ -293,6 +293,10 @@ fn advice(reason: &str) -> &'static str {
         }
         "waited" => "it has no means to confirm: it is waited for until its last certificate ends",
         "not-renewed" => "it is renewed within the window; `arx svid renew --all` asks at once",
+        "replica-silent" => {
+            "it has not said who it waits for: start it, or wait until its intermediate has ended"
+        }
+        "replica-waits" => "see `arx rotate status` at that replica",
         "replica-behind" => "start the replica, or wait until its intermediate has ended",
         "history-lost" => {
             "nobody knows any more who was issued what: wait until the last of it has ended"

@@ -92,6 +92,12 @@ pub enum AuthorityError {
     /// Whatever keeps records did not take it, so it is not used.
     #[error("a new certificate of the authority could not be recorded, and is not used: {0}")]
     NotRecorded(String),
+    /// A step was decided before another that has been taken already.
+    #[error(
+        "a later step of the rotation has changed the roots already, so this one changes nothing: \
+         another replica has gone on meanwhile"
+    )]
+    Fenced,
     /// A task was cut off.
     #[error("signing was cut off: {0}")]
     CutOff(String),
@@ -133,6 +139,7 @@ impl AuthorityError {
             Self::Arx(error) => error.code(),
             Self::NotReady => "ARX-AUTHORITY-NOT-READY",
             Self::NotRecorded(_) => "ARX-AUTHORITY-NOT-RECORDED",
+            Self::Fenced => "ARX-AUTHORITY-FENCED",
             Self::CutOff(_) => "ARX-AUTHORITY-CUT-OFF",
         }
     }
@@ -158,6 +165,7 @@ impl AuthorityError {
             | Self::Arx(_)
             | Self::NotReady
             | Self::NotRecorded(_)
+            | Self::Fenced
             | Self::CutOff(_) => true,
             _ => false,
         }

@@ -20,6 +20,17 @@ use crate::state::{
 
 const SETTING: &str = "authority";
 
+tokio::task_local! {
+    /// The step of a rotation on whose behalf roots are changed.
+    static STEP: u64;
+}
+
+/// Does `work` on behalf of a step of a rotation, by the generation of the document in which that
+/// was decided: roots that a later step has changed already stay as they are.
+pub(crate) async fn at_step<T>(step: u64, work: impl Future<Output = T>) -> T {
+    STEP.scope(step, work).await
+}
+
 impl Authority {
     /// The root that comes next, unless one is prepared already: the one that lies in the
     /// operator's files, if that is another than the active one; otherwise it is made, of the
@@ -302,7 +313,12 @@ impl Authority {
                     let Some(mut found) = found else {
                         return Err(self.gone());
                     };
+                    let step = STEP.try_with(|step| *step).ok();
+                    if step.is_some_and(|step| step < found.value.step) {
+                        return Err(AuthorityError::Fenced);
+                    }
                     Ok(if decide(&mut found.value)? {
+                        found.value.step = step.unwrap_or(found.value.step);
                         Decision::Write(found.value, found.generation + 1)
                     } else {
                         Decision::Keep(found.generation)

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use arx_identity::{KeyId, TrustBundle};
 
 use super::Fleet;
+use super::agent::Agent;
 use crate::caller::NodeName;
 use crate::ledger::Holder;
 use names::Names;
@@ -133,6 +134,53 @@ impl Fleet {
             gate.wait(never_seen(name, holder));
         }
         gate.sorted()
+    }
+
+    /// Which of `wanted` are connected here, with nothing in the way of confirming `published`.
+    #[must_use]
+    pub fn well_with(
+        &self,
+        wanted: &[NodeName],
+        published: &TrustBundle,
+        now: SystemTime,
+    ) -> Vec<NodeName> {
+        self.well(wanted, |gate, agent| {
+            confirm::agent(gate, agent, published, None, now);
+        })
+    }
+
+    /// Which of `wanted` are connected here, and have shown in two inventories that nothing under
+    /// `root` is left there.
+    #[must_use]
+    pub fn well_without(
+        &self,
+        wanted: &[NodeName],
+        root: &KeyId,
+        now: SystemTime,
+    ) -> Vec<NodeName> {
+        self.well(wanted, |gate, agent| {
+            users::agent(gate, agent, root, None, Gone::ShownTwice, now);
+            if !agent.holdings.is_shown_twice() {
+                gate.wait(Unconfirmed::new(
+                    agent.name(),
+                    Reason::NotReported,
+                    Names::of_leaves([]),
+                ));
+            }
+        })
+    }
+
+    fn well(&self, wanted: &[NodeName], judge: impl Fn(&mut Gate, &Agent)) -> Vec<NodeName> {
+        let state = self.lock();
+        let well = wanted.iter().filter(|name| {
+            let agent = state.agents.get(*name).filter(|agent| agent.is_connected());
+            agent.is_some_and(|agent| {
+                let mut gate = Gate::default();
+                judge(&mut gate, agent);
+                gate.unconfirmed.is_empty()
+            })
+        });
+        well.cloned().collect()
     }
 
     /// What keeps `root` in use: `holders` (those with valid certificates under it by the

@@ -194,6 +194,12 @@ impl Holdings {
         self.complete
     }
 
+    /// Whether there were two in a row, of one cache.
+    pub(super) fn is_shown_twice(&self) -> bool {
+        let mut newest = self.inventory.iter();
+        self.complete && newest.any(|whole| whole.before.is_some())
+    }
+
     /// How many leaves the newest inventory names.
     pub(super) fn len(&self) -> usize {
         self.leaves.len()

@@ -10,16 +10,19 @@ use tokio::sync::{Notify, watch};
 
 use super::facts::{Facts, Obstacle, digest};
 use super::hints::Hints;
+use super::reports::Told;
 use super::step::{Effect, Event, RotationError, begin, step};
 use super::terms;
 use super::time::{BelievedTime, Doubt, moved_ms};
+use crate::authority::at_step;
 use crate::ca::Ca;
 use crate::ledger;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
-    Decision, Document as _, Initiator, KeyPlace, Kind, Loaded, Phase, Root, RootName, RootState,
-    Rotation, Rotations, StateError, Terms,
+    Decision, Document as _, Initiator, KeyPlace, Kind, Loaded, Phase, ReplicaDocument, Root,
+    RootName, RootState, Rotation, Rotations, StateError, Terms,
 };
+use crate::trust::TrustError;
 
 /// A rotation that is under way is looked at this often, whatever happens.
 const LOOK: Duration = Duration::from_secs(1);
@@ -56,6 +59,8 @@ pub struct Rotator {
     time: Mutex<(BelievedTime, Option<(SystemTime, Instant)>)>,
     /// When it was first known who holds what.
     counting: OnceLock<Instant>,
+    /// What the other replicas were told last.
+    told: Mutex<Option<Told>>,
 }
 
 /// A list of who was in the way of a gate, as an operator may have seen it.
@@ -88,6 +93,15 @@ impl Rotator {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Option<Arc<View>>> {
         self.view.subscribe()
+    }
+
+    pub(super) fn told(&self) -> Option<Told> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.clone()
+    }
+
+    pub(super) fn has_told(&self, told: Told) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     }
 
     /// Has the rotation looked at.
@@ -339,6 +353,8 @@ impl Ca {
         let mut fleet = self.fleet.changed();
         let mut issuing = self.authority.watch();
         let mut store = self.state.changes(&Rotations::KIND);
+        let mut replicas = self.state.changes(&ReplicaDocument::KIND);
+        let mut leads = self.leading.watch();
         let mut jumps = self.clock.jumps();
         loop {
             let wait = {
@@ -356,6 +372,8 @@ impl Ca {
             tokio::select! {
                 () = self.rotator.wake.notified() => {}
                 _ = store.changed() => {}
+                Ok(()) = leads.changed() => {}
+                _ = replicas.changed(), if wait < Duration::MAX => {}
                 Ok(()) = jumps.changed() => {}
                 Ok(()) = issuing.changed(), if wait < Duration::MAX => {}
                 Ok(()) = fleet.changed(), if wait < Duration::MAX => {
@@ -419,6 +437,7 @@ impl Ca {
         }
         let key = self.state.key(&Rotations::KIND);
         let stored = self.state.load::<Rotations>(&key).await?;
+        let generation = stored.as_ref().map_or(0, |stored| stored.generation);
         let Some(rotation) = stored.and_then(|stored| stored.value.all.last().cloned()) else {
             return match event {
                 Event::Looked => Ok(Looked::Idle),
@@ -429,19 +448,26 @@ impl Ca {
         let facts = self.facts(&rotation, now, doubt).await?;
         let step =
             step(&rotation, event, &facts, now).map_err(|error| Wrong::Refused(refused(&error)))?;
+        // Whoever is asked by an operator acts; what only is looked at is the leader's.
+        let leads = self.is_leader() || !matches!(event, Event::Looked);
+        let step = match leads {
+            true => step,
+            false => step.of_each(),
+        };
         let moved = step.next.is_some();
-        let rotation = match step.next {
+        let (rotation, generation) = match step.next {
             Some(next) => match self.store(&rotation, next, &facts).await? {
-                Some(stored) => stored,
+                Some(stored) => (stored, generation + 1),
                 // Somebody else took a step.
                 None => return Ok(Looked::Again),
             },
-            None => rotation,
+            None => (rotation, generation),
         };
         let acts = !step.effects.is_empty();
         let hints_only = matches!(step.effects[..], [Effect::Renew(..)]);
         for effect in step.effects {
-            self.act(&rotation, effect, now, hints).await?;
+            let act = self.act(&rotation, effect, facts.sequence, now, hints);
+            at_step(generation, act).await?;
         }
         let over = rotation.phase.is_over();
         let distrusted = (rotation.kind == Kind::Distrust && !over).then_some(rotation.from);
@@ -570,6 +596,7 @@ impl Ca {
         &self,
         rotation: &Rotation,
         effect: Effect,
+        after: Sequence,
         now: SystemTime,
         hints: &mut Hints,
     ) -> Result<(), Wrong> {
@@ -588,8 +615,15 @@ impl Ca {
                     .map(|id| stored.value.root(*id).map(|root| root.certificate.clone()))
                     .collect::<Option<Vec<_>>>()
                     .ok_or_else(|| Wrong::gone("a root of the rotation"))?;
-                let head = self.trust.refresh().await?.sequence();
-                let bundle = self.trust.publish(head, certificates, now).await?;
+                // What follows that which was looked at, and nothing else: whoever was stopped
+                // meanwhile finds its place taken, and looks again.
+                let bundle = match self.trust.publish(after, certificates, now).await {
+                    Err(TrustError::Moved { .. }) => {
+                        self.trust.refresh().await?;
+                        return Ok(());
+                    }
+                    published => published?,
+                };
                 tracing::info!(rotation = %rotation.id, bundle = %bundle.sequence(), roots = bundle.roots().len(), "a bundle is published");
             }
             Effect::Activate(from, to) => self.authority.activate(from, to).await?,

@@ -1,16 +1,19 @@
 //! Looking at the world for a rotation.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use arx_identity::{Certificate, KeyId};
 
 use super::driver::Wrong;
 use super::facts::{Facts, Obstacle};
+use super::reports::{self, Told};
 use super::sight::{Seen, Sight};
 use super::time::Doubt;
 use crate::ca::Ca;
 use crate::denial::Apart;
-use crate::state::{Authorities, Phase, Root, RootState, Rotation};
+use crate::nested;
+use crate::state::{Authorities, Below, Phase, Report, Root, RootState, Rotation};
 
 impl Ca {
     /// What is seen at `now` of everything that `rotation` depends on.
@@ -98,26 +101,81 @@ impl Ca {
         } else {
             Vec::new()
         };
+        let mut others = stored.registrations.iter();
+        let others_sign = others
+            .any(|other| *other.replica != *self.replica && !nested::is_below(&other.replica));
+        let gate = reports::gate(rotation);
+        let others = replicas.iter().filter(|(name, _)| **name != *self.replica);
+        let said = others.filter_map(|(name, document)| {
+            let report = document.report.as_ref()?;
+            (Some(&report.gate) == gate.as_ref()).then(|| (name.clone(), report))
+        });
+        let said: BTreeMap<String, &Report> = said.collect();
+        let told_elsewhere = said.values().flat_map(|report| &report.below);
+        let told_elsewhere: Vec<_> = told_elsewhere
+            .map(|below| (below.name.clone(), below.sequence))
+            .collect();
         let sight = Sight {
             replica: &self.replica,
             registrations: &stored.registrations,
             seen: replicas
-                .into_iter()
-                .filter_map(|(name, document)| Some((name, document.seen.sequence?)))
+                .iter()
+                .filter_map(|(name, document)| Some((name.clone(), document.seen.sequence?)))
+                // Whoever was told last knows the highest.
+                .chain(told_elsewhere)
                 .chain(self.confirmed_below.all())
                 .collect(),
+            reports: said,
             bundle: &self.trust.current(),
             live: &self.ledger.live(),
             fleet: &self.fleet,
         };
         let Seen {
-            confirmed,
+            mut confirmed,
             replicas: mut obstacles,
             waiting,
         } = sight.gate(rotation, now);
-        let Apart { waits, denied } = self.denied_apart(waiting, now).await;
+        let Apart { mut waits, denied } = self.denied_apart(waiting, now).await;
+        // Also those of which another says that they are well: it has to go on saying so.
+        let away = reports::away(&waits);
+        reports::without_well(&mut waits, sight.reports.values().copied());
+        if let Some(gate) = gate
+            && others_sign
+        {
+            let signs_under = self.authority.issuing().map(|it| it.root());
+            // Not before it is known who has been issued what.
+            if let Some(signs_under) = signs_under.filter(|_| self.ledger.live().is_ready()) {
+                let known = (confirmed, &waits[..]);
+                let below = self
+                    .confirmed_below
+                    .all()
+                    .into_iter()
+                    .map(|(name, sequence)| Below { name, sequence });
+                let report = Report {
+                    away,
+                    below: below.collect(),
+                    ..sight.report(rotation, gate, signs_under, known, now)
+                };
+                self.tell_replicas(report).await?;
+            }
+            confirmed += sight.reports.values().map(|it| it.confirmed).sum::<u64>();
+            let mut others = reports::of_others(sight.reports.iter());
+            sight.without_well_here(rotation, &mut others, now);
+            obstacles.extend(others);
+        }
         obstacles.extend(waits);
         Ok((confirmed, obstacles, denied))
+    }
+
+    /// Stores what this replica knows of a gate, for the others.
+    async fn tell_replicas(&self, report: Report) -> Result<(), Wrong> {
+        let now = self.clock.monotonic();
+        let told = self.rotator.told();
+        if Told::is_out_of_date(told.as_ref(), &report, now) {
+            self.state.report(&self.replica, report.clone()).await?;
+            self.rotator.has_told(Told::new(report, now));
+        }
+        Ok(())
     }
 
     /// Objects in clusters that hold the bundle which has to be confirmed, and those that do not.

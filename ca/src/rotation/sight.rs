@@ -10,7 +10,7 @@ use super::facts::Obstacle;
 use crate::fleet::{Fleet, Gate, Gone, Reason, Unconfirmed};
 use crate::ledger::Live;
 use crate::nested;
-use crate::state::{Kind, Phase, Registration, Rotation};
+use crate::state::{Kind, Phase, Registration, Report, Rotation};
 
 /// How long after its end an intermediate may still be taken for valid by a slow clock.
 const SKEW: Duration = Duration::from_secs(300);
@@ -21,6 +21,8 @@ type Late = [&'static str; 2];
 const BEHIND: Late = ["replica-behind", "below-behind"];
 /// or what it has under the root that leaves may still be valid.
 const SIGNS: Late = ["replica-signs", "below-signs"];
+/// It has not said whom it waits for.
+const SILENT: Late = ["replica-silent", "below-behind"];
 
 /// What a gate is judged by.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Sight<'a> {
     pub registrations: &'a [Registration],
     /// The newest bundle that each replica has promised never to go below.
     pub seen: BTreeMap<String, Sequence>,
+    /// What each other replica knows of this gate, if it has said.
+    pub reports: BTreeMap<String, &'a Report>,
     /// The bundle that is published.
     pub bundle: &'a TrustBundle,
     /// The certificates that are valid.
@@ -96,9 +100,18 @@ impl Sight<'_> {
                 .get(&other.replica)
                 .is_none_or(|seen| *seen < newest)
         });
+        let silent = self.others(now, |other| {
+            let has_seen = self
+                .seen
+                .get(&other.replica)
+                .is_some_and(|seen| *seen >= newest);
+            has_seen && self.owes_a_report(other)
+        });
+        let mut replicas = obstacles(behind, BEHIND);
+        replicas.extend(obstacles(silent, SILENT));
         let holders = self.live.holders(now, None);
         let gate = self.fleet.confirmations(self.bundle, &holders, now);
-        seen(gate, obstacles(behind, BEHIND))
+        seen(gate, replicas)
     }
 
     fn users(&self, rotation: &Rotation, now: SystemTime) -> Seen {
@@ -106,7 +119,18 @@ impl Sight<'_> {
             return index();
         }
         let from = rotation.from;
-        let signing = self.others(now, |other| other.root == from);
+        // A replica that signs under another root from now on has nothing to wait for but what
+        // it tells of.
+        let signing = self.others(now, |other| {
+            let report = self.reports.get(&other.replica);
+            other.root == from && report.is_none_or(|report| report.signs_under == from)
+        });
+        let silent = self.others(now, |other| other.root != from && self.owes_a_report(other));
+        let silent = silent.into_iter().filter(|it| {
+            let mut signing = signing.iter();
+            signing.all(|other| other.replica != it.replica)
+        });
+        let silent = obstacles(silent.collect(), SILENT);
         let holders = self.live.holders(now, Some(&from));
         let gone = match rotation.kind {
             // What is in an answer that is under way is refused by whoever gets it.
@@ -116,7 +140,15 @@ impl Sight<'_> {
         let mut gate = self.fleet.users_of(&from, &holders, gone, now);
         let to = rotation.to.map(|to| self.live.count_under_root(&to, now));
         gate.confirmed = to.unwrap_or(0);
-        seen(gate, obstacles(signing, SIGNS))
+        let mut replicas = obstacles(signing, SIGNS);
+        replicas.extend(silent);
+        seen(gate, replicas)
+    }
+
+    /// Whether it is a replica that has not said whom it waits for. An authority below says so
+    /// otherwise: by what it confirms, and by what it is registered for.
+    fn owes_a_report(&self, other: &Registration) -> bool {
+        !nested::is_below(&other.replica) && !self.reports.contains_key(&other.replica)
     }
 
     /// Of each other replica the first registration that has not ended and is wanted.
@@ -251,6 +283,7 @@ mod tests {
             replica: "ca-1",
             registrations,
             seen: BTreeMap::new(),
+            reports: BTreeMap::new(),
             bundle: &bundle(1),
             live: &Live::without_files(Vec::new()),
             fleet: &Fleet::default(),
@@ -331,6 +364,7 @@ mod tests {
                 replica: "ca-1",
                 registrations: &[],
                 seen: BTreeMap::new(),
+                reports: BTreeMap::new(),
                 bundle: &bundle,
                 live: &Live::without_files(Vec::new()),
                 fleet: &fleet,

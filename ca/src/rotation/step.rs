@@ -766,6 +766,20 @@ impl Step {
         }
     }
 
+    /// What each replica does by itself, whoever leads.
+    pub(super) fn of_each(self) -> Self {
+        let own = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::TakeOver | Effect::Renew(..) | Effect::StopSigning
+            )
+        };
+        Self {
+            next: None,
+            effects: self.effects.into_iter().filter(own).collect(),
+        }
+    }
+
     /// Stays in the phase.
     pub(super) fn stand(before: &Rotation, after: Rotation) -> Self {
         Self {

@@ -28,6 +28,9 @@ pub struct Authorities {
     pub registrations: Vec<Registration>,
     /// What was lost was given up, and no root is left that may be trusted: another may be made.
     pub anew: bool,
+    /// The step of rotations that has changed them last, as the generation of their document: one
+    /// that was decided before it, and comes later, changes nothing.
+    pub step: u64,
     /// The key that waits for its certificate by a CA outside.
     pub pending: Option<Pending>,
     /// What a newer version has added.

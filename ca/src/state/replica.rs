@@ -5,14 +5,16 @@
 
 use std::time::SystemTime;
 
-use arx_identity::Sequence;
 use arx_identity::crypto::random;
+use arx_identity::{KeyId, Sequence};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::document::{self, Document};
-use super::{Authorities, Decision, Denials, Loaded, State, StateError, published, wire};
+use super::{
+    Authorities, Decision, Denials, Loaded, Phase, State, StateError, published, rotation, wire,
+};
 use crate::hex::Hex;
 use crate::store::{Key, Segment};
 
@@ -38,9 +40,91 @@ pub struct ReplicaDocument {
     /// How far its ledger is at least; a ledger that is behind this was lost or is an old copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<LedgerMark>,
+    /// Who it waits for at the gate of the rotation that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
     /// What a newer version has added.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// What a replica knows of a gate: whoever it has issued to, and whoever follows it. Bounded,
+/// however many they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which gate.
+    pub gate: Gate,
+    /// The root that it signs under: from here on under no other.
+    #[serde(with = "wire::key_id")]
+    pub signs_under: KeyId,
+    /// How many have done what the phase waits for.
+    pub confirmed: u64,
+    /// How many have not.
+    pub open: u64,
+    /// The first of these.
+    pub named: Vec<Open>,
+    /// Of the nodes that only this replica waits for because their agents are not connected here:
+    /// the first.
+    pub away: Vec<String>,
+    /// Of the nodes that others miss: those that are connected here, with nothing in the way.
+    pub well: Vec<String>,
+    /// What authorities below have confirmed here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub below: Vec<Below>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// What an authority below has confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Below {
+    /// What it is called among those who sign.
+    pub name: String,
+    /// The bundle.
+    #[serde(with = "published::sequence")]
+    pub sequence: Sequence,
+}
+
+/// A gate, as no other is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    /// The rotation.
+    pub rotation: String,
+    /// Its phase.
+    #[serde(with = "rotation::phase")]
+    pub phase: Phase,
+    /// When that began.
+    #[serde(with = "wire::millis", rename = "began_ms")]
+    pub began: SystemTime,
+    /// The bundle that has to be confirmed, if one has.
+    #[serde(with = "published::optional_sequence", default)]
+    pub sequence: Option<Sequence>,
+}
+
+/// Somebody whom a replica waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// Cluster and node.
+    pub node: String,
+    /// The process, if it is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub process: String,
+    /// The secret that it has not taken.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub resource: String,
+    /// Why.
+    pub reason: String,
+    /// How many identities depend on it.
+    pub workload_count: u32,
+    /// When the last certificate ends that it holds.
+    #[serde(
+        with = "wire::optional_millis",
+        rename = "ends_ms",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub ends: Option<SystemTime>,
 }
 
 /// The newest that a replica has worked with.
@@ -128,6 +212,27 @@ impl State {
         self.expect(&self.key(&Denials::KIND), stored.seen.denials);
         replica.starts = stored.starts;
         Ok(replica)
+    }
+}
+
+impl State {
+    /// Stores what the replica of this name knows of a gate.
+    ///
+    /// # Errors
+    /// [`StateError`] if it could not be stored.
+    pub(crate) async fn report(&self, replica: &str, report: Report) -> Result<(), StateError> {
+        let name = Segment::parse(replica);
+        let name = name.map_err(|_| StateError::ReplicaName(replica.to_owned()))?;
+        let key = self.key(&ReplicaDocument::KIND).named(name);
+        self.update(&key, |found: Option<Loaded<ReplicaDocument>>| {
+            let mut document = found.map(|found| found.value).unwrap_or_default();
+            if document.report.as_ref() == Some(&report) {
+                return Ok::<_, StateError>(Decision::Keep(()));
+            }
+            document.report = Some(report.clone());
+            Ok(Decision::Write(document, ()))
+        })
+        .await
     }
 }
 

@@ -378,17 +378,17 @@ impl Document for Rotations {
     }
 }
 
-mod phase {
+pub(super) mod phase {
     use super::*;
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(in super::super) fn serialize<S: Serializer>(
         phase: &Phase,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(phase.as_str())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Phase, D::Error> {
         String::deserialize(deserializer).map(|name| Phase::named(&name))

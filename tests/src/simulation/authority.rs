@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use arx_ca::caller::{Node, NodeName};
 use arx_ca::fleet::{Down, Fleet, Session};
 use arx_ca::ledger::{Issued, Live, Record, Released, Validity};
-use arx_ca::rotation::Hints;
-use arx_ca::state::{Registration, RootState, Rotation, Rotations};
+use arx_ca::rotation::{self, Hints};
+use arx_ca::state::{Phase, Registration, Report, RootState, Rotation, Rotations};
 use arx_identity::{KeyId, Sequence, Serial, Svid, TrustBundle};
 use arx_node_agent::simulation::{Reply, Request};
 use arx_proto::node::v1 as wire;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use serde_json::Map;
 
 use super::clock::{Millis, wall};
 use super::fault::Fault;
@@ -27,6 +28,8 @@ use crate::dice::Dice;
 pub const TTL: Millis = 10 * 60_000;
 /// How long an intermediate lives.
 const INTERMEDIATE: Millis = 22 * 60_000;
+/// So long after its end slow clocks may take a certificate for valid.
+const SKEW: Millis = 5 * 60_000;
 /// The cluster of all nodes.
 pub const CLUSTER: &str = "c1";
 /// The replica that drives rotations, and another.
@@ -68,6 +71,7 @@ pub struct Store {
     pub published: Vec<TrustBundle>,
     registrations: Vec<Registration>,
     seen: BTreeMap<String, Sequence>,
+    report: Option<Report>,
     /// Roots that were ever made.
     made: usize,
     /// A root that is gone, and offered again when the next one is made.
@@ -89,8 +93,34 @@ struct Process {
 /// A replica of which only the signing matters.
 struct Replica {
     signs_under: KeyId,
+    /// What it has issued, by root, and when each ends.
+    issued: Vec<(KeyId, Millis)>,
     next_at: Millis,
     lags: bool,
+}
+
+/// What the other replica says of a gate: that it waits for nobody, once what it has issued under
+/// the root that leaves has ended for slow clocks, too. Those who hold what it has issued follow
+/// the one that drives rotations.
+fn report(other: &mut Replica, rotation: Option<&Rotation>, now: Millis) -> Option<Report> {
+    other.issued.retain(|(_, ends)| ends + SKEW > now);
+    let rotation = rotation?;
+    let gate = rotation::gate(rotation)?;
+    let mut issued = other.issued.iter();
+    if rotation.phase == Phase::Reissue && issued.any(|(root, _)| *root == rotation.from) {
+        return None;
+    }
+    Some(Report {
+        gate,
+        signs_under: other.signs_under,
+        confirmed: 0,
+        open: 0,
+        named: Vec::new(),
+        away: Vec::new(),
+        well: Vec::new(),
+        below: Vec::new(),
+        extra: Map::new(),
+    })
 }
 
 impl Authority {
@@ -105,6 +135,7 @@ impl Authority {
                 published: vec![first],
                 registrations: Vec::new(),
                 seen: BTreeMap::new(),
+                report: None,
                 made: 1,
                 forgotten: None,
                 mute: Vec::new(),
@@ -114,6 +145,7 @@ impl Authority {
             starts_at: 0,
             other: (replicas > 1).then_some(Replica {
                 signs_under: root,
+                issued: Vec::new(),
                 next_at: 0,
                 lags: false,
             }),
@@ -343,6 +375,9 @@ impl Authority {
             return None;
         }
         let svid = self.make((pool.place(root), 1), path, now, lifetime, pool);
+        if let Some(other) = &mut self.other {
+            other.issued.push((root, now + lifetime));
+        }
         Some(Reply::Issued(svid, self.bundle().sequence()))
     }
 
@@ -416,6 +451,7 @@ impl Authority {
             self.store.seen.insert(REPLICAS[1].to_owned(), newest);
             // Which key it signs with matters to nobody here.
             self.store.register_as(1, active, active, now);
+            self.store.report = report(other, self.store.rotations.all.last(), now);
         }
         other.next_at = now + 1000 + dice.below(30_000);
         self.look_soon(now);

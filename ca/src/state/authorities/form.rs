@@ -21,6 +21,8 @@ struct FormOf<'a> {
     pending: Option<PendingFormOf<'a>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     anew: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    step: u64,
     #[serde(flatten)]
     extra: &'a Map<String, Value>,
 }
@@ -59,6 +61,14 @@ fn by_reference<S: Serializer>(key: &&Pkcs8, serializer: S) -> Result<S::Ok, S::
     pkcs8::serialize(key, serializer)
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands out references"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 fn is_none<T>(value: &&Option<T>) -> bool {
     value.is_none()
 }
@@ -70,6 +80,8 @@ struct Form {
     pending: Option<PendingForm>,
     #[serde(default)]
     anew: bool,
+    #[serde(default)]
+    step: u64,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -124,6 +136,7 @@ impl Document for Authorities {
                 extra: &pending.extra,
             }),
             anew: self.anew,
+            step: self.step,
             extra: &self.extra,
         })
     }
@@ -149,6 +162,7 @@ impl Document for Authorities {
                 extra: pending.extra,
             }),
             anew: form.anew,
+            step: form.step,
             extra: form.extra,
         };
         match authorities.contradiction() {

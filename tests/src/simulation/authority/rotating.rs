@@ -212,10 +212,16 @@ impl Authority {
     fn facts(&self, pool: &Pool, rotation: &Rotation, now: Millis) -> Option<Facts> {
         let process = self.process.as_ref()?;
         let bundle = self.bundle();
+        let gate = rotation::gate(rotation);
+        let reports = self.store.report.iter();
+        let reports = reports
+            .filter(|report| Some(&report.gate) == gate.as_ref())
+            .map(|report| (REPLICAS[1].to_owned(), report));
         let seen = Sight {
             replica: REPLICAS[0],
             registrations: &self.store.registrations,
             seen: self.store.seen.clone(),
+            reports: reports.collect(),
             bundle,
             live: &process.live,
             fleet: &process.fleet,

@@ -1,0 +1,235 @@
+//! What replicas tell each other of a gate: each knows those to whom it has issued and those who
+//! follow it, and the gate waits for all of them.
+//!
+//! A report is bounded, however large the fleet: counts, and the first of those who are waited
+//! for. A node whose certificates are in one replica's ledger and whose agent is connected to
+//! another is missed by the first; the second says whether it is well.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use arx_identity::KeyId;
+use serde_json::Map;
+
+use super::facts::Obstacle;
+use super::sight::Sight;
+use crate::caller::NodeName;
+use crate::fleet::Reason;
+use crate::state::{Gate, Open, Phase, Report, Rotation};
+
+/// Those who are waited for that a report names.
+const NAMED: usize = 100;
+/// Nodes that a report asks others for.
+const AWAY: usize = 300;
+/// Reports that say nothing decisive are not stored more often.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Why somebody is in the way, as other replicas may tell it.
+const REASONS: [&str; 12] = [
+    "refused",
+    "no-bundle",
+    "agent-away",
+    "waited",
+    "not-reported",
+    "agent-behind",
+    "not-renewed",
+    "not-acked",
+    "index-building",
+    "clock-doubtful",
+    "history-lost",
+    "replica-behind",
+];
+
+/// What this replica has told last, and when.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    report: Report,
+    at: Instant,
+}
+
+/// What the gate is called at which `rotation` stands, if its phase has one.
+#[must_use]
+pub fn gate(rotation: &Rotation) -> Option<Gate> {
+    let waits = match rotation.phase {
+        Phase::Distribute | Phase::Retire | Phase::Restore => rotation.sequence.is_some(),
+        Phase::Reissue => true,
+        Phase::Prepare => rotation.without_successor,
+        _ => false,
+    };
+    waits.then(|| Gate {
+        rotation: rotation.id.clone(),
+        phase: rotation.phase,
+        began: rotation.phase_began,
+        sequence: rotation.sequence,
+    })
+}
+
+/// Takes out of `waiting` the nodes that are only not connected here, and of which another
+/// replica says that they are well.
+pub(super) fn without_well<'a>(
+    waiting: &mut Vec<Obstacle>,
+    reports: impl Iterator<Item = &'a Report>,
+) {
+    let well: BTreeSet<&str> = reports
+        .flat_map(|report| report.well.iter().map(String::as_str))
+        .collect();
+    waiting.retain(|it| !(is_away(it.reason) && well.contains(it.node.as_str())));
+}
+
+/// The first of the nodes that are only not connected here.
+pub(super) fn away(waiting: &[Obstacle]) -> Vec<String> {
+    let away = waiting.iter().filter(|it| is_away(it.reason));
+    away.take(AWAY).map(|it| it.node.clone()).collect()
+}
+
+fn is_away(reason: &str) -> bool {
+    reason == Reason::AgentAway.as_str()
+}
+
+/// What others wait for, as obstacles: those that are named, and one for the rest of each.
+pub(super) fn of_others<'a>(
+    reports: impl Iterator<Item = (&'a String, &'a &'a Report)> + Clone,
+) -> Vec<Obstacle> {
+    let well: BTreeSet<&str> = reports
+        .clone()
+        .flat_map(|(_, report)| report.well.iter().map(String::as_str))
+        .collect();
+    let mut obstacles = Vec::new();
+    for (replica, report) in reports {
+        let mut told = 0;
+        for open in &report.named {
+            told += 1;
+            if is_away(&open.reason) && well.contains(open.node.as_str()) {
+                continue;
+            }
+            let mut reasons = REASONS.iter();
+            obstacles.push(Obstacle {
+                node: open.node.clone(),
+                process: open.process.clone(),
+                resource: open.resource.clone(),
+                reason: reasons
+                    .find(|known| **known == open.reason)
+                    .copied()
+                    .unwrap_or("other"),
+                workload_count: open.workload_count,
+                last_certificate_ends: open.ends,
+                detail: format!("told by {replica}"),
+                ..Obstacle::default()
+            });
+        }
+        if report.open > told {
+            obstacles.push(Obstacle {
+                node: replica.clone(),
+                reason: "replica-waits",
+                detail: format!("it waits for {} more", report.open - told),
+                ..Obstacle::default()
+            });
+        }
+    }
+    obstacles
+}
+
+impl Sight<'_> {
+    /// Takes out of what others wait for the nodes whose agents have come here, and are well: the
+    /// newest word of a node is what it tells to whom it is connected. Whoever waits for them may
+    /// be dead.
+    pub(super) fn without_well_here(
+        &self,
+        rotation: &Rotation,
+        obstacles: &mut Vec<Obstacle>,
+        now: std::time::SystemTime,
+    ) {
+        let nodes: BTreeSet<&str> = obstacles.iter().map(|it| it.node.as_str()).collect();
+        let nodes: Vec<NodeName> = nodes.into_iter().filter_map(node).collect();
+        let well: BTreeSet<String> = self
+            .well(rotation, &nodes, now)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        obstacles.retain(|it| !well.contains(&it.node));
+    }
+
+    fn well(
+        &self,
+        rotation: &Rotation,
+        nodes: &[NodeName],
+        now: std::time::SystemTime,
+    ) -> Vec<NodeName> {
+        match rotation.phase {
+            Phase::Reissue | Phase::Prepare => self.fleet.well_without(nodes, &rotation.from, now),
+            _ => self.fleet.well_with(nodes, self.bundle, now),
+        }
+    }
+
+    /// What this replica tells the others, who have said `reports`.
+    pub(super) fn report(
+        &self,
+        rotation: &Rotation,
+        gate: Gate,
+        signs_under: KeyId,
+        (confirmed, waiting): (u64, &[Obstacle]),
+        now: std::time::SystemTime,
+    ) -> Report {
+        let missed: BTreeSet<&str> = self
+            .reports
+            .values()
+            .flat_map(|report| report.away.iter().map(String::as_str))
+            .collect();
+        let missed: Vec<NodeName> = missed.into_iter().filter_map(node).collect();
+        let well = self.well(rotation, &missed, now);
+        Report {
+            gate,
+            signs_under,
+            confirmed,
+            open: waiting.len() as u64,
+            named: waiting
+                .iter()
+                .take(NAMED)
+                .map(|it| Open {
+                    node: it.node.clone(),
+                    process: it.process.clone(),
+                    resource: it.resource.clone(),
+                    reason: it.reason.to_owned(),
+                    workload_count: it.workload_count,
+                    ends: it.last_certificate_ends,
+                })
+                .collect(),
+            away: Vec::new(),
+            well: well.iter().map(ToString::to_string).collect(),
+            below: Vec::new(),
+            extra: Map::new(),
+        }
+    }
+}
+
+fn node(text: &str) -> Option<NodeName> {
+    let (cluster, node) = text.split_once('/')?;
+    Some(NodeName {
+        cluster: cluster.into(),
+        node: node.into(),
+    })
+}
+
+impl Told {
+    pub(super) fn new(report: Report, at: Instant) -> Self {
+        Self { report, at }
+    }
+
+    /// Whether `report` is to be stored now: it says something else, and either decides
+    /// something or the last one was some time ago.
+    pub(super) fn is_out_of_date(told: Option<&Self>, report: &Report, now: Instant) -> bool {
+        let Some(told) = told else { return true };
+        if told.report == *report {
+            return false;
+        }
+        let decides = told.report.gate != report.gate
+            || report.open == 0
+            || told.report.signs_under != report.signs_under
+            || told.report.away != report.away
+            || told.report.well != report.well;
+        decides || now >= told.at + EVERY
+    }
+}
+
+#[cfg(test)]
+mod tests;

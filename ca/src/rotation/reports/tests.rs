@@ -1,0 +1,271 @@
+use std::time::{Duration, SystemTime};
+
+use arx_proto::node::v1 as wire;
+use arx_proto::node::v1::issue_item::Evidence;
+
+use super::*;
+use crate::authority::{AuthorityError, at_step};
+use crate::fleet::Session;
+use crate::state::{Initiator, RootState, Terms};
+use crate::testing::{House, Outcome, node};
+
+/// A rotation in Distribute whose gates open as soon as nobody is in the way.
+async fn begun(house: &House) -> Outcome {
+    let terms = Terms {
+        window: Duration::ZERO,
+        dwell: Duration::ZERO,
+        patience: None,
+    };
+    house
+        .ca
+        .rotate(terms, "a test".to_owned(), Initiator::Operator)
+        .await?;
+    Ok(())
+}
+
+/// Looks until nothing changes by looking.
+async fn settles(houses: &[&House]) -> Outcome {
+    for _ in 0..16 {
+        for house in houses {
+            house.ca.trust.refresh().await?;
+            house.ca.denials.refresh().await?;
+            house.ca.look_again().await?;
+            renews(house).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What an authority does by itself when another root signs.
+async fn renews(house: &House) -> Outcome {
+    let authority = &house.ca.authority;
+    let now = house.clock.now();
+    let root = authority.root_key_id();
+    let is_old = authority.issuing().is_none_or(|it| it.root() != root);
+    if is_old || authority.serving().is_none() {
+        let prepared = authority.prepare(now).await?;
+        authority.install(prepared);
+        let serving = authority.prepare_serving(now)?;
+        authority.install_serving(serving);
+    }
+    Ok(())
+}
+
+fn phase(house: &House) -> Phase {
+    house.ca.current_view().expect("a rotation").rotation.phase
+}
+
+/// Who is in the way there, by name and reason.
+fn open(house: &House) -> Vec<(String, &'static str)> {
+    let view = house.ca.current_view().expect("a rotation");
+    let open = view.obstacles.iter();
+    open.map(|it| (it.node.clone(), it.reason)).collect()
+}
+
+/// An agent that has connected, and says that it holds nothing and has no consumers.
+fn follow(house: &House, cache: u8) -> Session {
+    let hello = wire::Hello {
+        instance_id: vec![1; 16].into(),
+        cache_id: vec![cache; 16].into(),
+        boot_id: "boot".to_owned(),
+        clock_unix_ms: crate::node_api::unix_ms(house.clock.now()),
+        ..wire::Hello::default()
+    };
+    let now = house.clock.now();
+    let session = house.ca.fleet.follow(&node(), &hello, now);
+    let session = session.expect("it is admitted");
+    let report = wire::SubscriberReport {
+        ordinal: 1,
+        complete: true,
+        ..wire::SubscriberReport::default()
+    };
+    session.subscribers(report, now).expect("it is taken");
+    session
+}
+
+/// It says that it has stored what is published.
+fn stores(house: &House, agent: &Session) {
+    let bundle = house.ca.trust.current();
+    agent.stored(wire::TrustPosition {
+        kind: wire::TrustKind::X509Roots.into(),
+        sequence: Some(crate::node_api::sequence(bundle.sequence())),
+        sha256: bundle.sha256().to_vec().into(),
+    });
+}
+
+/// It shows once more that it holds nothing.
+fn shows_nothing(house: &House, agent: &Session, cache: u8, ordinal: u64) {
+    let inventory = wire::Inventory {
+        cache_id: vec![cache; 16].into(),
+        ordinal,
+        leaves: Vec::new(),
+        complete: true,
+    };
+    let taken = agent.inventory(inventory, Vec::new, house.clock.now());
+    taken.expect("it is whole");
+}
+
+const NODE: &str = "c1/n1";
+
+#[tokio::test]
+async fn a_gate_waits_for_whoever_another_replica_waits_for_and_for_one_that_says_nothing()
+-> Outcome {
+    let one = House::new().await?;
+    let other = one.beside("ca-2").await?;
+    let agent = follow(&other, 1);
+    begun(&one).await?;
+    settles(&[&one]).await?;
+    assert_eq!(open(&one), [("ca-2".to_owned(), "replica-behind")]);
+    // It has seen the bundle, and says nothing yet.
+    other.ca.trust.refresh().await?;
+    settles(&[&one]).await?;
+    assert_eq!(open(&one), [("ca-2".to_owned(), "replica-silent")]);
+    settles(&[&other, &one]).await?;
+    assert_eq!(open(&one), [(NODE.to_owned(), "agent-behind")]);
+    assert_eq!(phase(&one), Phase::Distribute);
+    stores(&other, &agent);
+    settles(&[&other, &one]).await?;
+    assert_eq!(open(&one), [(NODE.to_owned(), "not-reported")]);
+    shows_nothing(&other, &agent, 1, 1);
+    settles(&[&other, &one]).await?;
+    assert_eq!(phase(&one), Phase::Retire);
+    stores(&other, &agent);
+    settles(&[&other, &one]).await?;
+    assert_eq!(phase(&one), Phase::Done, "{:?}", open(&one));
+    let roots = one.ca.trust.current();
+    assert_eq!(roots.roots().len(), 1);
+    assert_eq!(
+        other.ca.authority.root_key_id(),
+        one.ca.authority.root_key_id()
+    );
+    Ok(())
+}
+
+/// A certificate for something on the node, from this replica's ledger on.
+async fn issue(house: &House) -> Outcome {
+    let local = wire::LocalProcess {
+        uid: 1000,
+        ..wire::LocalProcess::default()
+    };
+    let items = vec![house.item(Evidence::Local(local))];
+    let results = house.ca.issue(&node(), items).await;
+    let outcome = results.into_iter().next().and_then(|it| it.outcome);
+    let Some(wire::issue_result::Outcome::Issued(_)) = outcome else {
+        return Err(format!("{outcome:?}").into());
+    };
+    house.ca.ledger.live().ready().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_node_that_has_gone_over_to_another_replica_is_well_by_the_word_of_that_one() -> Outcome {
+    let one = House::new().await?;
+    let other = one.beside("ca-2").await?;
+    issue(&one).await?;
+    let agent = follow(&other, 1);
+    begun(&one).await?;
+    settles(&[&one, &other]).await?;
+    // The one misses it, the other has not heard that it has the bundle.
+    let reasons: Vec<_> = open(&one).into_iter().map(|it| it.1).collect();
+    assert!(reasons.contains(&"agent-behind"), "{reasons:?}");
+    stores(&other, &agent);
+    settles(&[&one, &other]).await?;
+    assert_eq!(phase(&one), Phase::Reissue);
+    // The ledger of the one has a certificate under the old root, and the node has to show twice
+    // that it is gone.
+    assert_eq!(open(&one).first().map(|it| it.0.as_str()), Some(NODE));
+    shows_nothing(&other, &agent, 1, 1);
+    settles(&[&one, &other]).await?;
+    assert_eq!(phase(&one), Phase::Reissue);
+    shows_nothing(&other, &agent, 1, 2);
+    settles(&[&one, &other]).await?;
+    assert!(phase(&one) > Phase::Reissue, "{:?}", open(&one));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_lead_takes_no_step_and_follows_every_one() -> Outcome {
+    let one = House::new().await?;
+    let other = one.beside("ca-2").await?;
+    begun(&one).await?;
+    one.ca.leading.set(false);
+    other.ca.leading.set(false);
+    settles(&[&one, &other]).await?;
+    let before = one.ca.state.rotations().await?;
+    settles(&[&one, &other]).await?;
+    assert_eq!(one.ca.state.rotations().await?, before);
+    other.ca.leading.set(true);
+    settles(&[&one, &other]).await?;
+    assert_eq!(phase(&other), Phase::Done, "{:?}", open(&other));
+    let root = other.ca.authority.root_key_id();
+    assert_eq!(one.ca.authority.issuing().map(|it| it.root()), Some(root));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_step_that_comes_after_a_later_one_changes_nothing() -> Outcome {
+    let house = House::new().await?;
+    let authority = &house.ca.authority;
+    let now = house.clock.now();
+    let first = authority.root_key_id();
+    let next = at_step(3, authority.prepare_root(now)).await?;
+    let next = next.subject_key_id().ok_or("a root has one")?;
+    at_step(5, authority.activate(first, next)).await?;
+    let late = at_step(4, authority.activate(next, first)).await;
+    assert!(matches!(late, Err(AuthorityError::Fenced)), "{late:?}");
+    let stored = house.ca.state.authorities().await?.ok_or("roots")?.value;
+    let active = stored.active().ok_or("one signs")?;
+    assert_eq!(
+        (active.key_id(), &active.state),
+        (Some(next), &RootState::Active)
+    );
+    at_step(5, authority.activate(next, first)).await?;
+    Ok(())
+}
+
+#[test]
+fn those_who_are_waited_for_beyond_the_named_are_counted() {
+    let waiting: Vec<Obstacle> = (0..NAMED + 7)
+        .map(|number| Obstacle {
+            node: format!("c1/n{number}"),
+            reason: "not-acked",
+            ..Obstacle::default()
+        })
+        .collect();
+    let gate = Gate {
+        rotation: "r1".to_owned(),
+        phase: Phase::Distribute,
+        began: SystemTime::UNIX_EPOCH,
+        sequence: None,
+    };
+    let report = Report {
+        gate,
+        signs_under: KeyId::from_slice(&[1; 20]).expect("20 bytes"),
+        confirmed: 0,
+        open: waiting.len() as u64,
+        named: waiting
+            .iter()
+            .take(NAMED)
+            .map(|it| Open {
+                node: it.node.clone(),
+                process: String::new(),
+                resource: String::new(),
+                reason: it.reason.to_owned(),
+                workload_count: 0,
+                ends: None,
+            })
+            .collect(),
+        away: Vec::new(),
+        well: Vec::new(),
+        below: Vec::new(),
+        extra: Map::new(),
+    };
+    let name = "ca-2".to_owned();
+    let told = of_others([(&name, &&report)].into_iter());
+    assert_eq!(told.len(), NAMED + 1);
+    let last = told.last().expect("the rest");
+    assert_eq!(
+        (last.reason, &*last.detail),
+        ("replica-waits", "it waits for 7 more")
+    );
+}

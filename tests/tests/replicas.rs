@@ -1,0 +1,143 @@
+//! Several replicas of one authority on one etcd: whoever leads sees the whole fleet.
+
+use anyhow::{Context as _, ensure};
+use arx_daemon::files::write_atomically;
+use arx_tests::etcd::Etcd;
+use arx_tests::mesh::{Mesh, Options};
+use arx_tests::pair::Pair;
+use arx_tests::process::until;
+use arx_tests::rotating::{abort, quickly, reaches, roots, rotate};
+use rustix::process::Signal;
+
+/// Two nodes with an Envoy each, at two replicas of an authority: `n1` at the first, which has all
+/// that a pair has, and `n2` at the other.
+struct Two {
+    pair: Pair,
+    other: Mesh,
+    _etcd: Etcd,
+}
+
+fn replica(etcd: &Etcd, name: &str) -> anyhow::Result<Mesh> {
+    let mesh = Mesh::prepare(Options {
+        replica: Some(name.to_owned()),
+        authority: etcd.config(),
+        ..Options::default()
+    })?;
+    let key = [7, 5, 3, 2].repeat(8);
+    write_atomically(mesh.directory.join("seal.key"), &key, 0o600)?;
+    Ok(mesh)
+}
+
+impl Two {
+    async fn start() -> anyhow::Result<Self> {
+        let etcd = Etcd::start(1).await?;
+        let mut one = replica(&etcd, "ca-1")?;
+        let mut other = replica(&etcd, "ca-2")?;
+        // The same cluster.
+        let keys = |mesh: &Mesh| mesh.directory.join("jwks.json");
+        std::fs::copy(keys(&one), keys(&other))?;
+        one.start_authority().await?;
+        other.start_authority().await?;
+        let pair = Pair::over(one, |_| {}).await?;
+        let mut two = Self {
+            pair,
+            other,
+            _etcd: etcd,
+        };
+        two.goes_over(1).await?;
+        Ok(two)
+    }
+
+    /// An agent leaves the first replica for the other.
+    async fn goes_over(&mut self, agent: usize) -> anyhow::Result<()> {
+        let before = self.other.status().await?.agents_connected;
+        let agent = &mut self.pair.agents[agent];
+        agent.stop().await?;
+        let text = std::fs::read_to_string(&agent.config)?;
+        let [from, to] = [self.pair.mesh.node_port, self.other.node_port]
+            .map(|port| format!("address = \"127.0.0.1:{port}\""));
+        write_atomically(&agent.config, text.replace(&from, &to).as_bytes(), 0o644)?;
+        agent.start().await?;
+        until("the agent comes to the other", || async {
+            Ok(self.other.status().await?.agents_connected == before + 1)
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_rotation_waits_for_the_agents_of_every_replica_and_for_one_that_hangs()
+-> anyhow::Result<()> {
+    let two = Two::start().await?;
+    let load = two.pair.load();
+    let other = two.other.authority.as_ref().context("it runs")?;
+    other.signal(Signal::STOP)?;
+    rotate(&two.pair.mesh, quickly()).await?;
+    let waits = reaches(&two.pair.mesh, "it waits for the other replica", |it| {
+        let mut open = it.unconfirmed.iter();
+        it.phase == "distribute" && open.any(|it| it.node == "ca-2")
+    });
+    let waits = waits.await?;
+    ensure!(waits.bundle_number > 0, "{waits:#?}");
+    other.signal(Signal::CONT)?;
+    let done = reaches(&two.pair.mesh, "done", |it| it.phase == "done").await?;
+    ensure!(done.forced.is_empty(), "{done:#?}");
+    // Both tell the same.
+    let told = reaches(&two.other, "done there", |it| it.phase == "done").await?;
+    ensure!(told.id == done.id && told.to == done.to, "{told:#?}");
+    load.stop().await.without_failure()?;
+    two.pair.talks().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn when_the_leader_dies_another_goes_on_as_far_as_may_be_and_ends_it_when_the_first_is_back()
+-> anyhow::Result<()> {
+    let mut two = Two::start().await?;
+    let load = two.pair.load();
+    let mut slowly = quickly();
+    slowly.window_ms = Some(20_000);
+    rotate(&two.pair.mesh, slowly).await?;
+    reaches(&two.other, "reissue", |it| it.phase == "reissue").await?;
+    two.pair.mesh.kill_authority().await?;
+    two.goes_over(0).await?;
+    // What it has issued is known by those who have it; whether it hands out the bundle of before
+    // is not.
+    let waits = reaches(&two.other, "retire", |it| {
+        let mut open = it.unconfirmed.iter();
+        it.phase == "retire" && open.all(|it| it.node == "ca-1")
+    });
+    ensure!(waits.await?.forced.is_empty());
+    two.pair.mesh.spawn_authority()?;
+    two.pair.mesh.authority_is_ready().await?;
+    let done = reaches(&two.other, "done", |it| it.phase == "done").await?;
+    ensure!(done.forced.is_empty(), "{done:#?}");
+    load.stop().await.without_failure()?;
+    two.pair.talks().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_leader_that_was_stopped_finds_what_another_has_decided_meanwhile_and_changes_none_of_it()
+-> anyhow::Result<()> {
+    let two = Two::start().await?;
+    let load = two.pair.load();
+    let before = roots(&two.other).await?;
+    let one = two.pair.mesh.authority.as_ref().context("it runs")?;
+    let other = two.other.authority.as_ref().context("it runs")?;
+    other.signal(Signal::STOP)?;
+    rotate(&two.pair.mesh, quickly()).await?;
+    reaches(&two.pair.mesh, "it waits", |it| it.phase == "distribute").await?;
+    one.signal(Signal::STOP)?;
+    other.signal(Signal::CONT)?;
+    reaches(&two.other, "it is seen", |it| it.phase == "distribute").await?;
+    abort(&two.other).await?;
+    // Nobody but the one that takes the lease goes on.
+    let aborted = reaches(&two.other, "aborted", |it| it.phase == "aborted").await?;
+    one.signal(Signal::CONT)?;
+    let told = reaches(&two.pair.mesh, "aborted there", |it| it.phase == "aborted").await?;
+    ensure!(told.id == aborted.id, "{told:#?}");
+    ensure!(roots(&two.other).await? == before && roots(&two.pair.mesh).await? == before);
+    rotate(&two.pair.mesh, quickly()).await?;
+    reaches(&two.other, "done", |it| it.phase == "done").await?;
+    load.stop().await.without_failure()?;
+    two.pair.talks().await
+}
