@@ -46,8 +46,8 @@ pub use live::{Ending, Holder, Live, LiveFilter, LiveLeaf, LivePage, NodeLine};
 pub use open::{Recovery, Torn};
 pub use prune::Removed;
 pub use record::{
-    Event, IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned, Record,
-    Refused, Released, Rotation, Validity,
+    Event, IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned,
+    Published, Record, Refused, Released, Rotation, Validity,
 };
 pub use search::{Page, Query};
 pub use verify::Report;
@@ -150,8 +150,8 @@ impl Ledger {
         self.0.commits.status()
     }
 
-    /// The highest bundle sequence that any certificate was issued under, as far as the
-    /// segments that are there tell.
+    /// The highest bundle sequence that was handed out, or that any certificate was issued under,
+    /// as far as the segments that are there tell.
     #[must_use]
     pub fn last_sequence(&self) -> Option<Sequence> {
         self.0.commits.sequence()

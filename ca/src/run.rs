@@ -380,6 +380,7 @@ impl Process {
         let shown = Arc::clone(ca);
         self.until_drained("overview", async move { shown.keep_overview().await });
         self.until_drained("refusals", keep::tell_refusals(Arc::clone(ca)));
+        self.until_drained("published bundles", keep::record_published(Arc::clone(ca)));
         self.until_drained("ledger pruning", keep::prune(Arc::clone(ca)));
         self.until_drained("lines of nodes", keep::restore_lines(Arc::clone(ca)));
         self.until_drained("token keys", keep::keep_keys(Arc::clone(ca)));

@@ -14,11 +14,12 @@ use std::time::SystemTime;
 use prost::Message;
 
 use super::record::{
-    Event, IntermediateRegistered, Issued, Operator, Pruned, Record, Refused, Released, Rotation,
-    to_millis,
+    Event, IntermediateRegistered, Issued, Operator, Pruned, Published, Record, Refused, Released,
+    Rotation, to_millis,
 };
 use message::{
-    IntermediateMessage, IssuedMessage, PrunedMessage, RefusedMessage, ReleasedMessage, TextMessage,
+    IntermediateMessage, IssuedMessage, PrunedMessage, PublishedMessage, RefusedMessage,
+    ReleasedMessage, TextMessage,
 };
 
 pub(super) use outline::{Kind, Leaf, Outline, outline};
@@ -35,6 +36,7 @@ const ROTATION: u16 = 4;
 const OPERATOR: u16 = 5;
 const RELEASED: u16 = 6;
 const PRUNED: u16 = 7;
+const PUBLISHED: u16 = 8;
 
 /// All messages below are at their first version.
 const VERSION: u16 = 1;
@@ -66,6 +68,7 @@ pub(super) fn encode(record: Record) -> Vec<u8> {
         Event::Operator(event) => body(OPERATOR, time, &TextMessage::from(event)),
         Event::Released(event) => body(RELEASED, time, &ReleasedMessage::from(event)),
         Event::Pruned(event) => body(PRUNED, time, &PrunedMessage::from(event)),
+        Event::Published(event) => body(PUBLISHED, time, &PublishedMessage::from(event)),
     }
 }
 
@@ -134,6 +137,9 @@ fn known(tag: u16, message: &[u8]) -> Option<Event> {
             .ok()?
             .into(),
         PRUNED => Pruned::try_from(PrunedMessage::decode(message).ok()?)
+            .ok()?
+            .into(),
+        PUBLISHED => Published::try_from(PublishedMessage::decode(message).ok()?)
             .ok()?
             .into(),
         _ => return None,

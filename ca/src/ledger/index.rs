@@ -86,6 +86,9 @@ impl Pairs {
                 // Skipping this segment while the certificate lives would revive it.
                 self.summary.ends_ms = self.summary.ends_ms.max(*not_after_ms);
             }
+            Kind::Published { bundle } => {
+                self.summary.sequence = self.summary.sequence.max(*bundle);
+            }
             Kind::Refused { .. } | Kind::Other | Kind::Unknown => {}
         }
     }

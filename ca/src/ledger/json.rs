@@ -104,6 +104,14 @@ fn known(event: &Event) -> (&'static str, Value) {
                 "serial": hex(&released.serial), "not_after": rfc3339(released.not_after), "reason": released.reason,
             }),
         ),
+        Event::Published(published) => (
+            "published",
+            json!({
+                "replica": published.replica, "sha256": hex(&published.sha256),
+                "bundle_sequence": format!("{}.{}", published.epoch, published.number),
+                "roots": published.roots.iter().map(|id| hex(id)).collect::<Vec<_>>(),
+            }),
+        ),
         Event::Pruned(pruned) => (
             "pruned",
             json!({

@@ -53,6 +53,8 @@ pub enum Event {
     Released(Released),
     /// Old segments were removed by policy.
     Pruned(Pruned),
+    /// A bundle is handed out from now on.
+    Published(Published),
 }
 
 /// A certificate that was signed.
@@ -192,6 +194,21 @@ pub struct Pruned {
     pub hash: [u8; 32],
 }
 
+/// A bundle that a replica hands out, and nothing lower from then on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// The replica.
+    pub replica: String,
+    /// Epoch of its sequence.
+    pub epoch: u64,
+    /// Number of its sequence.
+    pub number: u64,
+    /// SHA-256 of its roots.
+    pub sha256: Vec<u8>,
+    /// Keys of its roots.
+    pub roots: Vec<KeyId>,
+}
+
 macro_rules! event_from {
     ($($kind:ident),*) => {$(
         impl From<$kind> for Event {
@@ -207,7 +224,8 @@ event_from!(
     Rotation,
     Operator,
     Released,
-    Pruned
+    Pruned,
+    Published
 );
 
 impl From<Issued> for Event {
@@ -223,9 +241,11 @@ impl Event {
             Self::Issued(issued) => [&issued.serial, &issued.replaces],
             Self::IntermediateRegistered(registered) => [&registered.serial, &[]],
             Self::Released(released) => [&released.serial, &[]],
-            Self::Refused(_) | Self::Rotation(_) | Self::Operator(_) | Self::Pruned(_) => {
-                [&[], &[]]
-            }
+            Self::Refused(_)
+            | Self::Rotation(_)
+            | Self::Operator(_)
+            | Self::Pruned(_)
+            | Self::Published(_) => [&[], &[]],
         }
     }
 }

@@ -92,6 +92,7 @@ fn kind(entry: &Entry) -> &'static str {
             Event::Operator(_) => "operator",
             Event::Released(_) => "released",
             Event::Pruned(_) => "pruned",
+            Event::Published(_) => "published",
         },
         Content::Unknown { .. } => "unknown",
     }
@@ -115,6 +116,7 @@ fn about(h: &mut Html, event: &Event) {
         Event::Operator(operator) => put!(h, { &operator.who }),
         Event::Released(released) => h.serial(&hex::encode(&released.serial)),
         Event::Pruned(_) => h.raw("–"),
+        Event::Published(published) => put!(h, "replica " {&published.replica}),
     }
 }
 
@@ -144,6 +146,11 @@ fn what(h: &mut Html, event: &Event) {
             put!(h, "<strong>" {&operator.action} "</strong> <small class=\"words\">" {&operator.detail} "</small>")
         }
         Event::Released(released) => h.text(&released.reason),
+        Event::Published(published) => {
+            let (epoch, number) = (published.epoch, published.number);
+            let roots = published.roots.len();
+            put!(h, "bundle " {format!("{epoch}.{number}")} " of " {roots} " roots is handed out")
+        }
         Event::Pruned(pruned) => {
             put!(h, "records before " {grouped(pruned.first_record)} " were removed by policy")
         }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arx_daemon::ops::{Condition, Readiness};
+use arx_identity::Certificate;
 
 use crate::ca::Ca;
 use crate::caller::NodeName;
+use crate::ledger;
 use crate::refusal;
 
 /// Between looks at whether the store can write.
@@ -233,6 +235,38 @@ pub(super) async fn keep_keys(ca: Arc<Ca>) {
     }
 }
 
+/// Puts into the ledger which bundles are handed out: a state from before is known by that, also
+/// when nothing was issued since.
+pub(super) async fn record_published(ca: Arc<Ca>) {
+    let mut trust = ca.trust.watch();
+    loop {
+        let bundle = Arc::clone(&trust.borrow_and_update());
+        let sequence = bundle.sequence();
+        if ca.ledger.last_sequence() < Some(sequence) {
+            let ids = bundle
+                .roots()
+                .iter()
+                .filter_map(Certificate::subject_key_id);
+            let published = ledger::Published {
+                replica: ca.replica.to_string(),
+                epoch: sequence.epoch,
+                number: sequence.number,
+                sha256: bundle.sha256().to_vec(),
+                roots: ids.map(|id| id.as_bytes().to_vec()).collect(),
+            };
+            let record = ledger::Record::new(ca.clock.now(), published);
+            if let Err(error) = ca.ledger.append(vec![record]).await {
+                tracing::warn!(code = error.code(), bundle = %sequence, %error, "a bundle that is handed out is not in the ledger yet");
+                tokio::time::sleep(PROBE).await;
+                continue;
+            }
+        }
+        if trust.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 pub(super) async fn prune(ca: Arc<Ca>) {
     ca.ledger.live().ready().await;
     loop {
@@ -266,5 +300,43 @@ pub(super) async fn restore_lines(ca: Arc<Ca>) {
             node: line.node,
         };
         ca.fleet.restore(&name, line.certificates);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::testing::{House, Outcome, bundle};
+
+    #[tokio::test]
+    async fn a_bundle_that_is_handed_out_is_in_the_ledger_though_nothing_was_issued_since()
+    -> Outcome {
+        let house = House::new().await?;
+        let ca = Arc::clone(&house.ca);
+        assert_eq!(ca.ledger.last_sequence(), None);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(record_published(Arc::clone(&ca)));
+        let first = ca.trust.current();
+        let mut roots = first.roots().to_vec();
+        roots.extend_from_slice(bundle(1).roots());
+        let next = ca.trust.publish(first.sequence(), roots, house.clock.now());
+        let next = next.await?.sequence();
+        while ca.ledger.last_sequence() != Some(next) {
+            tokio::task::yield_now().await;
+        }
+        // The state is put back to what it was.
+        let evidence = crate::trust::Evidence {
+            highest: ca.ledger.last_sequence(),
+            ..crate::trust::Evidence::default()
+        };
+        let behind = House::new().await?;
+        let examined = crate::trust::Trust::examine(&behind.ca.state, None, evidence).await;
+        assert_eq!(
+            examined.map_err(|error| error.code()),
+            Err("ARX-TRUST-BEHIND")
+        );
+        Ok(())
     }
 }

@@ -4,8 +4,8 @@
 use prost::Message;
 
 use crate::ledger::record::{
-    IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned, Refused,
-    Released, Rotation, Validity, from_millis, to_millis,
+    IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned, Published,
+    Refused, Released, Rotation, Validity, from_millis, to_millis,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -113,6 +113,20 @@ pub(super) struct PrunedMessage {
     pub(super) hash: Vec<u8>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PublishedMessage {
+    #[prost(string, tag = "1")]
+    pub(super) replica: String,
+    #[prost(uint64, tag = "2")]
+    pub(super) epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) number: u64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) sha256: Vec<u8>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub(super) roots: Vec<Vec<u8>>,
+}
+
 /// A field whose bytes can't be what the kind says.
 #[derive(Debug)]
 pub(super) struct Nonsense;
@@ -185,6 +199,33 @@ impl TryFrom<IssuedMessage> for Issued {
             bundle_epoch: message.bundle_epoch,
             bundle_number: message.bundle_number,
             trace_id: message.trace_id,
+        })
+    }
+}
+
+impl From<Published> for PublishedMessage {
+    fn from(event: Published) -> Self {
+        Self {
+            replica: event.replica,
+            epoch: event.epoch,
+            number: event.number,
+            sha256: event.sha256,
+            roots: event.roots,
+        }
+    }
+}
+
+impl TryFrom<PublishedMessage> for Published {
+    type Error = Nonsense;
+
+    fn try_from(message: PublishedMessage) -> Result<Self, Nonsense> {
+        let roots = message.roots.into_iter().map(key_id);
+        Ok(Self {
+            replica: message.replica,
+            epoch: message.epoch,
+            number: message.number,
+            sha256: message.sha256,
+            roots: roots.collect::<Result<_, _>>()?,
         })
     }
 }

@@ -4,7 +4,8 @@
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::{
-    INTERMEDIATE, ISSUED, OPERATOR, PRUNED, REFUSED, RELEASED, ROTATION, prefix as prefix_of,
+    INTERMEDIATE, ISSUED, OPERATOR, PRUNED, PUBLISHED, REFUSED, RELEASED, ROTATION,
+    prefix as prefix_of,
 };
 use crate::ledger::record::{MAX_KEY_ID, MAX_SERIAL};
 
@@ -18,9 +19,20 @@ pub(in crate::ledger) struct Outline<'b> {
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::ledger) enum Kind<'b> {
     Issued(Leaf<'b>),
-    Refused { who: &'b str },
-    Intermediate { serial: &'b [u8] },
-    Released { serial: &'b [u8], not_after_ms: u64 },
+    Refused {
+        who: &'b str,
+    },
+    Intermediate {
+        serial: &'b [u8],
+    },
+    Released {
+        serial: &'b [u8],
+        not_after_ms: u64,
+    },
+    /// Epoch and number of a bundle.
+    Published {
+        bundle: (u64, u64),
+    },
     Other,
     Unknown,
 }
@@ -111,6 +123,18 @@ fn kind(tag: u16, message: &[u8]) -> Option<Kind<'_>> {
                 serial,
                 not_after_ms,
             }
+        }
+        PUBLISHED => {
+            let mut bundle = (0, 0);
+            fields(message, |field, value| {
+                match field {
+                    2 => bundle.0 = value.number()?,
+                    3 => bundle.1 = value.number()?,
+                    _ => {}
+                }
+                Some(())
+            })?;
+            Kind::Published { bundle }
         }
         ROTATION | OPERATOR | PRUNED => Kind::Other,
         _ => return None,

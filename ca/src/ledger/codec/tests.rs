@@ -139,8 +139,30 @@ fn gone() -> impl Strategy<Value = Event> {
     prop_oneof![released, pruned]
 }
 
+fn published() -> impl Strategy<Value = Event> {
+    let roots = proptest::collection::vec(bytes(MAX_KEY_ID), 0..4);
+    let numbers = (any::<u64>(), any::<u64>());
+    (text(), numbers, bytes(32), roots).prop_map(|(replica, (epoch, number), sha256, roots)| {
+        Published {
+            replica,
+            epoch,
+            number,
+            sha256,
+            roots,
+        }
+        .into()
+    })
+}
+
 fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![issued(), refused(), intermediate(), in_words(), gone()]
+    prop_oneof![
+        issued(),
+        refused(),
+        intermediate(),
+        in_words(),
+        gone(),
+        published()
+    ]
 }
 
 /// A body with the tag of a known kind, or nearly, and anything behind it.
@@ -185,6 +207,9 @@ proptest! {
             Event::Released(released) => Kind::Released {
                 serial: &released.serial,
                 not_after_ms: to_millis(released.not_after),
+            },
+            Event::Published(published) => Kind::Published {
+                bundle: (published.epoch, published.number),
             },
             Event::Rotation(_) | Event::Operator(_) | Event::Pruned(_) => Kind::Other,
         };
