@@ -17,7 +17,8 @@ use serde_json::Value;
 
 /// These have no sample before something has happened, so a process that is well does not
 /// show them. They stand here with how they are registered.
-const AFTER_AN_EVENT: [(&str, &str); 5] = [
+const AFTER_AN_EVENT: [(&str, &str); 6] = [
+    ("arx_ca_upstream_reachable", "\"arx_ca_upstream_reachable\""),
     ("arx_agent_rejected_total", "\"rejected\""),
     ("arx_ca_refusals_total", "\"arx_ca_refusals\""),
     ("arx_ca_files_in_use", "\"arx_ca_files_in_use\""),
