@@ -235,6 +235,29 @@ fn metrics_named_in_documents_are_counted() -> anyhow::Result<()> {
 }
 
 #[test]
+fn tests_that_documents_name_exist() -> anyhow::Result<()> {
+    let mut source = String::new();
+    for path in files(&["rs"])? {
+        source += &fs::read_to_string(&path)?;
+    }
+    let mut named = 0;
+    for page in ["docs/ha.md", "docs/threat-model.md"] {
+        let text = fs::read_to_string(root().join(page))?;
+        for name in text.split('`').skip(1).step_by(2) {
+            let is_one = name.matches('_').count() > 3
+                && name.chars().all(|it| it.is_ascii_lowercase() || it == '_');
+            if is_one {
+                let exists = source.contains(&format!("fn {name}("));
+                ensure!(exists, "{page} names {name}, and there is no such test");
+                named += 1;
+            }
+        }
+    }
+    ensure!(named > 30, "only {named} tests are named");
+    Ok(())
+}
+
+#[test]
 fn tests_and_faults_that_hold_the_rules_of_a_rotation_exist() -> anyhow::Result<()> {
     let mut source = String::new();
     for path in files(&["rs"])? {
