@@ -2,11 +2,13 @@
 
 use anyhow::{Context as _, ensure};
 use arx_daemon::files::write_atomically;
+use arx_proto::admin::v1::DenyRequest;
 use arx_tests::etcd::Etcd;
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::pair::Pair;
 use arx_tests::process::until;
 use arx_tests::rotating::{abort, quickly, reaches, roots, rotate};
+use arx_tests::sds::Connection;
 use rustix::process::Signal;
 
 /// Two nodes with an Envoy each, at two replicas of an authority: `n1` at the first, which has all
@@ -140,4 +142,35 @@ async fn a_leader_that_was_stopped_finds_what_another_has_decided_meanwhile_and_
     reaches(&two.other, "done", |it| it.phase == "done").await?;
     load.stop().await.without_failure()?;
     two.pair.talks().await
+}
+
+/// What a denial at the first replica says of those that it has not reached.
+async fn deny(two: &Two, subject: &str) -> anyhow::Result<Vec<String>> {
+    let request = DenyRequest {
+        subject: subject.to_owned(),
+        reason: "a test".to_owned(),
+        ..DenyRequest::default()
+    };
+    let answer = two.pair.mesh.admin().await?.deny(request).await?;
+    Ok(answer.into_inner().unreached)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_is_denied_at_one_replica_gets_nothing_from_another_and_one_that_hangs_is_named()
+-> anyhow::Result<()> {
+    let two = Two::start().await?;
+    ensure!(deny(&two, "sa/shop/late").await?.is_empty());
+    // The agent of `n2` asks the other replica.
+    let agent = &two.pair.agents[1];
+    let mut log = agent.process.as_ref().context("it runs")?.log();
+    let token = two.pair.mesh.token("shop", "late", "n2");
+    let late = Connection::open(&agent.socket, Some(&token)).await?;
+    let mut waiting = late.stream(&["default"]).await?;
+    log.until("ARX-DENIED", 0).await?;
+    ensure!(waiting.is_silent().await);
+    let other = two.other.authority.as_ref().context("it runs")?;
+    other.signal(Signal::STOP)?;
+    ensure!(deny(&two, "sa/shop/later").await? == ["ca-2"]);
+    other.signal(Signal::CONT)?;
+    Ok(())
 }
