@@ -14,11 +14,13 @@ mod cluster;
 mod cold_start;
 mod cpu;
 mod crowd;
+mod failover;
 mod fat;
 mod figure;
 mod issue;
 mod join;
 mod ledger;
+mod pod_socket;
 mod proxies;
 mod raw;
 mod rotation;
@@ -217,6 +219,14 @@ const KUBE: &[Group] = &[
     Group {
         ids: &["index_mib_100k", "index_events"],
         measure: |effort| Box::pin(cluster::index(effort)),
+    },
+    Group {
+        ids: &["pod_to_identity_ms"],
+        measure: |effort| Box::pin(pod_socket::first_secret(effort)),
+    },
+    Group {
+        ids: &["failover_s"],
+        measure: |effort| Box::pin(failover::leader(effort)),
     },
 ];
 

@@ -124,6 +124,9 @@ impl TokenIssuer {
         });
         if let Some(pod) = &claims.pod {
             kubernetes["pod"] = bound("pod", pod);
+            if let Some(uid) = &claims.pod_uid {
+                kubernetes["pod"]["uid"] = uid.as_str().into();
+            }
         }
         if let Some(node) = &claims.node {
             kubernetes["node"] = bound("node", node);

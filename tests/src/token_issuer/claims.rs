@@ -18,6 +18,8 @@ pub struct Claims {
     pub service_account: String,
     /// The pod that it is bound to.
     pub pod: Option<String>,
+    /// Its UID, if not one made of its name.
+    pub pod_uid: Option<String>,
     /// The node that the pod runs on.
     pub node: Option<String>,
     /// Begins so long before now; negative lies in the future.
@@ -42,6 +44,7 @@ impl Claims {
             namespace: namespace.to_owned(),
             service_account: service_account.to_owned(),
             pod: Some(format!("{service_account}-0")),
+            pod_uid: None,
             node: Some(node.to_owned()),
             age: 1,
             lifetime: 3600,
