@@ -167,11 +167,17 @@ impl Ca {
         let mut until = None;
         loop {
             let now = self.clock.monotonic();
-            match leading.look(&self.state, &self.replica, now).await {
-                Ok(found) => until = found,
-                Err(error) => {
+            let look = leading.look(&self.state, &self.replica, now);
+            // A store that hangs must not keep it longer than it is ours.
+            let patience = until.map_or(leading.lasts, |until: Instant| {
+                until.saturating_duration_since(now)
+            });
+            match tokio::time::timeout(patience, look).await {
+                Ok(Ok(found)) => until = found,
+                Ok(Err(error)) => {
                     tracing::debug!(code = error.code(), "the lease cannot be read: {error}");
                 }
+                Err(_elapsed) => tracing::debug!("the store does not answer in time"),
             }
             let now = self.clock.monotonic();
             let leads = until.is_some_and(|until| now < until);

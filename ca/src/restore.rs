@@ -95,7 +95,7 @@ impl Current {
     /// Whether a rotation may go on: also the one away from a root of the fleet's, before
     /// anything is issued.
     pub(crate) fn lets_rotate(&self) -> Result<(), Refusal> {
-        let adopts = |it: &Arc<Restored>| it.adopts.is_some();
+        let adopts = |it: &Arc<Restored>| it.adopts.as_ref().is_some_and(|it| it.has_begun);
         if self.document.borrow().as_ref().is_some_and(adopts) {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use arx_identity::{Certificate, KeyAlgorithm};
 use arx_proto::admin::v1::{Authority, RequestRenewalRequest};
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::pair::Pair;
+use arx_tests::process::until;
 use arx_tests::rotating::{abort, quickly, reaches, roots, rotate};
 use arx_tests::signer::Signer;
 
@@ -72,6 +73,10 @@ async fn a_root_behind_a_signer_socket_is_rotated_under_load_to_another_key_ther
     pair.mesh.spawn_authority()?;
     pair.mesh.authority_is_ready().await?;
     ensure!(root(&pair.mesh).await?.certificate == after.certificate);
+    until("both agents' return", || async {
+        Ok(pair.mesh.status().await?.agents_connected == 2)
+    })
+    .await?;
     let since = pair.serials().await?;
     let all = RequestRenewalRequest {
         all: true,

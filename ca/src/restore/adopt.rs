@@ -71,20 +71,43 @@ impl Ca {
                 Ok::<_, Refusal>(Decision::Write(rotations, begun))
             })
             .await?;
-        let known = restored.highest().max(self.ledger.last_sequence());
-        let begun = self
-            .trust
-            .begin_epoch(known, &self.authority.root(), Some(&root), now)
-            .await
-            .map_err(|error| Refusal::new(error.code(), Fault::Dependency, error.to_string()))?;
-        tracing::warn!(root = %id, rotation = %rotation.id, bundle = %begun.sequence(), "a root of the fleet's is trusted again, and is rotated away from");
+        tracing::warn!(root = %id, rotation = %rotation.id, "a root of the fleet's is trusted again, and is rotated away from");
         let adopts = Adopts {
             root: id,
             rotation: rotation.id,
             reason,
+            has_begun: false,
         };
+        let decided = self
+            .change_restored(|restored| {
+                restored.adopts = Some(adopts.clone());
+                Ok(())
+            })
+            .await?;
+        self.begin_adoption(&decided, &root).await
+    }
+
+    /// Publishes both roots in an epoch of their own; before that the rotation does not go on.
+    async fn begin_adoption(
+        &self,
+        decided: &Restored,
+        root: &Certificate,
+    ) -> Result<Restored, Refusal> {
+        let now = self.clock.now();
+        let known = decided.highest().max(self.ledger.last_sequence());
+        let active = self.authority.root();
+        let begun = self
+            .trust
+            .begin_epoch(known, &active, Some(root), now)
+            .await;
+        begun.map_err(|error| Refusal::new(error.code(), Fault::Dependency, error.to_string()))?;
         let restored = self
-            .change_restored(|restored| restored.adopts = Some(adopts.clone()))
+            .change_restored(|restored| {
+                if let Some(adopts) = &mut restored.adopts {
+                    adopts.has_begun = true;
+                }
+                Ok(())
+            })
             .await?;
         self.rotator.wake();
         Ok(restored)
@@ -150,21 +173,31 @@ impl Ca {
 
     /// Opens when everybody has the fleet's root and the one that signs here: when the rotation
     /// away from it has left Distribute.
-    pub(super) async fn open_adopted(&self, restored: &Arc<Restored>) -> Result<(), Refusal> {
+    pub(super) async fn follow_adoption(&self, restored: &Arc<Restored>) -> Result<(), Refusal> {
         let Some(adopts) = &restored.adopts else {
             return Ok(());
         };
+        if !adopts.has_begun {
+            let stored = self.state.authorities().await.map_err(Refusal::from)?;
+            let stored = stored.map(|stored| stored.value).unwrap_or_default();
+            let root = stored
+                .root(adopts.root)
+                .ok_or_else(|| wrong("its root is gone"))?;
+            self.begin_adoption(restored, &root.certificate).await?;
+            return Ok(());
+        }
         let rotations = self.state.rotations().await.map_err(Refusal::from)?;
         let mut all = rotations.all.iter();
-        let waits = all.any(|it| {
+        // One that is not there, or is not understood here, proves nothing.
+        let is_confirmed = all.any(|it| {
             it.id == adopts.rotation
                 && it.kind != Kind::Unknown
-                && matches!(
+                && !matches!(
                     it.phase,
                     Phase::Prepare | Phase::Distribute | Phase::Unknown
                 )
         });
-        if waits {
+        if !is_confirmed {
             return Ok(());
         }
         let opened = Opened {
@@ -172,8 +205,11 @@ impl Ca {
             agents: None,
             reason: adopts.reason.clone(),
         };
-        self.change_restored(|restored| restored.opened = Some(opened.clone()))
-            .await?;
+        self.change_restored(|restored| {
+            restored.opened = Some(opened.clone());
+            Ok(())
+        })
+        .await?;
         tracing::warn!(rotation = %adopts.rotation, "a restored state is open: everybody has the root that signs here");
         Ok(())
     }

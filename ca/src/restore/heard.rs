@@ -12,6 +12,8 @@ use crate::state::{Ahead, Heard};
 
 /// Bundles that are told of; a fleet has one, or two while it changes.
 const BUNDLES: usize = 8;
+/// Roots that an agent may name: a bundle has two while it changes.
+const MOST_ROOTS: usize = 16;
 /// Agents that are remembered.
 const MOST: usize = 100_000;
 
@@ -56,6 +58,7 @@ impl Said {
             roots: hello
                 .root_key_ids
                 .iter()
+                .take(MOST_ROOTS)
                 .filter_map(|id| KeyId::from_slice(id))
                 .collect(),
         })
@@ -107,7 +110,8 @@ impl All {
             // Of any, always the same one.
             group.node = std::mem::take(&mut group.node).min(node.to_string());
             for root in &said.roots {
-                if !ours.roots.contains(root) && !group.missing.contains(root) {
+                let is_new = !ours.roots.contains(root) && !group.missing.contains(root);
+                if is_new && group.missing.len() < MOST_ROOTS {
                     group.missing.push(*root);
                 }
             }

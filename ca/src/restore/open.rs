@@ -43,11 +43,16 @@ impl Ca {
             if !restored.is_shut() {
                 return;
             }
-            if restored.adopts.is_some() {
-                if let Err(error) = self.open_adopted(&restored).await {
+            if restored.adopts.is_some() || restored.opening.is_some() {
+                // What was decided is ended, also by a process that has started since.
+                let ended = match restored.opening.is_some() {
+                    true => self.end_opening(&restored).await.map(drop),
+                    false => self.follow_adoption(&restored).await,
+                };
+                if let Err(error) = ended {
                     tracing::warn!(
                         code = error.code,
-                        "whether everybody has the roots could not be seen: {}",
+                        "a restored state was not opened yet: {}",
                         error.message
                     );
                     tokio::time::sleep(AGAIN).await;
@@ -116,7 +121,11 @@ impl Ca {
                 Ok::<_, StateError>(match found.map(|found| found.value) {
                     Some(mut restored) if restored.is_shut() => {
                         let replica = self.replica.to_string();
-                        restored.heard.insert(replica, heard.clone());
+                        let mut heard = heard.clone();
+                        // Also what was said to a process before this one.
+                        let before = restored.heard.get(&replica);
+                        heard.highest = heard.highest.max(before.and_then(|it| it.highest));
+                        restored.heard.insert(replica, heard);
                         Decision::Write(restored, ())
                     }
                     _ => Decision::Keep(()),
@@ -134,50 +143,58 @@ impl Ca {
     pub(crate) async fn open_restored(&self, word: Word) -> Result<Restored, Refusal> {
         let restored = self.restore.get().filter(|it| it.is_shut());
         let restored = restored.ok_or_else(nothing_to_open)?;
-        let found = verdict(&restored);
-        if let Verdict::Ahead { .. } = found
-            && !matches!(&word, Word::Operator { although_ahead, .. } if *although_ahead)
-        {
-            return Err(Refusal::new(
-                "ARX-RESTORE-AHEAD",
-                Fault::Changed,
-                found.in_words(&restored),
-            ));
-        }
+        may_open(&restored, &word)?;
         let now = self.clock.now();
-        let known = restored.highest().max(self.ledger.last_sequence());
-        let begun = self
-            .trust
-            .begin_epoch(known, &self.authority.root(), None, now)
-            .await;
-        let begun = begun
-            .map_err(|error| Refusal::new(error.code(), Fault::Dependency, error.to_string()))?;
-        let (agents, reason, who) = match word {
-            Word::Agents(agents) => (Some(agents), String::new(), "the agents"),
-            Word::Operator { reason, .. } => (None, reason, "admin socket"),
+        let (agents, reason, who) = match &word {
+            Word::Agents(agents) => (Some(*agents), String::new(), "the agents"),
+            Word::Operator { reason, .. } => (None, reason.clone(), "admin socket"),
         };
         let detail = format!(
-            "backup {} of {}, {} agents agree, bundle {}: {}",
+            "backup {} of {}, {} agents agree: {}",
             restored.backup,
             rfc3339(restored.made),
             restored.agree(),
-            begun.sequence(),
             match reason.as_str() {
                 "" => "more than half of the agents that there were",
                 reason => reason,
             }
         );
+        // Before anything follows from it: what can't be recorded stays shut.
         self.record_opening(who, "open-restored", detail.clone(), now)
             .await?;
-        let opened = Opened {
+        let opening = Opened {
             at: now,
             agents,
             reason,
         };
-        let open = self
-            .change_restored(|restored| restored.opened = Some(opened.clone()))
+        // What another replica has heard meanwhile counts.
+        let decided = self
+            .change_restored(|restored| {
+                may_open(restored, &word)?;
+                restored.opening.get_or_insert_with(|| opening.clone());
+                Ok(())
+            })
             .await?;
-        tracing::warn!(bundle = %begun.sequence(), "a restored state is open: {detail}");
+        let open = self.end_opening(&decided).await?;
+        tracing::warn!("a restored state is open: {detail}");
+        Ok(open)
+    }
+
+    /// Begins the epoch of a state whose opening was decided, and opens it.
+    async fn end_opening(&self, decided: &Restored) -> Result<Restored, Refusal> {
+        let now = self.clock.now();
+        let known = decided.highest().max(self.ledger.last_sequence());
+        let root = self.authority.root();
+        let begun = self.trust.begin_epoch(known, &root, None, now).await;
+        let begun = begun
+            .map_err(|error| Refusal::new(error.code(), Fault::Dependency, error.to_string()))?;
+        let open = self
+            .change_restored(|restored| {
+                restored.opened = restored.opening.take();
+                Ok(())
+            })
+            .await?;
+        tracing::info!(bundle = %begun.sequence(), "an epoch has begun");
         self.rotator.wake();
         Ok(open)
     }
@@ -207,7 +224,7 @@ impl Ca {
     /// Changes what is stored as long as it is shut; answers what stands there then.
     pub(super) async fn change_restored(
         &self,
-        change: impl Fn(&mut Restored),
+        change: impl Fn(&mut Restored) -> Result<(), Refusal>,
     ) -> Result<Restored, Refusal> {
         let key = self.state.key(&Restored::KIND);
         let stored = self
@@ -219,13 +236,35 @@ impl Ca {
                 if !restored.is_shut() {
                     return Ok::<_, Refusal>(Decision::Keep(restored));
                 }
-                change(&mut restored);
+                change(&mut restored)?;
                 Ok(Decision::Write(restored.clone(), restored))
             })
             .await?;
         self.restore.refresh().await?;
         Ok(stored)
     }
+}
+
+/// Whether this word is enough: against what the fleet has, and before it has what is here, it
+/// takes a second one.
+fn may_open(restored: &Restored, word: &Word) -> Result<(), Refusal> {
+    let found = verdict(restored);
+    let is_against = matches!(found, Verdict::Ahead { .. } | Verdict::Adopts);
+    let is_said = matches!(
+        word,
+        Word::Operator {
+            although_ahead: true,
+            ..
+        }
+    );
+    if is_against && !is_said {
+        return Err(Refusal::new(
+            "ARX-RESTORE-AHEAD",
+            Fault::Changed,
+            found.in_words(restored),
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn nothing_to_open() -> Refusal {

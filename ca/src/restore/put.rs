@@ -131,6 +131,7 @@ pub async fn put_back(
         history: None,
         heard: BTreeMap::new(),
         adopts: None,
+        opening: None,
         opened: None,
         extra: Map::new(),
     };

@@ -46,6 +46,7 @@ async fn shut(house: &House, agents: u64) -> Outcome {
         history: Some(true),
         heard: std::collections::BTreeMap::new(),
         adopts: None,
+        opening: None,
         opened: None,
         extra: Map::new(),
     };
@@ -354,6 +355,7 @@ fn what_replicas_have_heard_counts_together() {
             .zip(heard)
             .collect(),
         adopts: None,
+        opening: None,
         opened: None,
         extra: Map::new(),
     };
@@ -401,5 +403,77 @@ async fn a_root_that_was_distrusted_since_is_not_published_again() -> Outcome {
         [root],
         "the one that was buried is not in it"
     );
+    Ok(())
+}
+
+/// Changes what is stored of the restore.
+async fn change(house: &House, change: impl Fn(&mut Restored) + Send + Sync) -> Outcome {
+    let ca = &house.ca;
+    let key = ca.state.key(&Restored::KIND);
+    ca.state
+        .update(&key, |found: Option<crate::state::Loaded<Restored>>| {
+            let mut restored = found.expect("it was put back").value;
+            change(&mut restored);
+            Ok::<_, StateError>(crate::state::Decision::Write(restored, ()))
+        })
+        .await?;
+    ca.restore.refresh().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_opening_that_was_decided_is_ended_by_whoever_starts_next() -> Outcome {
+    let house = House::new().await?;
+    let ca = Arc::clone(&house.ca);
+    shut(&house, 2).await?;
+    let opening = crate::state::Opened {
+        at: house.clock.now(),
+        agents: Some(2),
+        reason: String::new(),
+    };
+    change(&house, |it| it.opening = Some(opening.clone())).await?;
+    assert!(ca.restore.is_open().is_err());
+    compare(&ca).join_next().await.ok_or("it compares")??;
+    assert!(ca.restore.is_open().is_ok());
+    let restored = ca.restore.get().ok_or("it was put back")?;
+    assert_eq!(restored.opened.as_ref().and_then(|it| it.agents), Some(2));
+    assert_eq!(ca.trust.current().sequence().epoch, 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn until_the_fleet_has_both_roots_an_adoption_is_opened_by_a_second_word_alone() -> Outcome {
+    let house = House::new().await?;
+    let ca = Arc::clone(&house.ca);
+    shut(&house, 0).await?;
+    let adopts = crate::state::Adopts {
+        root: KeyId::from_slice(&[9; 20]).ok_or("20 bytes")?,
+        rotation: "r1".to_owned(),
+        reason: "a test".to_owned(),
+        has_begun: false,
+    };
+    change(&house, |it| it.adopts = Some(adopts.clone())).await?;
+    // Not before the epoch has begun in which both are published.
+    assert!(ca.restore.lets_rotate().is_err());
+    change(&house, |it| {
+        it.adopts = Some(crate::state::Adopts {
+            has_begun: true,
+            ..adopts.clone()
+        });
+    })
+    .await?;
+    assert!(ca.restore.lets_rotate().is_ok() && ca.restore.is_open().is_err());
+    // Its rotation is not there: that proves nothing.
+    let restored = ca.restore.get().ok_or("it was put back")?;
+    ca.follow_adoption(&restored).await?;
+    assert!(ca.restore.is_open().is_err());
+    let word = |although_ahead| Word::Operator {
+        reason: "a drill".to_owned(),
+        although_ahead,
+    };
+    let refused = ca.open_restored(word(false)).await.expect_err("refused");
+    assert_eq!(refused.code, "ARX-RESTORE-AHEAD");
+    ca.open_restored(word(true)).await?;
+    assert!(ca.restore.is_open().is_ok());
     Ok(())
 }

@@ -41,6 +41,9 @@ pub struct Restored {
     /// enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopts: Option<Adopts>,
+    /// On whose word it is being opened: decided, and ended by whoever finds it so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opening: Option<Opened>,
     /// By whom it was opened; nobody yet, if none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened: Option<Opened>,
@@ -94,6 +97,9 @@ pub struct Adopts {
     pub rotation: String,
     /// Why, in the operator's words.
     pub reason: String,
+    /// Whether the epoch has begun in which both roots are published.
+    #[serde(default)]
+    pub has_begun: bool,
 }
 
 /// Who has opened a state that was put back.
