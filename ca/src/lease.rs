@@ -168,10 +168,10 @@ impl Ca {
         loop {
             let now = self.clock.monotonic();
             let look = leading.look(&self.state, &self.replica, now);
-            // A store that hangs must not keep it longer than it is ours.
-            let patience = until.map_or(leading.lasts, |until: Instant| {
-                until.saturating_duration_since(now)
-            });
+            // A store that hangs must not keep it longer than it is ours. Once it is not, there is
+            // as much time to get it as it lasts.
+            let left = until.map(|until: Instant| until.saturating_duration_since(now));
+            let patience = left.filter(|left| !left.is_zero()).unwrap_or(leading.lasts);
             match tokio::time::timeout(patience, look).await {
                 Ok(Ok(found)) => until = found,
                 Ok(Err(error)) => {
