@@ -443,6 +443,8 @@ impl Ca {
         request: wire::RequestRenewalRequest,
         live: &ledger::Live,
     ) -> Result<wire::RequestRenewalResponse, Status> {
+        // They would ask, and get nothing.
+        self.restore.is_open()?;
         let now = self.clock.now();
         let nothing =
             request.identity.is_empty() && request.node.is_empty() && request.serial.is_empty();

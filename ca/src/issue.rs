@@ -401,12 +401,14 @@ impl Ca {
             .map_err(|error| refused_csr(&error))?;
         let (name, admitted) = admission::join(&rules, &verified, csr.public_key().algorithm())?;
         // Its own certificate may be of what this state does not know, so it comes as a stranger.
-        if let Some(said) = request.hello.as_ref().and_then(Said::of) {
+        let now = self.clock.now();
+        let said = request.hello.as_ref().and_then(Said::of);
+        let denied = self.not_denied(&admitted.id, &name, Some(verified.account()), now);
+        if let Some(said) = said.filter(|_| denied.is_ok()) {
             self.restore.note(&name, said);
         }
         self.restore.is_open()?;
-        let now = self.clock.now();
-        if let Err(refusal) = self.not_denied(&admitted.id, &name, Some(verified.account()), now) {
+        if let Err(refusal) = denied {
             self.alert(&name, &refusal, request, now).await;
             return Err(refusal);
         }

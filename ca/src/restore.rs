@@ -6,6 +6,8 @@
 mod adopt;
 mod backup;
 mod command;
+mod counted;
+mod frame;
 mod heard;
 mod history;
 mod open;
@@ -19,10 +21,11 @@ use arx_identity::Sequence;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
+pub(crate) use self::backup::Made;
 pub use self::command::command;
 use self::heard::Ours;
 pub(crate) use self::heard::Said;
-pub(crate) use self::history::note_history;
+pub(crate) use self::history::{HistoryError, ledgers_word, note_history};
 pub(crate) use self::open::Word;
 pub use self::put::{PutBack, PutError, put_back};
 use crate::caller::NodeName;
@@ -85,7 +88,7 @@ impl Current {
             code: "ARX-RESTORE-SHUT",
             fault: Fault::Dependency,
             message: format!(
-                "this authority was restored from a backup and issues nothing yet: {}",
+                "this authority was restored from a backup and issues nothing yet: {}: see `arx restore status`",
                 verdict(restored).in_words(restored)
             ),
             retry_after: Some(COME_BACK),
@@ -112,6 +115,28 @@ impl Current {
         }
     }
 
+    /// Notes under which roots an authority below stands, and what it has followed, as long as
+    /// that matters.
+    pub(crate) fn note_below(&self, name: &str, said: Said) {
+        if self.is_open().is_err() {
+            let mut all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            all.note_below(name, said);
+            self.heard.notify_one();
+        }
+    }
+
+    /// Notes what the ledger says to have been handed out, which the state does not know.
+    pub(crate) fn note_ledger(&self, said: Said) {
+        let mut all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        all.note_ledger(said);
+    }
+
+    /// Remembers, once, what this replica had heard when it ran before.
+    fn remember(&self, before: Option<&Heard>) {
+        let mut all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remember(before);
+    }
+
     /// Since when an agent has said something.
     fn first_said(&self) -> Option<Instant> {
         let all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,9 +148,15 @@ impl Current {
         self.heard.notified().await;
     }
 
-    fn tally(&self, ours: &Ours) -> Heard {
+    fn tally(
+        &self,
+        ours: &Ours,
+        restored: &Restored,
+        replica: &str,
+        denied: impl Fn(&NodeName) -> bool,
+    ) -> Heard {
         let all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        all.tally(ours)
+        all.tally(ours, restored, replica, denied)
     }
 
     async fn refresh(&self) -> Result<(), StateError> {
@@ -193,7 +224,8 @@ pub fn verdict(restored: &Restored) -> Verdict {
     if restored.adopts.is_some() {
         return Verdict::Adopts;
     }
-    if let Some(sequence) = restored.ahead().map(|ahead| ahead.sequence).max() {
+    let ahead = restored.ahead();
+    if let Some(sequence) = ahead.iter().map(|ahead| ahead.sequence).max() {
         return Verdict::Ahead { sequence };
     }
     let (agree, needed) = (restored.agree(), restored.needed());
@@ -211,13 +243,27 @@ impl Verdict {
             Self::Open => "it is open".to_owned(),
             Self::Adopts => "the fleet's root is trusted here, and issuing begins when everybody has the one that signs here too: see `arx rotate status --watch`".to_owned(),
             Self::Agrees => "enough agents agree, and it opens in a moment".to_owned(),
+            Self::Waits { .. } if restored.agents == 0 => {
+                "the backup knows of no agents, so the first that comes and agrees opens it".to_owned()
+            }
             Self::Waits { agree, needed } => format!(
-                "{agree} of the {needed} agents that are needed have come and agree; an agent that trusts none of its roots can't come at all: see `arx restore status`"
+                "{agree} of the {needed} agents that are needed have come and agree; an agent that trusts none of its roots can't come at all"
             ),
             Self::Ahead { sequence } => {
-                let agents: u64 = restored.ahead().map(|ahead| ahead.agents).sum();
+                let ahead = restored.ahead();
+                let agents = match ahead.iter().map(|ahead| ahead.agents).sum() {
+                    0 => None,
+                    1_u64 => Some("1 agent holds".to_owned()),
+                    agents => Some(format!("{agents} agents hold")),
+                };
+                let ledgers = ahead.iter().flat_map(|ahead| &ahead.ledgers);
+                let ledgers: Vec<_> = ledgers.map(String::as_str).collect();
+                let ledgers = (!ledgers.is_empty())
+                    .then(|| format!("the ledger of {} tells of", ledgers.join(", ")));
+                let who: Vec<_> = agents.into_iter().chain(ledgers).collect();
                 format!(
-                    "{agents} agents hold bundle {sequence} or others that this backup does not know: restore a newer one, or see `arx restore status`"
+                    "{} bundle {sequence} or others that this backup does not know: restore a newer one",
+                    who.join(", and ")
                 )
             }
         }
@@ -225,4 +271,4 @@ impl Verdict {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -352,6 +352,14 @@ impl Process {
         self.until_drained("comparing the fleet", async move {
             comparing.keep_restored(settle).await;
         });
+        // For a backup that another replica makes.
+        if self.config.state.place().is_shared() {
+            let counting = Arc::clone(ca);
+            self.until_drained(
+                "count of nodes",
+                async move { counting.keep_counted().await },
+            );
+        }
         if ca.restore.get().is_some_and(|it| it.is_shut()) {
             let restored = ca.readiness.condition("restored");
             self.until_drained(

@@ -13,6 +13,7 @@ mod document;
 mod error;
 mod intermediate;
 mod lease;
+mod nodes;
 mod published;
 mod replica;
 mod restored;
@@ -36,10 +37,12 @@ pub(crate) use self::document::{decode, encode};
 pub use self::error::StateError;
 pub use self::intermediate::Intermediate;
 pub use self::lease::Lease;
+pub use self::nodes::{Nodes, hash_of};
 pub use self::published::{Link, Published};
 pub use self::replica::{
-    Below, Gate, LedgerMark, Open, Replica, ReplicaDocument, Report, Seen, replica_name,
+    Below, Counted, Gate, LedgerMark, Open, Replica, ReplicaDocument, Report, Seen, replica_name,
 };
+pub(crate) use self::restored::NAMED;
 pub use self::restored::{Adopts, Ahead, Heard, Opened, Restored};
 pub use self::rotation::{
     Forced, Initiator, Kind, LeftBehind, LeftOut, Opener, Passed, Phase, RootName, Rotation,

@@ -92,7 +92,7 @@ impl Trust {
                 if without_distrusted(&state, &head.roots, root).await? == [root.clone()]
                     && !head.roots.contains(root) =>
             {
-                Begin::Publish(after(head.sequence))
+                Begin::Publish(after(head.sequence)?)
             }
             (begin, _) => begin,
         };
@@ -127,6 +127,14 @@ impl Trust {
             replica: replica.clone(),
             current: watch::Sender::new(Arc::new(bundle)),
         })
+    }
+
+    /// Whether history may begin in a store that has nothing of it.
+    ///
+    /// # Errors
+    /// [`TrustError::Lost`] if there was one.
+    pub fn may_begin(evidence: Evidence) -> Result<(), TrustError> {
+        begin(None, None, evidence).map(drop)
     }
 
     /// Whether [`Trust::open`] will find history whole, asked before anything is made that would
@@ -202,7 +210,7 @@ impl Trust {
         let history = self.history().await?;
         let head = history.last().ok_or(TrustError::Nothing)?;
         let highest = known.map_or(head.sequence, |known| known.max(head.sequence));
-        let next = first_after(highest);
+        let next = first_after(highest)?;
         let mut roots = head.roots.clone();
         roots.extend(adopted.filter(|it| !head.roots.contains(it)).cloned());
         let roots = without_distrusted(&self.state, &roots, root).await?;
@@ -240,7 +248,7 @@ impl Trust {
                 head: head.sequence,
             });
         }
-        let next = self::after(after);
+        let next = self::after(after)?;
         let next = entry(&self.state, &self.replica, next, roots, Some(head), now)?;
         let stored = commit(&self.state, &next).await?;
         self.adopt(&stored).await?;
@@ -304,18 +312,16 @@ impl Trust {
 }
 
 /// The first of the epoch after that of `known`.
-fn first_after(known: Sequence) -> Sequence {
-    Sequence {
-        epoch: known.epoch + 1,
-        number: 1,
-    }
+fn first_after(known: Sequence) -> Result<Sequence, TrustError> {
+    let epoch = known.epoch.checked_add(1);
+    let epoch = epoch.ok_or(TrustError::Last { known })?;
+    Ok(Sequence { epoch, number: 1 })
 }
 
-fn after(sequence: Sequence) -> Sequence {
-    Sequence {
-        number: sequence.number + 1,
-        ..sequence
-    }
+fn after(known: Sequence) -> Result<Sequence, TrustError> {
+    let number = known.number.checked_add(1);
+    let number = number.ok_or(TrustError::Last { known })?;
+    Ok(Sequence { number, ..known })
 }
 
 async fn look(
@@ -368,7 +374,7 @@ fn begin(
         return Ok(Begin::Publish(FIRST));
     };
     if evidence.accept_loss {
-        return Ok(Begin::Publish(first_after(known)));
+        return first_after(known).map(Begin::Publish);
     }
     Err(match head {
         None => TrustError::Lost { known },

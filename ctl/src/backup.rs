@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::client::{Failure, channel};
-use crate::output::{Output, Style, columns, hex, instant_json, one_line};
+use crate::output::{Output, Style, columns, count, hex, instant_json, one_line};
 
 /// Answers are longer than others may be, and bounded all the same.
 const LIMIT: usize = 16 * 1024 * 1024;
@@ -69,20 +69,28 @@ pub(crate) async fn backup(socket: &Path, style: Style, to: &Backup) -> Result<O
         return Ok(Output::json(&json!({
             "id": answer.id, "made": instant_json(answer.made_unix_ms),
             "bundle_sequence": sequence(answer.epoch, answer.number), "bytes": bytes,
-            "sealed": answer.sealed,
+            "sealed": answer.sealed, "agents": answer.agents,
+            "silent_replicas": answer.silent_replicas,
         })));
     }
     let mut output = Output::text(&format!(
-        "{}: backup {} of bundle {}, {bytes} bytes\n",
+        "{}: backup {} of bundle {}, {}, {bytes} bytes\n",
         to.file.display(),
         one_line(&answer.id),
         sequence(answer.epoch, answer.number),
+        count(answer.agents, "agent"),
     ));
     output.note = match answer.sealed {
         true => "keep it apart from the sealing key, which it is worth nothing without; the ledger is not in it\n",
         false => "it is NOT sealed, and has the root's key unless that is elsewhere: keep it as you would keep that; the ledger is not in it\n",
     }
     .to_owned();
+    if !answer.silent_replicas.is_empty() {
+        output.note += &format!(
+            "agents of {} are not counted, which has not said who they are: if it runs, take another one in a minute\n",
+            one_line(&answer.silent_replicas.join(", "))
+        );
+    }
     Ok(output)
 }
 
@@ -140,23 +148,23 @@ pub(crate) async fn restore(
 }
 
 fn to_json(answer: &wire::RestoreStatusResponse) -> Value {
-    let ahead: Vec<_> = answer
-        .ahead
-        .iter()
-        .map(|it| {
-            json!({
-                "bundle_sequence": sequence(it.epoch, it.number), "sha256": hex(&it.sha256), "agents": it.agents,
-                "missing": it.missing_key_ids.iter().map(|id| hex(id)).collect::<Vec<_>>(),
-                "node": it.node,
-            })
-        })
-        .collect();
+    let bundles = |all: &[wire::AheadBundle]| all.iter().map(bundle_json).collect::<Vec<_>>();
     json!({
         "restored": !answer.backup.is_empty(), "shut": answer.shut, "backup": answer.backup,
         "made": instant_json(answer.made_unix_ms), "at": instant_json(answer.at_unix_ms),
         "bundle_sequence": sequence(answer.epoch, answer.number), "agents": answer.agents,
-        "needed": answer.needed, "agree": answer.agree, "ahead": ahead,
+        "counted": answer.counted, "needed": answer.needed, "agree": answer.agree,
+        "ahead": bundles(&answer.ahead), "doubtful": bundles(&answer.doubtful),
         "opened": instant_json(answer.opened_unix_ms), "reason": answer.opened_reason,
+    })
+}
+
+fn bundle_json(bundle: &wire::AheadBundle) -> Value {
+    let missing = bundle.missing_key_ids.iter().map(|id| hex(id));
+    json!({
+        "bundle_sequence": sequence(bundle.epoch, bundle.number), "sha256": hex(&bundle.sha256),
+        "agents": bundle.agents, "missing": missing.collect::<Vec<_>>(), "nodes": bundle.nodes,
+        "ledgers": bundle.ledgers,
     })
 }
 
@@ -184,25 +192,30 @@ fn to_text(answer: &wire::RestoreStatusResponse, style: Style) -> String {
         ),
     };
     text += &format!("bundle     {bundle}\n");
-    text += &format!(
-        "agents     {} agree, {} have to, of {} that there were\n",
-        answer.agree, answer.needed, answer.agents
-    );
+    text += &agents(answer);
     if !answer.shut {
         return text;
     }
     text += &format!("verdict    {}\n", one_line(&answer.verdict));
+    for it in &answer.doubtful {
+        text += &format!(
+            "doubtful   {}: no history leads to bundle {}, so that word does not count; see what it is, and deny the node or empty its agent's state\n",
+            who(it),
+            sequence(it.epoch, it.number),
+        );
+    }
     if answer.ahead.is_empty() {
+        text += "\nif the agents are gone for good, or there are none: arx restore open --no-fleet --reason TEXT\n";
         return text;
     }
     let rows: Vec<_> = answer.ahead.iter().map(row).collect();
-    text += "\nwhat agents hold that this state does not know:\n";
+    text += "\nwhat this state does not know:\n";
     text += &columns(
         &[
             "BUNDLE",
             "AGENTS",
             "ROOTS THAT ARE MISSING HERE",
-            "ONE OF THEM",
+            "WHO SAYS SO",
         ],
         &rows,
     );
@@ -223,6 +236,32 @@ fn row(ahead: &wire::AheadBundle) -> Vec<String> {
             true => "none, but the root that signs here is not among theirs".to_owned(),
             false => missing.join(" "),
         },
-        one_line(&ahead.node),
+        who(ahead),
     ]
+}
+
+/// Who tells of a bundle.
+fn who(bundle: &wire::AheadBundle) -> String {
+    let named = u64::try_from(bundle.nodes.len()).unwrap_or(u64::MAX);
+    let mut all = bundle.nodes.clone();
+    if bundle.agents > named {
+        all.push(format!("{} more", bundle.agents - named));
+    }
+    let ledgers = bundle.ledgers.iter();
+    all.extend(ledgers.map(|replica| format!("the ledger of {replica}")));
+    one_line(&all.join(", "))
+}
+
+/// How many agree, and have to.
+fn agents(answer: &wire::RestoreStatusResponse) -> String {
+    let (agree, needed) = (answer.agree, answer.needed);
+    match (answer.agents, answer.counted) {
+        (0, _) => format!("agents     {agree} agree; there were none when it was made\n"),
+        (all, counted) if counted < all => format!(
+            "agents     {agree} agree, {needed} have to, of {counted} that are counted as a sample of {all} that there were\n"
+        ),
+        (all, _) => {
+            format!("agents     {agree} agree, {needed} have to, of {all} that there were\n")
+        }
+    }
 }

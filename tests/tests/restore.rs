@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use arx_tests::mesh::{Mesh, Options};
+use arx_tests::mesh::{Mesh, Options, TRUST_DOMAIN};
 use arx_tests::pair::Pair;
 use arx_tests::process::{binary, until};
 use arx_tests::rotating::{quickly, reaches, rotate};
@@ -317,5 +317,92 @@ async fn an_operator_opens_what_no_agent_has_come_to_and_says_why() -> anyhow::R
         code == Some(0) && records.contains("there are no agents yet"),
         "{records}"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_start_that_is_refused_leaves_the_place_free_for_the_backup_that_it_names()
+-> anyhow::Result<()> {
+    let mut mesh = Mesh::start(options()).await?;
+    let file = path(&mesh, "backup")?;
+    arx(&mesh, &["backup", &file])?;
+    mesh.kill_authority().await?;
+    std::fs::remove_file(mesh.directory.join("authority/state.redb"))?;
+    let mut command = Command::new(binary("arx-ca")?);
+    let output = command
+        .arg("--config")
+        .arg(mesh.authority_config())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1)
+            && said.contains("ARX-TRUST-LOST")
+            && said.contains("arx-ca restore FILE"),
+        "{said}"
+    );
+    begins_with(&mut mesh, Path::new(&file)).await?;
+    let (code, said) = ask(&mesh, &["restore", "status"])?;
+    ensure!(
+        code == Some(1) && said.contains("knows of no agents"),
+        "{said}"
+    );
+    ensure!(!said.contains("arx restore status"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_file_that_is_cut_off_or_of_another_trust_domain_says_which_it_is() -> anyhow::Result<()>
+{
+    let mut mesh = Mesh::start(options()).await?;
+    let file = path(&mesh, "backup")?;
+    arx(&mesh, &["backup", &file])?;
+    burns(&mut mesh).await?;
+    let content = std::fs::read(&file)?;
+    std::fs::write(&file, &content[..content.len() - 1])?;
+    let (code, said) = put_back(&mesh, Path::new(&file))?;
+    ensure!(
+        code == Some(1) && said.contains("ARX-BACKUP-UNREADABLE") && said.contains("it is cut off"),
+        "{said}"
+    );
+    let ours = TRUST_DOMAIN.as_bytes();
+    let at = content.windows(ours.len()).position(|it| it == ours);
+    let at = at.context("it says of whom it is")?;
+    let mut other = content.clone();
+    other[at] = b'x';
+    std::fs::write(&file, &other)?;
+    let (code, said) = put_back(&mesh, Path::new(&file))?;
+    ensure!(
+        code == Some(1) && said.contains("ARX-BACKUP-FOREIGN") && said.contains("trust domain x"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_running_authority_says_that_its_state_file_was_moved_away_and_loses_nothing()
+-> anyhow::Result<()> {
+    let mut mesh = Mesh::start(options()).await?;
+    let agent = mesh.agent("n1").await?;
+    let state = mesh.directory.join("authority/state.redb");
+    let away = mesh.directory.join("authority/away");
+    std::fs::rename(&state, &away)?;
+    let (code, said) = ask(&mesh, &["deny", "node/c1/n9", "--reason", "a test"])?;
+    ensure!(
+        code == Some(1) && said.contains("ARX-STORE-MOVED"),
+        "{said}"
+    );
+    until("whoever looks is told", || async {
+        let (status, ready) = arx_tests::http::get(mesh.ops_port, "/readyz").await?;
+        Ok(status == 200 && ready.contains("ARX-STORE-MOVED"))
+    })
+    .await?;
+    std::fs::rename(&away, &state)?;
+    let (code, said) = ask(&mesh, &["deny", "node/c1/n9", "--reason", "a test"])?;
+    ensure!(code == Some(0), "{said}");
+    drop(agent);
+    mesh.kill_authority().await?;
+    mesh.start_authority().await?;
+    let (_, said) = ask(&mesh, &["deny", "list"])?;
+    ensure!(said.contains("node/c1/n9"), "{said}");
     Ok(())
 }

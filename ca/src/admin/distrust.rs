@@ -66,7 +66,8 @@ async fn plan(
     let now = ca.clock.now();
     let refusal = ca.cannot_distrust(id).await?;
     let alone = understood && refusal.is_some();
-    let refusals = refusal.filter(|_| !alone).into_iter();
+    let shut = ca.restore.is_open().err();
+    let refusals = shut.or(refusal.filter(|_| !alone)).into_iter();
     let blast = if alone {
         ca.whole_blast(id, now).await?
     } else {

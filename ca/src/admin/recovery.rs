@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::rotation;
 use crate::ca::Ca;
 use crate::refusal::{Fault, Refusal};
-use crate::restore::{Word, verdict};
+use crate::restore::{Made, Word, verdict};
 use crate::state::{Ahead, Restored};
 
 /// Answers about backups.
@@ -44,7 +44,9 @@ impl Recovery {
             agents: restored.agents,
             needed: restored.needed(),
             agree: restored.agree(),
-            ahead: restored.ahead().map(ahead).collect(),
+            ahead: restored.ahead().iter().map(ahead).collect(),
+            doubtful: restored.doubtful().iter().map(ahead).collect(),
+            counted: restored.counted(),
             opened_unix_ms: opened.map_or(0, |it| unix_ms(it.at)),
             opened_reason: opened.map(|it| it.reason.clone()).unwrap_or_default(),
             verdict: verdict(restored).in_words(restored),
@@ -77,7 +79,8 @@ fn ahead(ahead: &Ahead) -> wire::AheadBundle {
             .map(|id| Bytes::copy_from_slice(id.as_bytes()))
             .collect(),
         agents: ahead.agents,
-        node: ahead.node.clone(),
+        nodes: ahead.nodes.clone(),
+        ledgers: ahead.ledgers.clone(),
     }
 }
 
@@ -87,7 +90,11 @@ impl wire::recovery_server::Recovery for Recovery {
         &self,
         _request: Request<wire::BackupRequest>,
     ) -> Result<Response<wire::BackupResponse>, Status> {
-        let (backup, content) = self.0.back_up(self.0.clock.now()).await?;
+        let Made {
+            backup,
+            file,
+            silent,
+        } = self.0.back_up(self.0.clock.now()).await?;
         let (epoch, number) = backup.sequence;
         Ok(Response::new(wire::BackupResponse {
             id: backup.id,
@@ -95,7 +102,9 @@ impl wire::recovery_server::Recovery for Recovery {
             epoch,
             number,
             sealed: self.0.state.seal().id().is_some(),
-            content: Bytes::copy_from_slice(&content),
+            content: Bytes::copy_from_slice(&file),
+            agents: backup.agents,
+            silent_replicas: silent,
         }))
     }
 

@@ -472,6 +472,7 @@ async fn planned(ca: &Ca, terms: &Terms, made_here: bool, now: SystemTime) -> wi
     let below = ca.below_apart(ca.authority.root_key_id(), now).await;
     // Where the state can't be read, nothing begins either.
     blockers.extend(below.map(|(_, away)| away).unwrap_or_default());
+    blockers.extend(ca.history_lost(now));
     let step = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
         phase: phase.as_str().to_owned(),
         at_least_ms: millis(at_least),
@@ -490,7 +491,12 @@ async fn planned(ca: &Ca, terms: &Terms, made_here: bool, now: SystemTime) -> wi
     };
     let mut refusals = Vec::new();
     let view = ca.rotator.watch();
-    if let Some(view) = &*view.borrow()
+    if let Err(shut) = ca.restore.is_open() {
+        refusals.push(wire::Refusal {
+            code: shut.code.to_owned(),
+            message: shut.message,
+        });
+    } else if let Some(view) = &*view.borrow()
         && !view.rotation.phase.is_over()
     {
         let error = RotationError::UnderWay(view.rotation.id.clone());

@@ -232,7 +232,12 @@ impl Live {
         self.shared.ready.send_replace(Progress::Ready);
     }
 
-    pub(super) fn set_failed(&self, reason: String) {
+    #[cfg(test)]
+    pub(crate) fn set_building(&self) {
+        self.shared.ready.send_replace(Progress::Building);
+    }
+
+    pub(crate) fn set_failed(&self, reason: String) {
         self.shared.ready.send_replace(Progress::Failed(reason));
     }
 
@@ -260,6 +265,12 @@ impl Live {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         *self.shared.ready.borrow() == Progress::Ready
+    }
+
+    /// Whether they are still being read.
+    #[must_use]
+    pub fn is_building(&self) -> bool {
+        *self.shared.ready.borrow() == Progress::Building
     }
 
     pub(super) fn add(&self, outline: Outline<'_>, place: Place) {

@@ -73,7 +73,8 @@ impl Ca {
                     .then(|| Duration::from_secs(request.ttl_seconds.into())),
             },
         )?;
-        self.restore.is_open()?;
+        // An adoption waits for those below, who have to follow it.
+        self.restore.lets_rotate()?;
         let account = known.account.as_ref().map(Verified::account);
         self.not_denied(&known.id, &known.node, account, now)?;
         self.nested.count(&known.id, self.clock.monotonic())?;

@@ -18,8 +18,10 @@ use super::{called, is_below};
 use crate::ca::Ca;
 use crate::caller::Caller;
 use crate::refusal::{Fault, Refusal};
+use crate::restore::Said;
 use crate::rotation::Obstacle;
 use crate::state::{Kind, Root, RootState, StateError};
+use crate::token::Verified;
 
 /// Roots that somebody may name.
 const MOST: usize = 16;
@@ -28,10 +30,10 @@ const NEAR: Duration = Duration::from_secs(15);
 
 /// What the authorities below have confirmed, by what they are called.
 #[derive(Debug, Default)]
-pub struct Confirmed(Mutex<HashMap<String, Said>>);
+pub struct Confirmed(Mutex<HashMap<String, Last>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Said {
+struct Last {
     sequence: Option<Sequence>,
     at: Instant,
 }
@@ -39,7 +41,7 @@ struct Said {
 impl Confirmed {
     /// Whether that is anything new.
     fn set(&self, name: &str, sequence: Option<Sequence>, at: Instant) -> bool {
-        let said = Said { sequence, at };
+        let said = Last { sequence, at };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = all.insert(name.to_owned(), said);
         before.map(|before| before.sequence) != Some(sequence)
@@ -79,14 +81,28 @@ impl Ca {
         let known = Known::find(self, caller, token, now).await?;
         let rules = self.rules.get();
         let name = called(rules.nested.name(&known.id)?);
-        let bundle = self.trust.current();
+        let held = held(&request.held)?;
         let confirmed = request.confirmed.as_ref().map(|it| Sequence {
             epoch: it.epoch,
             number: it.number,
         });
+        let account = known.account.as_ref().map(Verified::account);
+        if self
+            .not_denied(&known.id, &known.node, account, now)
+            .is_ok()
+        {
+            let said = Said {
+                sequence: confirmed.unwrap_or_else(|| self.trust.current().sequence()),
+                sha256: [0; 32],
+                roots: held.iter().map(|(root, _)| *root).collect(),
+            };
+            self.restore.note_below(&name, said);
+        }
+        // Whoever follows what is published here would go back to it.
+        self.restore.lets_rotate()?;
+        let bundle = self.trust.current();
         // Nobody can have confirmed what was never published.
         let confirmed = confirmed.filter(|confirmed| *confirmed <= bundle.sequence());
-        let held = held(&request.held)?;
         self.authority
             .holds_below(&name, &held, now)
             .await

@@ -48,10 +48,10 @@ pub(super) async fn open(
     let welcome = welcome(&ca, &hello)?;
     let mut trust = ca.trust.watch();
     let newest = Arc::clone(&trust.borrow_and_update());
+    let session = ca.fleet.follow(node, &hello, ca.clock.now())?;
     if let Some(said) = Said::of(&hello) {
         ca.restore.note(&node.name, said);
     }
-    let session = ca.fleet.follow(node, &hello, ca.clock.now())?;
     let known = hello
         .trust
         .iter()

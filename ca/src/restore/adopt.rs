@@ -115,8 +115,9 @@ impl Ca {
 
     /// The root that agents hold and this state does not know, as it is in the fleet's bundle.
     fn missing_root(&self, restored: &Restored, roots: &str) -> Result<Certificate, Refusal> {
-        let mut missing: Vec<KeyId> = restored
-            .ahead()
+        let ahead = restored.ahead();
+        let mut missing: Vec<KeyId> = ahead
+            .iter()
             .flat_map(|ahead| ahead.missing.iter().copied())
             .collect();
         missing.sort_by(|one, other| one.as_bytes().cmp(other.as_bytes()));

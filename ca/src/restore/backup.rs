@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::frame::{self, Wrong};
 use crate::ca::Ca;
 use crate::hex::Hex;
 use crate::ledger;
@@ -36,7 +37,7 @@ pub(crate) struct Backup {
     /// Who made it, and how far its ledger was.
     pub(crate) replica: String,
     pub(crate) ledger: LedgerMark,
-    /// How many nodes had valid certificates.
+    /// How many nodes had valid certificates, and were not denied.
     pub(crate) agents: u64,
     /// What was published last: epoch and number.
     pub(crate) sequence: (u64, u64),
@@ -55,9 +56,23 @@ struct Stored {
     value: String,
 }
 
+/// What was made.
+pub(crate) struct Made {
+    pub(crate) backup: Backup,
+    pub(crate) file: Zeroizing<Vec<u8>>,
+    /// Replicas that may have issued to more nodes than were counted.
+    pub(crate) silent: Vec<String>,
+}
+
 /// A file is no backup that can be used here.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackupError {
+    /// It is something else, or of another trust domain.
+    #[error("{0}")]
+    Foreign(String),
+    /// It is not whole.
+    #[error("{0}")]
+    Broken(String),
     /// It does not open.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -75,7 +90,8 @@ impl BackupError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Seal(error) => error.code(),
-            Self::Content(_) => "ARX-BACKUP-UNREADABLE",
+            Self::Foreign(_) => "ARX-BACKUP-FOREIGN",
+            Self::Broken(_) | Self::Content(_) => "ARX-BACKUP-UNREADABLE",
             Self::Newer(_) => "ARX-BACKUP-NEWER",
         }
     }
@@ -89,8 +105,11 @@ fn key(trust_domain: &TrustDomain) -> Key {
 
 impl Backup {
     /// The file: sealed as values of the store are.
-    fn seal(&self, seal: &Seal, trust_domain: &TrustDomain) -> Vec<u8> {
-        seal.seal(&key(trust_domain), u64::from(VERSION), &encode(self))
+    fn seal(&self, seal: &Seal, trust_domain: &TrustDomain) -> Zeroizing<Vec<u8>> {
+        // Without a sealing key there are keys in it.
+        let sealed = seal.seal(&key(trust_domain), u64::from(VERSION), &encode(self));
+        let sealed = Zeroizing::new(sealed);
+        Zeroizing::new(frame::around(trust_domain, &sealed))
     }
 
     /// What is in a file.
@@ -103,7 +122,11 @@ impl Backup {
         struct Form {
             version: u32,
         }
-        let opened = seal.open(&key(trust_domain), bytes)?;
+        let sealed = frame::within(trust_domain, bytes).map_err(|wrong| match wrong {
+            Wrong::Foreign(message) => BackupError::Foreign(message),
+            Wrong::Broken(message) => BackupError::Broken(message),
+        })?;
+        let opened = seal.open(&key(trust_domain), sealed)?;
         let Form { version } = decode(&opened.value).map_err(BackupError::Content)?;
         if version > VERSION {
             return Err(BackupError::Newer(version));
@@ -158,16 +181,14 @@ async fn at_rest(state: &State) -> Result<Vec<Entry>, Refusal> {
 }
 
 impl Ca {
-    /// Makes a backup: its id, and the file.
+    /// Makes a backup.
     ///
     /// # Errors
-    /// [`Refusal`] if the state cannot be read.
-    pub(crate) async fn back_up(
-        &self,
-        now: SystemTime,
-    ) -> Result<(Backup, Zeroizing<Vec<u8>>), Refusal> {
+    /// [`Refusal`] if the state cannot be read, or it is not known yet how many agents there are.
+    pub(crate) async fn back_up(&self, now: SystemTime) -> Result<Made, Refusal> {
         // A copy of what was never opened would say that nothing was ever put back.
         self.restore.is_open()?;
+        let (agents, silent) = self.count_nodes(now).await?;
         let entries = at_rest(&self.state).await?;
         let ledger::Status { records, head, .. } = self.ledger.status();
         let sequence = self.trust.current().sequence();
@@ -183,7 +204,7 @@ impl Ca {
                 record: records,
                 hash: head,
             },
-            agents: self.fleet.size().1 as u64,
+            agents,
             sequence: (sequence.epoch, sequence.number),
             values: entries
                 .iter()
@@ -197,7 +218,7 @@ impl Ca {
         };
         let file = backup.seal(self.state.seal(), &self.trust_domain);
         let detail = format!(
-            "backup {} of bundle {sequence}, {} bytes",
+            "backup {} of bundle {sequence}, {agents} agents, {} bytes",
             backup.id,
             file.len()
         );
@@ -211,6 +232,10 @@ impl Ca {
         if let Err(error) = recorded.await {
             tracing::warn!(code = error.code(), %error, "a backup was made and not recorded");
         }
-        Ok((backup, Zeroizing::new(file)))
+        Ok(Made {
+            backup,
+            file,
+            silent,
+        })
     }
 }

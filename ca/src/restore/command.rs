@@ -51,9 +51,13 @@ pub fn command(config: &Config, clock: &Clock, file: &Path) -> ExitCode {
                 rfc3339(made),
                 place
             );
-            println!(
-                "start arx-ca now: it issues nothing before more than half of the agents have come and agree; `arx restore status` shows how that stands"
-            );
+            let before = match agents {
+                0 => {
+                    "it knows of no agents, so it issues nothing before one has come and agrees, or `arx restore open --no-fleet`"
+                }
+                _ => "it issues nothing before more than half of the agents have come and agree",
+            };
+            println!("start arx-ca now: {before}; `arx restore status` shows how that stands");
             exit::OK.into()
         }
         Err(error) => {

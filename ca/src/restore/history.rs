@@ -5,36 +5,55 @@ use std::time::{Duration, SystemTime};
 
 use arx_daemon::clock::rfc3339;
 
+use super::Said;
 use crate::ca::Ca;
-use crate::ledger;
+use crate::ledger::{self, Ledger};
 use crate::rotation::Obstacle;
-use crate::state::{Decision, Document as _, Loaded, Restored, State, StateError};
+use crate::state::{Decision, Document as _, LedgerMark, Loaded, Restored, State, StateError};
 
 /// How long after its end a certificate may still be taken for valid by a slow clock.
 const SKEW: Duration = Duration::from_secs(300);
 
+/// What belongs to a backup could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HistoryError {
+    /// The state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    /// The process ends.
+    #[error(transparent)]
+    Ended(#[from] tokio::task::JoinError),
+}
+
 /// Notes whether the ledger is the one that the backup's replica had, the first time that this
 /// starts on what was put back.
+///
+/// # Errors
+/// [`HistoryError`] if the state or the ledger cannot be read.
 pub(crate) async fn note_history(
     state: &State,
     replica: &str,
-    ledger: &ledger::Status,
-) -> Result<(), StateError> {
+    ledger: &Ledger,
+) -> Result<(), HistoryError> {
     let Some(restored) = state.restored().await? else {
         return Ok(());
     };
     if restored.history.is_some() || restored.replica != replica {
         return Ok(());
     }
-    let mark = restored.ledger;
-    let is_there =
-        ledger.records > mark.record || (ledger.records == mark.record && ledger.head == mark.hash);
+    let LedgerMark { record, hash } = restored.ledger;
+    let reading = ledger.clone();
+    // Another ledger may have as many records, and an older copy may have gone on.
+    let is_there = blocking(move || reading.had(record, &hash)).await?;
     if !is_there {
         tracing::warn!(
             code = "ARX-RESTORE-HISTORY",
-            records = ledger.records,
-            expected = mark.record,
-            "the ledger that this backup belongs to is not there: rotations wait until everything that it knew of has ended"
+            records = ledger.status().records,
+            expected = record,
+            "the ledger that this backup belongs to is not there (there is none, an older copy or another one): rotations wait until everything that it knew of has ended"
         );
     }
     let key = state.key(&Restored::KIND);
@@ -49,6 +68,34 @@ pub(crate) async fn note_history(
             })
         })
         .await
+        .map_err(HistoryError::State)
+}
+
+/// What the ledger says to have been handed out last, if that is more than the state knows.
+///
+/// # Errors
+/// [`HistoryError`] if the state or the ledger cannot be read.
+pub(crate) async fn ledgers_word(
+    state: &State,
+    ledger: &Ledger,
+) -> Result<Option<Said>, HistoryError> {
+    let is_shut = state.restored().await?.is_some_and(|it| it.is_shut());
+    let Some(last) = ledger.last_sequence().filter(|_| is_shut) else {
+        return Ok(None);
+    };
+    let head = state.published().await?.last().map(|head| head.sequence);
+    if Some(last) <= head {
+        return Ok(None);
+    }
+    let reading = ledger.clone();
+    let record = blocking(move || reading.published(last)).await?;
+    Ok(Some(Said::of_ledger(last, record)))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ledger::Error> + Send + 'static,
+) -> Result<T, HistoryError> {
+    Ok(tokio::task::spawn_blocking(work).await??)
 }
 
 impl Ca {

@@ -3,15 +3,16 @@
 use std::time::{Duration, SystemTime};
 
 use arx_daemon::clock::rfc3339;
-use arx_identity::{Certificate, KeyId};
+use arx_identity::Certificate;
 use tokio::time::Instant;
 
 use super::heard::Ours;
 use super::{AGAIN, Verdict, verdict};
 use crate::ca::Ca;
+use crate::caller::NodeName;
 use crate::ledger;
 use crate::refusal::{Fault, Refusal};
-use crate::state::{Decision, Document as _, Loaded, Opened, Restored, StateError};
+use crate::state::{Decision, Document as _, Heard, Loaded, Opened, Restored, StateError};
 
 /// What many say at once is looked at once.
 const GATHER: Duration = Duration::from_millis(200);
@@ -35,7 +36,9 @@ impl Ca {
     pub async fn keep_restored(&self, settle: Duration) {
         let mut document = self.restore.watch();
         let mut rotation = self.rotator.watch();
+        let mut denials = self.denials.watch();
         let mut told = None;
+        let mut doubted = 0;
         loop {
             let Some(restored) = document.borrow_and_update().clone() else {
                 return;
@@ -76,6 +79,14 @@ impl Ca {
             let Some(restored) = self.restore.get() else {
                 return;
             };
+            let doubtful = restored.doubtful();
+            let doubtful_agents = doubtful.iter().map(|it| it.agents).sum();
+            if let Some(one) = doubtful.first()
+                && doubted != doubtful_agents
+            {
+                tracing::warn!(code = "ARX-RESTORE-DOUBTFUL", agents = doubtful_agents, bundle = %one.sequence, node = one.nodes.first().map_or("", String::as_str), "agents say that they hold a bundle to which no history leads from here: what they say does not count");
+                doubted = doubtful_agents;
+            }
             let verdict = verdict(&restored);
             if told.as_ref() != Some(&verdict) {
                 let message = verdict.in_words(&restored);
@@ -88,6 +99,8 @@ impl Ca {
             tokio::select! {
                 () = self.restore.said_something() => tokio::time::sleep(GATHER).await,
                 Ok(()) = document.changed() => {}
+                // Whoever is denied has no word.
+                Ok(()) = denials.changed() => {}
                 () = until(opens) => {
                     if let Err(refusal) = self.open_restored(Word::Agents(restored.agree())).await {
                         tracing::warn!(code = refusal.code, "a restored state was not opened: {}", refusal.message);
@@ -98,21 +111,49 @@ impl Ca {
         }
     }
 
-    /// Stores what agents have told this process.
-    async fn tally(&self, known: &Restored) -> Result<(), StateError> {
+    /// What is published here.
+    fn ours(&self) -> Ours {
         let bundle = self.trust.current();
-        let roots: Vec<KeyId> = bundle
-            .roots()
-            .iter()
-            .filter_map(Certificate::subject_key_id)
-            .collect();
-        let heard = self.restore.tally(&Ours {
-            sequence: bundle.sequence(),
+        let roots = bundle.roots().iter();
+        let sequence = bundle.sequence();
+        let known = self.ledger.last_sequence();
+        Ours {
+            sequence,
             sha256: bundle.sha256(),
-            roots,
+            roots: roots.filter_map(Certificate::subject_key_id).collect(),
             active: self.authority.root_key_id(),
-        });
-        if known.heard.get(&*self.replica) == Some(&heard) {
+            known: known.map_or(sequence, |known| known.max(sequence)),
+        }
+    }
+
+    /// Stores what this process was told.
+    async fn tally(&self, known: &Restored) -> Result<(), StateError> {
+        let now = self.clock.now();
+        let denied = |node: &NodeName| self.is_denied(node, now);
+        self.restore.remember(known.heard.get(&*self.replica));
+        let heard = self
+            .restore
+            .tally(&self.ours(), known, &self.replica, denied);
+        let is_left_out = |name: &str| {
+            let name = name.split_once('/').map(|(cluster, node)| NodeName {
+                cluster: cluster.into(),
+                node: node.into(),
+            });
+            name.is_some_and(|name| denied(&name))
+        };
+        let with_ours = |restored: &Restored| {
+            let mut all = restored.heard.clone();
+            // Also what was said to a process before this one.
+            let before = all.get(&*self.replica).and_then(|it| it.highest);
+            let heard = Heard {
+                highest: heard.highest.max(before),
+                ..heard.clone()
+            };
+            all.insert(self.replica.to_string(), heard);
+            all.values_mut().for_each(|it| it.leave_out(is_left_out));
+            all
+        };
+        if with_ours(known) == known.heard {
             return Ok(());
         }
         let key = self.state.key(&Restored::KIND);
@@ -120,12 +161,7 @@ impl Ca {
             .update(&key, |found: Option<Loaded<Restored>>| {
                 Ok::<_, StateError>(match found.map(|found| found.value) {
                     Some(mut restored) if restored.is_shut() => {
-                        let replica = self.replica.to_string();
-                        let mut heard = heard.clone();
-                        // Also what was said to a process before this one.
-                        let before = restored.heard.get(&replica);
-                        heard.highest = heard.highest.max(before.and_then(|it| it.highest));
-                        restored.heard.insert(replica, heard);
+                        restored.heard = with_ours(&restored);
                         Decision::Write(restored, ())
                     }
                     _ => Decision::Keep(()),
@@ -141,8 +177,10 @@ impl Ca {
     /// [`Refusal`] if it is open, or the fleet knows better and the operator has not said that
     /// this does not matter; or it could not be stored.
     pub(crate) async fn open_restored(&self, word: Word) -> Result<Restored, Refusal> {
-        let restored = self.restore.get().filter(|it| it.is_shut());
-        let restored = restored.ok_or_else(nothing_to_open)?;
+        let shut = || self.restore.get().filter(|it| it.is_shut());
+        // Also what was said just now, and what the ledger here says.
+        self.tally(&*shut().ok_or_else(nothing_to_open)?).await?;
+        let restored = shut().ok_or_else(nothing_to_open)?;
         may_open(&restored, &word)?;
         let now = self.clock.now();
         let (agents, reason, who) = match &word {
@@ -261,7 +299,7 @@ fn may_open(restored: &Restored, word: &Word) -> Result<(), Refusal> {
         return Err(Refusal::new(
             "ARX-RESTORE-AHEAD",
             Fault::Changed,
-            found.in_words(restored),
+            format!("{}: see `arx restore status`", found.in_words(restored)),
         ));
     }
     Ok(())

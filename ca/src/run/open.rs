@@ -55,6 +55,16 @@ impl StartError {
     }
 }
 
+impl From<restore::HistoryError> for StartError {
+    fn from(error: restore::HistoryError) -> Self {
+        match error {
+            restore::HistoryError::State(error) => error.into(),
+            restore::HistoryError::Ledger(error) => error.into(),
+            restore::HistoryError::Ended(error) => Self::new("ARX-START", error),
+        }
+    }
+}
+
 macro_rules! start_error_from {
     ($($error:ty: $passes:expr, $configuration:expr;)*) => {$(
         impl From<$error> for StartError {
@@ -143,23 +153,28 @@ impl Parts {
         let now = clock.now();
         let store = config.state.place().open(now).await?;
         let first = State::is_new(&store, &config.trust_domain).await?;
-        let seal = seal_source(config).seal(first)?;
-        let state = State::open(store, seal, &config.trust_domain, SOFTWARE).await?;
-        let replica = state.replica(config.replica_name().as_deref(), now).await?;
-
         let (ledger, recovery) = Ledger::open(ledger_options(config), now)?;
         if let Some(torn) = &recovery.torn {
             tracing::warn!(code = "ARX-LEDGER-TORN", file = %torn.file.display(), offset = torn.offset, bytes = torn.bytes, "half a record at the end of the ledger was cut off, which a crash had left: {torn}");
         }
-        let is_restored = state.restored().await?.is_some_and(|it| it.is_shut());
-        let evidence = Evidence {
+        let mut evidence = Evidence {
             highest: ledger.last_sequence(),
             accept_loss,
-            is_restored,
+            is_restored: false,
         };
-        restore::note_history(&state, replica.name(), &ledger.status()).await?;
-        // Before anything is made that would have to be trusted.
+        if first {
+            // Before anything is in the store: a backup is put into an empty one.
+            Trust::may_begin(evidence)?;
+        }
+        let seal = seal_source(config).seal(first)?;
+        let state = State::open(store, seal, &config.trust_domain, SOFTWARE).await?;
+        let is_restored = state.restored().await?.is_some_and(|it| it.is_shut());
+        evidence.is_restored = is_restored;
+        // Before this start is noted anywhere, and again with what this replica has seen.
+        Trust::examine(&state, None, evidence).await?;
+        let replica = state.replica(config.replica_name().as_deref(), now).await?;
         Trust::examine(&state, Some(&replica), evidence).await?;
+        restore::note_history(&state, replica.name(), &ledger).await?;
         if accept_loss || is_restored {
             // A backup may be from before a root was distrusted; the ledger knows.
             let reading = ledger.clone();
@@ -191,6 +206,9 @@ impl Parts {
         let trust = Trust::open(state.clone(), &replica, &authority.root(), evidence, now).await?;
         let denials = denial::Current::open(state.clone(), &replica).await?;
         let restore = restore::Current::open(state.clone()).await?;
+        if let Some(said) = restore::ledgers_word(&state, &ledger).await? {
+            restore.note_ledger(said);
+        }
         Ok(Some(Self {
             replica: replica.name().into(),
             denials,

@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 
 use super::document::{self, Document};
 use super::{
-    Authorities, Decision, Denials, Loaded, Phase, State, StateError, published, rotation, wire,
+    Authorities, Decision, Denials, Loaded, Nodes, Phase, State, StateError, published, rotation,
+    wire,
 };
 use crate::hex::Hex;
 use crate::store::{Key, Segment};
@@ -43,9 +44,22 @@ pub struct ReplicaDocument {
     /// Who it waits for at the gate of the rotation that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
+    /// The nodes that have certificates of their own, by its ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
     /// What a newer version has added.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// The nodes that have certificates of their own, by the ledger of a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// These.
+    pub nodes: Nodes,
+    /// When all of these certificates have ended.
+    #[serde(with = "wire::millis", rename = "until_ms")]
+    pub until: SystemTime,
 }
 
 /// What a replica knows of a gate: whoever it has issued to, and whoever follows it. Bounded,
@@ -221,16 +235,37 @@ impl State {
     /// # Errors
     /// [`StateError`] if it could not be stored.
     pub(crate) async fn report(&self, replica: &str, report: Report) -> Result<(), StateError> {
+        self.told(replica, |document| document.report = Some(report.clone()))
+            .await
+    }
+
+    /// Stores which nodes have certificates by the ledger of the replica of this name.
+    ///
+    /// # Errors
+    /// [`StateError`] if it could not be stored.
+    pub(crate) async fn counted(&self, replica: &str, counted: Counted) -> Result<(), StateError> {
+        self.told(replica, |document| {
+            document.counted = Some(counted.clone());
+        })
+        .await
+    }
+
+    async fn told(
+        &self,
+        replica: &str,
+        tell: impl Fn(&mut ReplicaDocument),
+    ) -> Result<(), StateError> {
         let name = Segment::parse(replica);
         let name = name.map_err(|_| StateError::ReplicaName(replica.to_owned()))?;
         let key = self.key(&ReplicaDocument::KIND).named(name);
         self.update(&key, |found: Option<Loaded<ReplicaDocument>>| {
-            let mut document = found.map(|found| found.value).unwrap_or_default();
-            if document.report.as_ref() == Some(&report) {
-                return Ok::<_, StateError>(Decision::Keep(()));
-            }
-            document.report = Some(report.clone());
-            Ok(Decision::Write(document, ()))
+            let stored = found.map(|found| found.value).unwrap_or_default();
+            let mut document = stored.clone();
+            tell(&mut document);
+            Ok::<_, StateError>(match document == stored {
+                true => Decision::Keep(()),
+                false => Decision::Write(document, ()),
+            })
         })
         .await
     }

@@ -10,8 +10,12 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::document::{self, Document};
+use super::nodes::{self, Nodes};
 use super::{LedgerMark, published, wire};
 use crate::store::Segment;
+
+/// Agents that are named of those who hold a bundle.
+pub(crate) const NAMED: usize = 8;
 
 /// A backup that was put back. Until it is opened, nothing is issued and nothing published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,14 +60,21 @@ pub struct Restored {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heard {
     /// Agents whose roots are all here, the active one among them, or that will take what is
-    /// here.
-    pub agree: u64,
+    /// here; by name, so that one that goes from replica to replica counts once.
+    #[serde(default)]
+    pub agree: Nodes,
     /// The highest sequence that any of them holds.
     #[serde(with = "published::optional_sequence", default)]
     pub highest: Option<Sequence>,
     /// What others hold, the one with the most agents first.
     #[serde(default)]
     pub ahead: Vec<Ahead>,
+    /// What the replica's own ledger says to have been handed out, if that is not known here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<Ahead>,
+    /// What is not believed of others, because no history leads there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubtful: Vec<Ahead>,
     /// What a newer version has added.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -81,10 +92,14 @@ pub struct Ahead {
     /// Its roots that are not here, by their subject key identifiers.
     #[serde(with = "wire::key_ids")]
     pub missing: Vec<KeyId>,
-    /// How many agents hold it.
+    /// How many agents, or authorities below, hold it.
     pub agents: u64,
-    /// One of them.
-    pub node: String,
+    /// The first of them, by name.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// The replicas whose ledgers tell of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ledgers: Vec<String>,
 }
 
 /// A root of the fleet's that is trusted here again, until everybody has left it.
@@ -122,10 +137,28 @@ impl Restored {
         self.opened.is_none()
     }
 
-    /// Agents that agree, at whatever replica.
+    /// How many of the agents that there were are counted: all, or a sample of many.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        self.agents.min(nodes::MOST as u64)
+    }
+
+    /// Whether an agent with this hash is one that counts. Which ones do is the same everywhere,
+    /// and has nothing to do with what they hold.
+    #[must_use]
+    pub fn counts(&self, hash: u64) -> bool {
+        let sample = u128::from(u64::MAX) * u128::from(self.counted());
+        u128::from(hash) * u128::from(self.agents) <= sample
+    }
+
+    /// Agents that agree, at whatever replica, of those that count.
     #[must_use]
     pub fn agree(&self) -> u64 {
-        self.heard.values().map(|heard| heard.agree).sum()
+        let mut all = Nodes::default();
+        for heard in self.heard.values() {
+            all.join(&heard.agree);
+        }
+        all.kept()
     }
 
     /// The highest sequence that any agent holds.
@@ -134,16 +167,73 @@ impl Restored {
         self.heard.values().filter_map(|heard| heard.highest).max()
     }
 
-    /// Bundles that are not known here, at whatever replica.
-    pub fn ahead(&self) -> impl Iterator<Item = &Ahead> {
-        self.heard.values().flat_map(|heard| &heard.ahead)
+    /// Bundles that are not known here, at whatever replica, the one with the most agents first.
+    #[must_use]
+    pub fn ahead(&self) -> Vec<Ahead> {
+        let all = self.heard.values();
+        together(all.flat_map(|heard| heard.ahead.iter().chain(&heard.ledger)))
+    }
+
+    /// What is not believed.
+    #[must_use]
+    pub fn doubtful(&self) -> Vec<Ahead> {
+        let all = self.heard.values();
+        together(all.flat_map(|heard| &heard.doubtful))
     }
 
     /// How many agents have to agree: more than half of those that there were. What a gate has
     /// let pass, more than half of the fleet hold, so one of any such half tells of it.
     #[must_use]
     pub fn needed(&self) -> u64 {
-        self.agents / 2 + 1
+        self.counted() / 2 + 1
+    }
+}
+
+impl Heard {
+    /// Without those whose word does not count any more.
+    pub(crate) fn leave_out(&mut self, is_left_out: impl Fn(&str) -> bool) {
+        for groups in [&mut self.ahead, &mut self.doubtful] {
+            for group in groups.iter_mut() {
+                let named = group.nodes.len();
+                group.nodes.retain(|node| !is_left_out(node));
+                let gone = (named - group.nodes.len()) as u64;
+                group.agents = group.agents.saturating_sub(gone);
+            }
+            groups.retain(|group| group.agents > 0);
+        }
+    }
+}
+
+/// Those of the same content as one.
+fn together<'a>(all: impl Iterator<Item = &'a Ahead>) -> Vec<Ahead> {
+    let mut found: Vec<Ahead> = Vec::new();
+    for one in all {
+        let same = |it: &&mut Ahead| (it.sequence, it.sha256) == (one.sequence, one.sha256);
+        match found.iter_mut().find(same) {
+            Some(known) => known.join(one),
+            None => found.push(one.clone()),
+        }
+    }
+    found.sort_by_key(|it| std::cmp::Reverse(it.agents));
+    found
+}
+
+impl Ahead {
+    fn join(&mut self, other: &Self) {
+        let new: Vec<_> = (other.nodes.iter())
+            .filter(|node| !self.nodes.contains(node))
+            .cloned()
+            .collect();
+        // Who is named twice is one.
+        let twice = (other.nodes.len() - new.len()) as u64;
+        self.agents += other.agents.saturating_sub(twice);
+        self.nodes.extend(new);
+        for root in &other.missing {
+            if !self.missing.contains(root) {
+                self.missing.push(*root);
+            }
+        }
+        self.ledgers.extend(other.ledgers.iter().cloned());
     }
 }
 

@@ -52,6 +52,18 @@ pub enum StoreError {
         /// What it said.
         detail: String,
     },
+    /// Its file is not where it was, so nothing is written: it would be lost at the next start.
+    /// Reads go on, and writes succeed again as soon as it is back.
+    #[error(
+        "{place} {detail} while this process has it, so nothing is written, which the next start \
+         would not find: put it back where it was, or restart with the one that is there"
+    )]
+    Moved {
+        /// The file.
+        place: String,
+        /// What became of it.
+        detail: String,
+    },
     /// What is stored is not what was written. Nothing was overwritten.
     #[error("{place} is damaged ({detail}): keep it, and restore a backup in its place")]
     Damaged {
@@ -106,6 +118,7 @@ impl StoreError {
             Self::Unavailable { .. } => "ARX-STORE-UNAVAILABLE",
             Self::NoQuorum { .. } => "ARX-STORE-NO-QUORUM",
             Self::Refused { .. } => "ARX-STORE-REFUSED",
+            Self::Moved { .. } => "ARX-STORE-MOVED",
             Self::Damaged { .. } => "ARX-STORE-DAMAGED",
             Self::TooLarge { .. } => "ARX-STORE-TOO-LARGE",
         }
@@ -119,7 +132,8 @@ impl StoreError {
             | Self::ReadOnly { .. }
             | Self::Unavailable { .. }
             | Self::NoQuorum { .. }
-            | Self::Refused { .. } => true,
+            | Self::Refused { .. }
+            | Self::Moved { .. } => true,
             Self::Damaged { .. } | Self::TooLarge { .. } => false,
         }
     }

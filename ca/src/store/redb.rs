@@ -307,6 +307,7 @@ impl Inner {
     ) -> Result<Version, CasError> {
         let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
         self.reopen(&mut disk)?;
+        file::in_place(&self.path, disk.identity)?;
         let change = self.view().table.prepare(key, expected, value)?;
         let State::Open(database) = std::mem::replace(&mut disk.database, State::Closed) else {
             unreachable!("it was opened just now");
@@ -369,15 +370,32 @@ impl Inner {
         Ok(())
     }
 
-    /// Waits until no write is in doubt.
-    async fn settled(self: Arc<Self>) -> Result<(), StoreError> {
-        let path = self.path.clone();
-        spawn_blocking(move || {
-            self.reopen(&mut self.disk.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Whether writes succeed, as far as can be told without one.
+    async fn tried(self: Arc<Self>) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self);
+        self.blocking(move || {
+            let mut disk = inner.disk.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.reopen(&mut disk)?;
+            file::in_place(&inner.path, disk.identity)
         })
         .await
-        .unwrap_or_else(|gone| {
-            let place = StoreError::state_file(&path);
+    }
+
+    /// Waits until no write is in doubt.
+    async fn settled(self: Arc<Self>) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self);
+        self.blocking(move || {
+            inner.reopen(&mut inner.disk.lock().unwrap_or_else(PoisonError::into_inner))
+        })
+        .await
+    }
+
+    async fn blocking(
+        &self,
+        work: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        spawn_blocking(work).await.unwrap_or_else(|gone| {
+            let place = StoreError::state_file(&self.path);
             Err(StoreError::Unavailable {
                 place,
                 detail: gone.to_string(),
@@ -429,7 +447,7 @@ impl Store for Redb {
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.0.clone().settled().boxed()
+        self.0.clone().tried().boxed()
     }
 }
 

@@ -10,8 +10,9 @@ pub enum TrustError {
     /// The state store has nothing of what was published.
     #[error(
         "the state is gone: trust up to {known} was published from here, and the state store is \
-         new; restore the state file or mount its volume. If it is lost for good, start once \
-         with --accept-loss: that makes another root, which has to be given to everybody"
+         new; mount its volume, restore the state file, or put a backup back with `arx-ca restore \
+         FILE`. If there is none, start once with --accept-loss: that makes another root, which \
+         has to be given to everybody"
     )]
     Lost {
         /// The highest sequence that is known.
@@ -20,7 +21,8 @@ pub enum TrustError {
     /// The state store ends before what was published.
     #[error(
         "the state is an old copy: it ends at trust {stored}, and {known} was published from \
-         here; restore the newer one. If that is lost, start once with --accept-loss: the roots \
+         here; restore the newer one, or move this one away and put a newer backup back with \
+         `arx-ca restore FILE`. If there is none, start once with --accept-loss: the roots \
          of {stored} are then published in a new epoch"
     )]
     Behind {
@@ -56,6 +58,15 @@ pub enum TrustError {
         /// The root's subject.
         root: String,
     },
+    /// No sequence comes after one.
+    #[error(
+        "nothing can be published after {known}, the last that there can be: no history leads \
+         there, so find out who has brought it here, and restore a backup from before"
+    )]
+    Last {
+        /// The highest sequence that is known.
+        known: Sequence,
+    },
     /// Nothing is published.
     #[error("nothing is published in this state: restore a backup")]
     Nothing,
@@ -77,6 +88,7 @@ impl TrustError {
             Self::Moved { .. } => "ARX-TRUST-MOVED",
             Self::RootMissing { .. } => "ARX-TRUST-ROOT-MISSING",
             Self::Distrusted { .. } => "ARX-TRUST-DISTRUSTED",
+            Self::Last { .. } => "ARX-TRUST-LAST",
             Self::Nothing => "ARX-TRUST-NOTHING",
             Self::Bundle(_) => "ARX-TRUST-BUNDLE",
             Self::State(error) => error.code(),

@@ -449,3 +449,14 @@ fn an_agents_position_is_compared_by_sequence_and_content() {
         assert_eq!(standing(&published, held, &hash), expected, "{held}");
     }
 }
+
+#[tokio::test]
+async fn nothing_follows_the_last_sequence_that_there_can_be() {
+    let (store, a) = (memory(), root());
+    let trust = start(&store, &a).await;
+    let last = ledger(at(u64::MAX, 1), true);
+    let error = open(&store, "ca-1", &a, last).await;
+    let error = error.expect_err("no epoch is higher");
+    assert_eq!(error.code(), "ARX-TRUST-LAST");
+    drop(trust);
+}

@@ -148,3 +148,57 @@ async fn an_authority_that_is_new_begins_when_no_root_is_about_to_leave() -> Out
     assert_eq!(registered(&house).await?, []);
     Ok(())
 }
+
+#[tokio::test]
+async fn who_is_below_a_restored_authority_is_a_witness_and_is_told_nothing_while_it_is_shut()
+-> Outcome {
+    let (house, _) = with_one_below().await?;
+    let ca = &house.ca;
+    crate::restore::tests::shut(&house, 1).await?;
+    let active = ca.authority.root_key_id();
+    let refused = says(&house, None, &[active]).await;
+    assert_eq!(refused.err().map(|it| it.code), Some("ARX-RESTORE-SHUT"));
+    let open = || {
+        ca.open_restored(crate::restore::Word::Operator {
+            reason: "a test".to_owned(),
+            although_ahead: false,
+        })
+    };
+    let stranger = KeyId::from_slice(&[9; 20]).ok_or("20 bytes")?;
+    let later = Sequence {
+        epoch: 1,
+        number: 7,
+    };
+    assert!(says(&house, Some(later), &[stranger]).await.is_err());
+    let refused = open().await.err().map(|it| it.code);
+    assert_eq!(refused, Some("ARX-RESTORE-AHEAD"));
+    let restored = ca.restore.get().ok_or("it was put back")?;
+    let ahead = restored.ahead();
+    assert_eq!(ahead[0].nodes, ["nested:west"]);
+    assert_eq!(ahead[0].missing, [stranger]);
+    // It has come back.
+    assert!(says(&house, Some(later), &[active]).await.is_err());
+    open().await?;
+    assert!(says(&house, None, &[active]).await.is_ok());
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_a_root_of_the_fleets_is_adopted_those_below_can_follow_before_anything_is_issued()
+-> Outcome {
+    let house = House::with(NESTED, Clock::system()).await?;
+    crate::restore::tests::shut(&house, 1).await?;
+    let refused = certify(&house, None).await.err().map(|it| it.code);
+    assert_eq!(refused, Some("ARX-RESTORE-SHUT"));
+    let adopts = crate::state::Adopts {
+        root: KeyId::from_slice(&[9; 20]).ok_or("20 bytes")?,
+        rotation: "r1".to_owned(),
+        reason: "a test".to_owned(),
+        has_begun: true,
+    };
+    crate::restore::tests::change(&house, |it| it.adopts = Some(adopts.clone())).await?;
+    assert!(house.ca.restore.is_open().is_err());
+    certify(&house, None).await?;
+    says(&house, None, &[house.ca.authority.root_key_id()]).await?;
+    Ok(())
+}

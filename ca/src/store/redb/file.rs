@@ -1,7 +1,7 @@
 //! The state file itself: reading one without touching it, writing a whole one, and adding a
 //! change to one.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -193,6 +193,23 @@ pub(super) fn still(path: &Path, identity: Identity) -> Result<(), StoreError> {
     }
 }
 
+/// Whether the file at `path` is the one that is open: otherwise what is written to that has no
+/// name, and is gone when it is closed.
+pub(super) fn in_place(path: &Path, identity: Identity) -> Result<(), StoreError> {
+    let moved = |detail: &str| StoreError::Moved {
+        place: StoreError::state_file(path),
+        detail: detail.to_owned(),
+    };
+    match std::fs::metadata(path) {
+        Ok(found) if Identity::from(&found) == identity => Ok(()),
+        Ok(_) => Err(moved("was replaced by another file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(moved("was moved away or deleted"))
+        }
+        Err(error) => Err(StoreError::io(path, &error)),
+    }
+}
+
 /// What redb's error means for whoever wanted to write.
 pub(super) fn why(path: &Path, error: &Error) -> StoreError {
     match error {
@@ -246,11 +263,16 @@ fn builder() -> Builder {
 
 impl Identity {
     fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self {
+        Ok(Self::from(&file.metadata()?))
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
             device: metadata.dev(),
             inode: metadata.ino(),
-        })
+        }
     }
 }
 

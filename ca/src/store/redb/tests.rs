@@ -12,9 +12,22 @@ use crate::store::Segment;
 
 crate::store_conformance!(|| async {
     let dir = TempDir::new().expect("a temporary directory");
-    // The open file does not need its name.
-    open_or_create(&dir)
+    let store = open_or_create(&dir);
+    keep(dir);
+    store
 });
+
+/// Keeps a directory for as long as the test runs.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it does nothing, and goes with the test's runtime"
+)]
+fn keep(dir: TempDir) {
+    tokio::spawn(async move {
+        let _kept = dir;
+        std::future::pending::<()>().await;
+    });
+}
 
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000)

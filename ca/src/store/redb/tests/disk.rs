@@ -293,13 +293,13 @@ async fn a_file_that_was_replaced_while_in_use_is_not_overwritten() {
     let store = weather.open(&dir).expect("it opens");
     let version = put(&store, "a", "one").await;
 
-    fs::write(dir.path().join("other"), "somebody's").expect("it is written");
-    fs::rename(dir.path().join("other"), path(&dir)).expect("it is renamed");
     weather.fail_after(0);
     store
         .compare_and_swap(&key("a"), Some(&version), "two".into())
         .await
         .expect_err("the disk fails");
+    fs::write(dir.path().join("other"), "somebody's").expect("it is written");
+    fs::rename(dir.path().join("other"), path(&dir)).expect("it is renamed");
     weather.clear_up();
 
     let refused = store
@@ -320,16 +320,48 @@ async fn a_file_that_was_removed_is_written_anew_after_a_failure() {
     let weather = Weather::new(io::ErrorKind::Other);
     let store = weather.open(&dir).expect("it opens");
     put(&store, "a", "one").await;
-    fs::remove_file(path(&dir)).expect("it is there");
     weather.fail_after(0);
     store
         .compare_and_swap(&key("b"), None, "two".into())
         .await
         .expect_err("the disk fails");
+    fs::remove_file(path(&dir)).expect("it is there");
     weather.clear_up();
     put(&store, "b", "two").await;
     drop(store);
     let store = Redb::open(&path(&dir), now()).expect("it is there again");
     assert_eq!(value(&store, "a").await, Some("one".into()));
     assert_eq!(value(&store, "b").await, Some("two".into()));
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_where_it_was_takes_no_write_until_it_is_back() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let store = open_or_create(&dir);
+    let version = put(&store, "a", "one").await;
+    let refuses = async |what: &str| {
+        let refused = store
+            .compare_and_swap(&key("a"), Some(&version), "two".into())
+            .await;
+        let refused = refused.expect_err("it would be lost");
+        assert_eq!(refused.code(), "ARX-STORE-MOVED");
+        assert!(refused.to_string().contains(what), "{refused}");
+        let probed = store
+            .probe()
+            .await
+            .expect_err("it is noticed without a write");
+        assert_eq!((probed.code(), probed.passes()), ("ARX-STORE-MOVED", true));
+        assert_eq!(value(&store, "a").await, Some("one".into()));
+    };
+    let away = dir.path().join("away");
+    fs::rename(path(&dir), &away).expect("it is moved");
+    refuses("was moved away or deleted").await;
+    fs::copy(&away, path(&dir)).expect("it is copied");
+    refuses("was replaced by another file").await;
+    fs::rename(&away, path(&dir)).expect("it is moved back");
+    assert_eq!(store.probe().await, Ok(()));
+    put(&store, "a", "two").await;
+    drop(store);
+    let again = open_or_create(&dir);
+    assert_eq!(value(&again, "a").await, Some("two".into()));
 }
