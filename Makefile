@@ -63,6 +63,8 @@ test-kube: envoy kube helm build ## the tests in a cluster: a real API server, o
 
 manifests: helm ## render the chart into deploy/manifests, for those without Helm
 	"$(ARX_TOOLS)/bin/helm" template arx deploy/chart --namespace arx-system --set trustDomain=example.org > deploy/manifests/arx.yaml
+	"$(ARX_TOOLS)/bin/helm" template arx deploy/chart --namespace arx-system --set trustDomain=example.org \
+	    --set ca.state=kubernetes,ca.replicas=3 > deploy/manifests/arx-replicas.yaml
 
 image: ## build an image of Arx under the name IMAGE, where buildah, podman or docker is
 	@scripts/image.sh "$(IMAGE)"

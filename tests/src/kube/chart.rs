@@ -207,7 +207,17 @@ impl Installed {
         let path = self.config()?;
         let root = self.root.to_str().context("text")?;
         let text = std::fs::read_to_string(&path)?;
-        let mut text = text.replace("= \"/", &format!("= \"{root}/"));
+        std::fs::write(path, text.replace("= \"/", &format!("= \"{root}/")))?;
+        self.change(changes)
+    }
+
+    /// Changes these texts of the configuration.
+    ///
+    /// # Errors
+    /// If it does not have one of them.
+    pub fn change(&self, changes: &[(&str, String)]) -> anyhow::Result<()> {
+        let path = self.config()?;
+        let mut text = std::fs::read_to_string(&path)?;
         for (from, to) in changes {
             ensure!(text.contains(from), "{} has no {from}", path.display());
             text = text.replace(from, to);
@@ -222,16 +232,23 @@ impl Installed {
         Ok(self.path(arguments[1].as_str().context("a path")?))
     }
 
-    /// Starts it with its own arguments.
+    /// Starts it with its own arguments on what looks to it like a machine that is called as the pod,
+    /// as containers do.
     ///
     /// # Errors
-    /// If it is none of our programs.
-    pub fn start(&self) -> anyhow::Result<Process> {
+    /// If it is none of our programs, or this process is not root.
+    pub fn start(&self, pod: &str) -> anyhow::Result<Process> {
         let program = self.container["command"][0].as_str();
         let name = Path::new(program.context("a program")?).file_name();
         let name = name.and_then(|name| name.to_str()).context("a name")?;
         let config = self.config()?;
         let config = config.to_str().context("text")?;
-        Process::start(name, &binary(name)?, &["--config", config])
+        let program = binary(name)?;
+        let program = program.to_str().context("text")?;
+        let script = "hostname \"$0\" && exec \"$@\"";
+        let arguments = [
+            "--uts", "--", "sh", "-c", script, pod, program, "--config", config,
+        ];
+        Process::start(name, Path::new("unshare"), &arguments)
     }
 }

@@ -3,6 +3,7 @@
 
 mod injected;
 mod rendered;
+mod replicas;
 mod rights;
 
 use std::path::Path;
@@ -17,39 +18,92 @@ use arx_tests::sds::{self, Connection};
 use arx_tests::{admin, http as web};
 use http::StatusCode;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::api::{Api, ListParams, PostParams};
 use serde_json::json;
 use tonic::transport::Channel;
 
-/// A node with an authority and an agent of the chart on it.
+/// Nodes with an authority and an agent of the chart on each.
 struct Site {
     cluster: Cluster,
-    kubelet: Kubelet,
+    nodes: Vec<Node>,
     chart: Chart,
     /// Of the chart.
     system: String,
+    /// Of the authority's state, where that is in Secrets.
+    state: String,
     /// Of workloads.
     shop: String,
-    authority: Installed,
-    agent: Installed,
-    /// The agent, as its kubelet has found it.
-    taken: Option<Driver>,
-    /// Both programs.
-    running: Vec<Process>,
     folder: tempfile::TempDir,
 }
 
-const NODE: &str = "node-1";
+/// A node, and what runs on it.
+struct Node {
+    kubelet: Kubelet,
+    authority: Program,
+    agent: Program,
+    /// The agent, as its kubelet has found it.
+    taken: Option<Driver>,
+}
+
+/// A program of the chart.
+struct Program {
+    installed: Installed,
+    /// The pod that it is of, once that is there.
+    pod: String,
+    /// While it runs.
+    process: Option<Process>,
+    ops_port: u16,
+}
+
+impl Program {
+    fn new(installed: Installed) -> anyhow::Result<Self> {
+        Ok(Self {
+            installed,
+            pod: String::new(),
+            process: None,
+            ops_port: free_port()?,
+        })
+    }
+
+    /// Starts it, as what its pod is called.
+    fn start(&mut self) -> anyhow::Result<()> {
+        self.process = Some(self.installed.start(&self.pod)?);
+        Ok(())
+    }
+
+    fn running(&self) -> anyhow::Result<&Process> {
+        self.process.as_ref().context("it runs")
+    }
+
+    async fn is_ready(&self) -> anyhow::Result<()> {
+        let port = self.ops_port;
+        let ready = until("readiness", || async move {
+            Ok(web::get(port, "/readyz").await?.0 == StatusCode::OK)
+        });
+        let said = || format!("{} says:\n{}", self.pod, self.said());
+        ready.await.with_context(said)
+    }
+
+    fn said(&self) -> String {
+        let process = self.process.as_ref();
+        process.map_or_else(String::new, |it| it.log().tail())
+    }
+}
 
 impl Site {
-    /// The chart with these values besides, applied; nothing of it runs.
+    /// The chart with these values besides, applied to a cluster of one node; nothing of it runs.
     async fn install(values: &str) -> anyhow::Result<Self> {
+        Self::install_on(1, values).await
+    }
+
+    /// The same with so many nodes.
+    async fn install_on(nodes: usize, values: &str) -> anyhow::Result<Self> {
         let cluster = Cluster::start().await?;
         let system = cluster.namespace("arx-system").await?;
+        let state = cluster.namespace("arx-state").await?;
         let shop = cluster.namespace("shop").await?;
         cluster.service_account(&shop, "web").await?;
-        let kubelet = cluster.kubelet(NODE).await?;
         let key: Secret = serde_json::from_value(json!({
             "metadata": {"name": "arx-sealing-key"},
             "stringData": {"key": "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"},
@@ -62,51 +116,80 @@ impl Site {
         let own = format!(
             "trustDomain: example.org\ncluster: {{issuer: '{issuer}'}}\npodSockets: {{driver: {shop}.csi.arx.dev}}\n"
         );
-        let values = values.replace("SYSTEM", &system).replace("SHOP", &shop);
+        let values = values
+            .replace("SYSTEM", &system)
+            .replace("STATE", &state)
+            .replace("SHOP", &shop);
         let chart = Chart::render(&system, &format!("{own}{values}"))?;
         chart.apply(&cluster, false).await?;
         let folder = tempfile::Builder::new().prefix("arx-").tempdir_in("/tmp")?;
-        let authority = chart.program("StatefulSet", "arx-ca", &folder.path().join("ca"))?;
-        let agent = chart.program("DaemonSet", "arx-node-agent", &folder.path().join("agent"))?;
-        Ok(Self {
+        let mut site = Self {
             cluster,
-            kubelet,
+            nodes: Vec::new(),
             chart,
             system,
+            state,
             shop,
-            authority,
-            agent,
-            taken: None,
-            running: Vec::new(),
             folder,
+        };
+        for n in 0..nodes {
+            let node = site.node(n).await?;
+            site.nodes.push(node);
+        }
+        Ok(site)
+    }
+
+    async fn node(&self, n: usize) -> anyhow::Result<Node> {
+        let at = |what: &str| self.folder.path().join(format!("{what}-{n}"));
+        let (chart, name) = (&self.chart, node_name(n));
+        Ok(Node {
+            kubelet: self.cluster.kubelet(&name).await?,
+            authority: Program::new(chart.program("StatefulSet", "arx-ca", &at("ca"))?)?,
+            agent: Program::new(chart.program("DaemonSet", "arx-node-agent", &at("agent"))?)?,
+            taken: None,
         })
     }
 
-    /// Starts both, as the pods that their controllers have made.
+    /// Starts everything, as the pods that the controllers have made: all authorities at once, then each
+    /// node's agent, which follows the authority beside it.
     async fn start(&mut self) -> anyhow::Result<()> {
-        let (node_port, ops_port, page_port) = (free_port()?, free_port()?, free_port()?);
-        let pod = self.pod_of("arx-ca").await?;
-        let token = self.folder.path().join("api-token");
+        let mut node_ports = Vec::new();
+        for n in 0..self.nodes.len() {
+            node_ports.push(self.start_authority(n).await?);
+        }
+        for node in &self.nodes {
+            node.authority.is_ready().await?;
+        }
+        for (n, port) in node_ports.into_iter().enumerate() {
+            self.start_agent(n, port).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_authority(&mut self, n: usize) -> anyhow::Result<u16> {
+        let pod = format!("arx-ca-{n}");
+        self.is_put_onto(&pod, n).await?;
+        let (node_port, page_port) = (free_port()?, free_port()?);
+        let token = self.folder.path().join(format!("api-token-{n}"));
         let asked = Token {
             namespace: &self.system,
             pod: &pod,
             audience: "",
         };
-        self.kubelet.project(asked, &token).await?;
-        let kubeconfig = self.cluster.kubeconfig("arx-ca", &token)?;
-        let account = self
-            .authority
-            .path("/var/run/secrets/kubernetes.io/serviceaccount");
+        let is_shared = self.is_shared()?;
+        let node = &mut self.nodes[n];
+        node.kubelet.project(asked, &token).await?;
+        let kubeconfig = self.cluster.kubeconfig(&pod, &token)?;
+        let kubeconfig = format!("kubeconfig = \"{}\"", kubeconfig.display());
+        let installed = &node.authority.installed;
+        let account = installed.path("/var/run/secrets/kubernetes.io/serviceaccount");
         std::fs::create_dir_all(&account)?;
         std::fs::copy(&token, account.join("token"))?;
         std::fs::copy(self.cluster.ca_file()?, account.join("ca.crt"))?;
-        self.authority
-            .mount(&self.kubelet, &self.system, &pod)
-            .await?;
-        let loopback = |port: u16| format!("\"127.0.0.1:{port}\"");
-        self.authority.configure(&[
+        installed.mount(&node.kubelet, &self.system, &pod).await?;
+        installed.configure(&[
             ("\"0.0.0.0:8443\"", loopback(node_port)),
-            ("\"0.0.0.0:9901\"", loopback(ops_port)),
+            ("\"0.0.0.0:9901\"", loopback(node.authority.ops_port)),
             ("\"127.0.0.1:9903\"", loopback(page_port)),
             (
                 "\"https://kubernetes.default.svc\"",
@@ -115,28 +198,48 @@ impl Site {
             // In a pod the address comes from the environment, and the token from a path that is fixed.
             (
                 "watch_pods = true",
-                format!(
-                    "watch_pods = true\nkubeconfig = \"{}\"",
-                    kubeconfig.display()
-                ),
+                format!("watch_pods = true\n{kubeconfig}"),
             ),
+            // No kubelet brings ConfigMaps anew.
+            ("[[publish]]", "[[publish]]\nsettle = \"1s\"".to_owned()),
         ])?;
-        self.running.push(self.authority.start()?);
-        self.is_ready(ops_port).await?;
+        if is_shared {
+            let namespace = format!("namespace = \"{}\"", self.state);
+            let there = format!("{namespace}\n{kubeconfig}");
+            installed.change(&[(&namespace, there)])?;
+        }
+        node.authority.pod = pod;
+        node.authority.start()?;
+        Ok(node_port)
+    }
 
-        let (pod, agent_port) = (self.pod_of("arx-node-agent").await?, free_port()?);
-        self.agent.mount(&self.kubelet, &self.system, &pod).await?;
-        self.agent.configure(&[
-            (
-                &format!("\"arx-ca.{}.svc:8443\"", self.system),
-                loopback(node_port),
-            ),
-            ("\"0.0.0.0:9902\"", loopback(agent_port)),
+    /// Whether the state is in Secrets.
+    fn is_shared(&self) -> anyhow::Result<bool> {
+        let text = &self.chart.object("ConfigMap", "arx-ca")?["data"]["ca.toml"];
+        let text = text.as_str().context("text")?;
+        Ok(text.contains("[state.kubernetes]"))
+    }
+
+    async fn start_agent(&mut self, n: usize, node_port: u16) -> anyhow::Result<()> {
+        let pod = self.agent_of(n).await?;
+        self.is_put_onto(&pod, n).await?;
+        let driver = self.driver();
+        let service = match self.is_shared()? {
+            true => format!("\"arx-ca-replicas.{}.svc:8443\"", self.system),
+            false => format!("\"arx-ca.{}.svc:8443\"", self.system),
+        };
+        let node = &mut self.nodes[n];
+        let installed = &node.agent.installed;
+        installed.mount(&node.kubelet, &self.system, &pod).await?;
+        installed.configure(&[
+            (&service, loopback(node_port)),
+            ("\"0.0.0.0:9902\"", loopback(node.agent.ops_port)),
         ])?;
-        self.running.push(self.agent.start()?);
-        let kubelet_root = self.agent.path("/var/lib/kubelet");
-        self.taken = Some(self.kubelet.register(&kubelet_root, &self.driver()).await?);
-        self.is_ready(agent_port).await
+        let kubelet_root = installed.path("/var/lib/kubelet");
+        node.agent.pod = pod;
+        node.agent.start()?;
+        node.taken = Some(node.kubelet.register(&kubelet_root, &driver).await?);
+        node.agent.is_ready().await
     }
 
     /// What the chart calls the driver.
@@ -144,43 +247,54 @@ impl Site {
         format!("{}.csi.arx.dev", self.shop)
     }
 
-    async fn is_ready(&self, port: u16) -> anyhow::Result<()> {
-        let ready = until("readiness", || async move {
-            Ok(web::get(port, "/readyz").await?.0 == StatusCode::OK)
-        });
-        let last = self.running.last().context("it runs")?;
-        ready
-            .await
-            .with_context(|| format!("it says:\n{}", last.log().tail()))
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.cluster.admin.clone(), &self.system)
     }
 
-    /// The pod that a controller has made of the chart, put onto the node as a scheduler does.
-    async fn pod_of(&self, part: &str) -> anyhow::Result<String> {
-        let pods = Api::<Pod>::namespaced(self.cluster.admin.clone(), &self.system);
-        let of_part = ListParams::default().labels(&format!("app.kubernetes.io/name={part}"));
-        until(&format!("a pod {part}"), || async {
-            Ok(!pods.list(&of_part).await?.items.is_empty())
+    /// The pod that the DaemonSet's controller has made for a node.
+    async fn agent_of(&self, n: usize) -> anyhow::Result<String> {
+        let (pods, name) = (self.pods(), node_name(n));
+        let agents = ListParams::default().labels("app.kubernetes.io/name=arx-node-agent");
+        let find = async || {
+            let made = pods.list(&agents).await?.items;
+            let mut made = made.iter().filter(|pod| is_meant_for(pod, &name));
+            anyhow::Ok(made.next().map(ResourceExt::name_any))
+        };
+        until(&format!("an agent for {name}"), async || {
+            Ok(find().await?.is_some())
         })
         .await?;
-        let made = pods.list(&of_part).await?.items.pop().context("a pod")?;
-        let name = made.name_any();
-        let binding = json!({
-            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
-            "target": {"kind": "Node", "name": NODE},
-        });
-        let _bound: serde_json::Value = pods
-            .create_subresource("binding", &name, &PostParams::default(), &binding)
-            .await?;
-        Ok(name)
+        find().await?.context("a pod")
     }
 
-    /// A pod of the shop, and its token.
+    /// Puts a pod that a controller has made onto a node, as a scheduler does.
+    async fn is_put_onto(&self, pod: &str, n: usize) -> anyhow::Result<()> {
+        let pods = self.pods();
+        until(&format!("a pod {pod}"), || async {
+            Ok(pods.get_opt(pod).await?.is_some())
+        })
+        .await?;
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod},
+            "target": {"kind": "Node", "name": node_name(n)},
+        });
+        let _bound: serde_json::Value = pods
+            .create_subresource("binding", pod, &PostParams::default(), &binding)
+            .await?;
+        Ok(())
+    }
+
+    /// A pod of the shop on the first node, and its token.
     async fn workload(&self, name: &str) -> anyhow::Result<String> {
+        self.workload_on(0, name).await
+    }
+
+    async fn workload_on(&self, n: usize, name: &str) -> anyhow::Result<String> {
         let pod = NewPod {
             namespace: &self.shop,
             name,
             account: "web",
-            node: NODE,
+            node: &node_name(n),
             audiences: &[AUDIENCE],
         };
         self.cluster.pod(pod).await?;
@@ -189,12 +303,16 @@ impl Site {
             pod: name,
             audience: AUDIENCE,
         };
-        self.kubelet.token(token).await
+        self.nodes[n].kubelet.token(token).await
     }
 
-    /// Who somebody with this token is, at the agent's socket.
+    /// Who somebody with this token is, at the first node's agent.
     async fn identity(&self, token: &str) -> anyhow::Result<String> {
-        let socket = self.agent.path("/run/arx/sds.sock");
+        self.identity_on(0, token).await
+    }
+
+    async fn identity_on(&self, n: usize, token: &str) -> anyhow::Result<String> {
+        let socket = self.nodes[n].agent.installed.path("/run/arx/sds.sock");
         let connection = Connection::open(&socket, Some(token)).await?;
         let mut stream = connection.stream(&["default"]).await?;
         let secret = sds::secrets(&stream.next().await?)?
@@ -205,9 +323,10 @@ impl Site {
 
     /// The same, which comes to nothing with this code in the agent's log.
     async fn is_refused(&self, token: &str, code: &str) -> anyhow::Result<()> {
-        let mut log = self.running.last().context("the agent runs")?.log();
+        let agent = &self.nodes[0].agent;
+        let mut log = agent.running()?.log();
         let from = log.lines().len();
-        let socket = self.agent.path("/run/arx/sds.sock");
+        let socket = agent.installed.path("/run/arx/sds.sock");
         let connection = Connection::open(&socket, Some(token)).await?;
         let mut stream = connection.stream(&["default"]).await?;
         log.until(code, from).await?;
@@ -215,9 +334,31 @@ impl Site {
         Ok(())
     }
 
+    /// The admin API of the first replica.
     async fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
-        admin::connect(&self.authority.path("/run/arx-ca/admin.sock")).await
+        self.admin_of(0).await
     }
+
+    async fn admin_of(&self, n: usize) -> anyhow::Result<AdminClient<Channel>> {
+        let authority = &self.nodes[n].authority.installed;
+        admin::connect(&authority.path("/run/arx-ca/admin.sock")).await
+    }
+}
+
+fn node_name(n: usize) -> String {
+    format!("node-{}", n + 1)
+}
+
+fn loopback(port: u16) -> String {
+    format!("\"127.0.0.1:{port}\"")
+}
+
+/// Whether a DaemonSet's pod may run on this node alone.
+fn is_meant_for(pod: &Pod, node: &str) -> bool {
+    let spec = serde_json::to_value(&pod.spec).unwrap_or_default();
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let terms = &spec["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"];
+    terms[0]["matchFields"][0]["values"][0] == node
 }
 
 impl Drop for Site {

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use super::{NODE, Site};
+use super::{Site, node_name};
 
 const PATH: &str = "/var/run/secrets/workload-spiffe-uds";
 const VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
@@ -27,7 +27,7 @@ fn pod(name: &str) -> Value {
         "spec": {
             "serviceAccountName": "web",
             "automountServiceAccountToken": false,
-            "nodeName": NODE,
+            "nodeName": node_name(0),
             "containers": [app],
             "initContainers": [container("before"), sidecar],
             "volumes": [{"name": "tmp", "emptyDir": {}}],
@@ -175,11 +175,12 @@ async fn an_injected_pod_is_itself_at_the_socket_that_its_kubelet_has_mounted() 
     site.label("arx.dev/inject", "enabled").await?;
     site.is_injected().await?;
     site.made(&pod("web"), false).await?;
-    let driver = site
+    let node = &site.nodes[0];
+    let driver = node
         .taken
         .as_ref()
         .context("the kubelet has taken the driver")?;
-    let volume = site.kubelet.publish(driver, &site.shop, "web").await?;
+    let volume = node.kubelet.publish(driver, &site.shop, "web").await?;
     // As a container sees it, at a path that a socket's address has room for.
     let seen = site.folder.path().join("seen");
     std::fs::create_dir_all(&seen)?;

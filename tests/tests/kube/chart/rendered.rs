@@ -1,16 +1,22 @@
 //! What is rendered, for the values that matter.
 
 use anyhow::{Context as _, ensure};
-use arx_daemon::config::File;
+use arx_ca::store::{Key, Kubernetes, KubernetesOptions, Segment, Store as _};
+use arx_daemon::config::{File, Span};
+use arx_identity::TrustDomain;
 use arx_tests::kube::{Chart, Cluster, helm};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use arx_tests::process::until;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 /// Values that differ in what they make, each in a line of YAML.
 const VALUES: &[&str] = &[
     "trustDomain: example.org",
+    THREE,
+    "{trustDomain: example.org, ca: {state: kubernetes, replicas: 0, podDisruptionBudget: {enabled: false}}}",
     "{trustDomain: example.org, cluster: {verification: review}}",
     "{trustDomain: example.org, cluster: {verification: local, others: [{name: b, issuer: 'https://b', audiences: [arx], agents: [a/b], jwks_file: /etc/b.json}]}}",
     "{trustDomain: example.org, publish: {istio: true, clusterTrustBundle: 'example.org:mesh:roots', namespaces: [shop]}}",
@@ -22,6 +28,8 @@ const VALUES: &[&str] = &[
     "{trustDomain: example.org, networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {a: b}}}]}, monitoring: {dashboard: {enabled: true}}}",
     "{trustDomain: example.org, networkPolicy: {enabled: false}, ca: {extraVolumes: [{name: more, emptyDir: {}}], extraVolumeMounts: [{name: more, mountPath: /more}], nodeSelector: {a: b}, podAnnotations: {a: b}}}",
 ];
+
+const THREE: &str = "{trustDomain: example.org, ca: {state: kubernetes, replicas: 3}}";
 
 /// Values that can't work, and what the refusal names.
 const REFUSED: &[(&str, &str)] = &[
@@ -45,6 +53,19 @@ const REFUSED: &[(&str, &str)] = &[
     ("trustDomain: Example.org", "trustDomain"),
     ("{trustDomain: example.org, trustdomain: x}", "trustdomain"),
     ("{trustDomain: example.org, ca: {replicas: 3}}", "replicas"),
+    (
+        "{trustDomain: example.org, ca: {state: kubernetes, replicas: 6}}",
+        "replicas",
+    ),
+    ("{trustDomain: example.org, ca: {state: etcd}}", "state"),
+    (
+        "{trustDomain: example.org, ca: {state: kubernetes, stateNamespace: ''}}",
+        "stateNamespace",
+    ),
+    (
+        "{trustDomain: example.org, ca: {state: kubernetes, config: {replica: ca-1}}}",
+        "replica",
+    ),
     ("{trustDomain: example.org, ca: {ttl: 25h}}", "ttl"),
     ("{trustDomain: example.org, ca: {ttl: 2d}}", "ttl"),
     ("{trustDomain: example.org, ca: {user: 0}}", "user"),
@@ -162,13 +183,61 @@ fn rules_and_dashboard_are_those_of_their_folders_to_the_letter() -> anyhow::Res
 #[test]
 #[ignore = "needs helm: make test-kube"]
 fn the_manifests_are_what_the_chart_makes() -> anyhow::Result<()> {
-    let path = Chart::folder().join("../manifests/arx.yaml");
-    let kept = Chart::parse(&std::fs::read_to_string(path)?)?;
-    let chart = Chart::render("arx-system", VALUES[0])?;
-    ensure!(
-        kept.objects == chart.objects,
-        "deploy/manifests is not what the chart makes: run make manifests"
-    );
+    for (file, values) in [("arx.yaml", VALUES[0]), ("arx-replicas.yaml", THREE)] {
+        let path = Chart::folder().join("../manifests").join(file);
+        let kept = Chart::parse(&std::fs::read_to_string(path)?)?;
+        let chart = Chart::render("arx-system", values)?;
+        ensure!(
+            kept.objects == chart.objects,
+            "deploy/manifests/{file} is not what the chart makes: run make manifests"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm: make test-kube"]
+fn state_is_refused_beside_the_sealing_key() -> anyhow::Result<()> {
+    let refused = Chart::render("arx-state", THREE).err();
+    let refused = refused.context("it was rendered")?.to_string();
+    ensure!(refused.contains("ca.stateNamespace"), "{refused}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm: make test-kube"]
+fn several_replicas_start_at_once_on_different_nodes_and_leave_one_at_a_time() -> anyhow::Result<()>
+{
+    let chart = Chart::render("arx-system", THREE)?;
+    let set = &chart.object("StatefulSet", "arx-ca")?["spec"];
+    ensure!(set["replicas"] == 3 && set["podManagementPolicy"] == "Parallel");
+    ensure!(set["updateStrategy"]["type"] == "RollingUpdate" && set["minReadySeconds"] == 10);
+    let spread = &set["template"]["spec"]["topologySpreadConstraints"][0];
+    ensure!(spread["topologyKey"] == "kubernetes.io/hostname");
+    ensure!(spread["whenUnsatisfiable"] == "DoNotSchedule", "{spread}");
+    let labels = &set["template"]["metadata"]["labels"];
+    for (kind, name, selector) in [
+        (
+            "PodDisruptionBudget",
+            "arx-ca",
+            "/spec/selector/matchLabels",
+        ),
+        ("NetworkPolicy", "arx-ca", "/spec/podSelector/matchLabels"),
+        ("Service", "arx-ca", "/spec/selector"),
+        ("Service", "arx-ca-replicas", "/spec/selector"),
+    ] {
+        let selector = chart.object(kind, name)?.pointer(selector);
+        let selector = selector.and_then(Value::as_object).context("a selector")?;
+        let all = selector.iter().all(|(key, value)| labels[key] == *value);
+        ensure!(all && !selector.is_empty(), "{kind} {name}");
+    }
+    let budget = &chart.object("PodDisruptionBudget", "arx-ca")?["spec"];
+    ensure!(budget["maxUnavailable"] == 1, "{budget}");
+    let replicas = &chart.object("Service", "arx-ca-replicas")?["spec"];
+    ensure!(replicas["clusterIP"] == "None" && set["serviceName"] == "arx-ca-replicas");
+    let agent = &chart.object("ConfigMap", "arx-node-agent")?["data"]["node-agent.toml"];
+    let agent = agent.as_str().context("text")?;
+    ensure!(agent.contains("\"arx-ca-replicas.arx-system.svc:8443\""));
     Ok(())
 }
 
@@ -196,10 +265,13 @@ fn the_programs_know_every_key_of_the_configurations_that_the_chart_makes() -> a
 async fn an_api_server_takes_every_field_that_the_chart_makes() -> anyhow::Result<()> {
     let cluster = Cluster::start().await?;
     let system = cluster.namespace("arx-system").await?;
+    let state = cluster.namespace("arx-state").await?;
+    let there = format!("state: kubernetes, stateNamespace: {state}");
     for values in VALUES {
-        let chart = Chart::render(&system, values)?;
+        let values = values.replace("state: kubernetes", &there);
+        let chart = Chart::render(&system, &values)?;
         let applied = chart.apply(&cluster, true).await;
-        applied.with_context(|| (*values).to_owned())?;
+        applied.with_context(|| values)?;
     }
     Ok(())
 }
@@ -237,6 +309,65 @@ async fn helm_installs_upgrades_and_removes_it() -> anyhow::Result<()> {
     ensure!(maps.get_opt("arx-ca").await?.is_none());
     let roles = Api::<ClusterRole>::all(cluster.admin.clone());
     ensure!(roles.get_opt(&format!("{system}:arx-ca")).await?.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs a control plane: make test-kube"]
+async fn no_replicas_take_the_place_of_an_authority_whose_state_was_not_brought_along()
+-> anyhow::Result<()> {
+    let cluster = Cluster::start().await?;
+    let system = cluster.namespace("arx-system").await?;
+    let state = cluster.namespace("arx-state").await?;
+    let (folder, kubeconfig) = (Chart::folder(), cluster.admin_kubeconfig()?);
+    let (folder, file) = (folder.to_str(), kubeconfig.to_str());
+    let (folder, file) = (folder.context("text")?, file.context("text")?);
+    let run = |command: &str, set: &str| {
+        let to = ["--namespace", &system, "--kubeconfig", file, "--set", set];
+        helm(&[&[command, "arx", folder], &to[..]].concat())
+    };
+    run("install", "trustDomain=example.org")?;
+    let claims = Api::<PersistentVolumeClaim>::namespaced(cluster.admin.clone(), &system);
+    until("its volume", async || {
+        Ok(claims.get_opt("state-arx-ca-0").await?.is_some())
+    })
+    .await?;
+    let with = |replicas: u32| {
+        let state = format!("ca.state=kubernetes,ca.stateNamespace={state}");
+        let set = format!("trustDomain=example.org,{state},ca.replicas={replicas}");
+        run("upgrade", &set)
+    };
+    let is_refused = || {
+        let refused = with(3).err().context("it was upgraded")?.to_string();
+        ensure!(refused.contains("put a backup there first"), "{refused}");
+        anyhow::Ok(())
+    };
+    is_refused()?;
+    let sets = Api::<StatefulSet>::namespaced(cluster.admin.clone(), &system);
+    sets.delete("arx-ca", &DeleteParams::foreground()).await?;
+    until("its pods are gone", async || {
+        Ok(sets.get_opt("arx-ca").await?.is_none())
+    })
+    .await?;
+    is_refused()?;
+    // While none of them runs, the backup can be put there.
+    with(0)?;
+    is_refused()?;
+    let options = KubernetesOptions {
+        namespace: Some(state.clone()),
+        kubeconfig: Some(kubeconfig.clone()),
+        deadline: Span::from_secs(5),
+    };
+    let key = Key::new(
+        &TrustDomain::parse("example.org")?,
+        &Segment::fixed("authorities"),
+    );
+    let store = Kubernetes::new(&options).await?;
+    let value = bytes::Bytes::from_static(b"a backup");
+    store.compare_and_swap(&key, None, value).await?;
+    with(3)?;
+    let set = sets.get("arx-ca").await?.spec;
+    ensure!(set.replicas == Some(3));
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, ensure};
+use arx_ca::store::{Key, Segment, Store as _};
+use arx_identity::TrustDomain;
 use arx_proto::admin::v1::DenyRequest;
 use arx_tests::kube::{Asked, Chart};
 use arx_tests::process::until;
@@ -13,6 +15,7 @@ use kube::api::{Api, ListParams};
 use serde_json::Value;
 
 use super::Site;
+use super::replicas::SHARED;
 
 /// Group, resource, verb, and the object's name where only that is granted.
 type Right = (String, String, String, String);
@@ -88,15 +91,8 @@ fn needed(asked: &Asked, granted: &BTreeSet<Right>) -> Vec<Right> {
     needed
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-#[ignore = "needs a control plane: make test-kube"]
-async fn the_authority_needs_all_that_the_chart_grants_and_its_agents_ask_nothing()
--> anyhow::Result<()> {
-    let mut site = Site::install(
-        "publish: {istio: true, namespaces: [SHOP], clusterTrustBundle: 'example.org:mesh:SYSTEM'}\n",
-    )
-    .await?;
-    site.start().await?;
+/// What makes an authority need each of its rights, whatever its state is in.
+async fn everything_is_asked(site: &Site) -> anyhow::Result<()> {
     // A join is reviewed, a workload is known by the watch, and one that is gone is asked for by name.
     let token = site.workload("web-1").await?;
     let web = format!("spiffe://example.org/ns/{}/sa/web", site.shop);
@@ -137,8 +133,11 @@ async fn the_authority_needs_all_that_the_chart_grants_and_its_agents_ask_nothin
     until("an event", || async {
         Ok(!events.list(&ListParams::default()).await?.items.is_empty())
     })
-    .await?;
+    .await
+}
 
+/// Compares what was asked so far with what the chart grants.
+fn as_much_as_is_needed_is_granted(site: &Site) -> anyhow::Result<()> {
     let account = |name: &str| format!("system:serviceaccount:{}:{name}", site.system);
     let asked = site.cluster.asked(&account("arx-ca"))?;
     let forbidden: Vec<_> = asked.iter().filter(|it| it.code == 403).collect();
@@ -162,4 +161,36 @@ async fn the_authority_needs_all_that_the_chart_grants_and_its_agents_ask_nothin
         );
     }
     Ok(())
+}
+
+const ALL: &str =
+    "publish: {istio: true, namespaces: [SHOP], clusterTrustBundle: 'example.org:mesh:SYSTEM'}\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs a control plane: make test-kube"]
+async fn the_authority_needs_all_that_the_chart_grants_and_its_agents_ask_nothing()
+-> anyhow::Result<()> {
+    let mut site = Site::install(ALL).await?;
+    site.start().await?;
+    everything_is_asked(&site).await?;
+    as_much_as_is_needed_is_granted(&site)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs a control plane: make test-kube"]
+async fn three_replicas_need_all_that_the_chart_grants_and_their_agents_ask_nothing()
+-> anyhow::Result<()> {
+    let mut site = Site::install_on(3, &format!("{ALL}{SHARED}")).await?;
+    site.start().await?;
+    everything_is_asked(&site).await?;
+    // What can't be opened of a replica's own is taken away when it starts again.
+    let kind = Segment::fixed("sealed-intermediate");
+    let key = Key::new(&TrustDomain::parse("example.org")?, &kind);
+    let key = key.named(Segment::fixed("arx-ca-2"));
+    let store = site.store().await?;
+    let rubbish = bytes::Bytes::from_static(b"rubbish");
+    store.compare_and_swap(&key, None, rubbish).await?;
+    site.again(2).await?;
+    ensure!(store.get(&key).await?.is_none());
+    as_much_as_is_needed_is_granted(&site)
 }
