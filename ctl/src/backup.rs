@@ -44,8 +44,8 @@ pub(crate) enum Command {
         /// state does not know.
         #[arg(long, required = true)]
         no_fleet: bool,
-        /// Also if agents hold roots that this state does not know: whatever stands under these
-        /// is not believed any more.
+        /// Also if agents hold, or the ledger tells of, roots that this state does not know: whatever
+        /// stands under these is not believed any more.
         #[arg(long)]
         although_ahead: bool,
         /// For the ledger.

@@ -30,6 +30,33 @@ pub(crate) enum Word {
     },
 }
 
+/// What the log was told.
+#[derive(Default)]
+struct Told {
+    verdict: Option<Verdict>,
+    doubtful: u64,
+}
+
+impl Told {
+    /// Tells how it stands, if that is anything new.
+    fn tell(&mut self, restored: &Restored) -> Verdict {
+        let doubtful = restored.doubtful();
+        let agents = doubtful.iter().map(|it| it.agents).sum();
+        if let Some(one) = doubtful.first().filter(|_| self.doubtful != agents) {
+            let node = one.nodes.first().map_or("", String::as_str);
+            tracing::warn!(code = "ARX-RESTORE-DOUBTFUL", agents, bundle = %one.sequence, node, "agents say that they hold a bundle to which no history leads from here: what they say does not count");
+        }
+        self.doubtful = agents;
+        let verdict = verdict(restored);
+        if self.verdict.as_ref() != Some(&verdict) {
+            let message = verdict.in_words(restored);
+            tracing::warn!(code = "ARX-RESTORE-SHUT", backup = %restored.backup, "restored, and shut: {message}");
+            self.verdict = Some(verdict.clone());
+        }
+        verdict
+    }
+}
+
 impl Ca {
     /// Compares what agents hold with a state that was put back, and opens it when enough of
     /// them agree. Returns when it is open, or was never put back.
@@ -37,8 +64,7 @@ impl Ca {
         let mut document = self.restore.watch();
         let mut rotation = self.rotator.watch();
         let mut denials = self.denials.watch();
-        let mut told = None;
-        let mut doubted = 0;
+        let mut told = Told::default();
         loop {
             let Some(restored) = document.borrow_and_update().clone() else {
                 return;
@@ -79,20 +105,7 @@ impl Ca {
             let Some(restored) = self.restore.get() else {
                 return;
             };
-            let doubtful = restored.doubtful();
-            let doubtful_agents = doubtful.iter().map(|it| it.agents).sum();
-            if let Some(one) = doubtful.first()
-                && doubted != doubtful_agents
-            {
-                tracing::warn!(code = "ARX-RESTORE-DOUBTFUL", agents = doubtful_agents, bundle = %one.sequence, node = one.nodes.first().map_or("", String::as_str), "agents say that they hold a bundle to which no history leads from here: what they say does not count");
-                doubted = doubtful_agents;
-            }
-            let verdict = verdict(&restored);
-            if told.as_ref() != Some(&verdict) {
-                let message = verdict.in_words(&restored);
-                tracing::warn!(code = "ARX-RESTORE-SHUT", backup = %restored.backup, "restored, and shut: {message}");
-                told = Some(verdict.clone());
-            }
+            let verdict = told.tell(&restored);
             let opens = first
                 .filter(|_| verdict == Verdict::Agrees)
                 .map(|first| first + settle);

@@ -215,18 +215,11 @@ pub(super) async fn watch_published(ca: Arc<Ca>, condition: Condition) {
 }
 
 pub(super) async fn watch_store(ca: Arc<Ca>, condition: Condition) {
-    let mut moved = false;
     loop {
         match ca.state.store().probe().await {
-            Ok(()) => {
-                moved = false;
-                condition.set_ok();
-            }
+            Ok(()) => condition.set_ok(),
             // Certificates are issued all the same, and whoever looks is told.
             Err(error @ StoreError::Moved { .. }) => {
-                if !std::mem::replace(&mut moved, true) {
-                    tracing::error!(code = error.code(), "{error}");
-                }
                 condition.set_warning(error.code(), error.to_string());
             }
             Err(error) => condition.set_failing(error.code(), error.to_string()),

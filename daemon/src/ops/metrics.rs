@@ -25,8 +25,8 @@ pub struct Process {
 
 /// A registry with the standard metrics; a process adds its own and hands it to [`super::Server::start`].
 ///
-/// `arx_build_info`, `arx_ready{condition}` (1 well, 0 failing), `arx_clock_jumps_total`, `arx_tasks{task}`,
-/// `arx_task_panics_total{task}`, and by the names that all Prometheus clients use `process_start_time_seconds`,
+/// `arx_build_info`, `arx_ready{condition}` (1 well, 0 failing), `arx_warned{condition}` (1 well, but),
+/// `arx_clock_jumps_total`, `arx_tasks{task}`, `arx_task_panics_total{task}`, and by the names that all Prometheus clients use `process_start_time_seconds`,
 /// `process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds`.
 pub fn registry(
     process: &Process,
@@ -104,7 +104,8 @@ impl Collector for Standard {
             &jumps,
         )?;
 
-        let ready = self.readiness.all().into_iter();
+        let said = self.readiness.all();
+        let ready = said.iter();
         let ready = ready.map(|said| (said.name, ConstGauge::new(i64::from(said.ok))));
         family(
             &mut encoder,
@@ -112,6 +113,17 @@ impl Collector for Standard {
             "Whether a condition of readiness is well",
             "condition",
             ready,
+        )?;
+        let warned = said.iter().map(|said| {
+            let warned = said.ok && said.why.is_some();
+            (said.name, ConstGauge::new(i64::from(warned)))
+        });
+        family(
+            &mut encoder,
+            "arx_warned",
+            "Whether a condition of readiness is well, and something is to be known of it",
+            "condition",
+            warned,
         )?;
         let tasks = self.tasks.running().into_iter();
         let tasks = tasks.map(|(name, count)| {

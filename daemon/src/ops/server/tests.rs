@@ -170,6 +170,7 @@ async fn metrics_are_openmetrics_with_the_standard_set() -> Outcome {
         "# TYPE process_open_fds gauge",
         "arx_clock_jumps_total 1",
         "arx_ready{condition=\"store\"} 1",
+        "arx_warned{condition=\"store\"} 0",
         "arx_tasks{task=\"worker\"} 1",
         "arx_task_panics_total{task=\"doomed\"} 1",
     ] {
