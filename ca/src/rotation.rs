@@ -35,6 +35,7 @@ mod outside;
 mod rate;
 mod renewal;
 mod reports;
+mod shown;
 mod sight;
 mod step;
 mod terms;

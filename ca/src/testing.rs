@@ -19,7 +19,7 @@ use crate::authority::Authority;
 use crate::ca::{Ca, CurrentRules, Rules};
 use crate::caller::{Node, NodeName};
 use crate::config::Config;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Session};
 use crate::ledger::{Ledger, Query};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
@@ -193,6 +193,28 @@ impl House {
             issuer,
             keys: Mutex::new(0),
         })
+    }
+
+    /// The agent of `node` that has connected, and says that it holds nothing and has no
+    /// consumers.
+    pub(crate) fn follow(&self, node: &Node, cache: u8) -> Session {
+        let hello = wire::Hello {
+            instance_id: vec![1; 16].into(),
+            cache_id: vec![cache; 16].into(),
+            boot_id: "boot".to_owned(),
+            clock_unix_ms: crate::node_api::unix_ms(self.clock.now()),
+            ..wire::Hello::default()
+        };
+        let now = self.clock.now();
+        let session = self.ca.fleet.follow(node, &hello, now);
+        let session = session.expect("it is admitted");
+        let report = wire::SubscriberReport {
+            ordinal: 1,
+            complete: true,
+            ..wire::SubscriberReport::default()
+        };
+        session.subscribers(report, now).expect("it is taken");
+        session
     }
 
     /// A token of `namespace`/`account`, bound to a pod on `node`.

@@ -145,7 +145,7 @@ pub(crate) fn rotation(ca: &Ca, view: &View, limit: u32) -> wire::Rotation {
     };
     wire::Rotation {
         confirmed: view.confirmed,
-        unconfirmed_total: view.obstacles.len() as u64,
+        unconfirmed_total: view.obstacles.iter().map(Obstacle::count).sum(),
         unconfirmed: view.obstacles.iter().take(limit).map(unconfirmed).collect(),
         unconfirmed_digest: view
             .digest()

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use arx_identity::KeyId;
 use serde_json::json;
 
-use super::driver::{View, Wrong, refused};
+use super::driver::{Looked, TRIES, View, Wrong, outrun, refused};
 use super::facts::Facts;
 use super::step::{Event, RotationError, Step, begin_cut_off, begin_distrust, pass};
 use crate::ca::Ca;
@@ -98,27 +98,33 @@ impl Ca {
         nothing_will_connect: bool,
     ) -> Result<Arc<View>, Refusal> {
         let mut hints = self.rotator.turn.lock().await;
-        let stored = self.state.rotations().await?;
-        let view = if let Some(running) = stored.running() {
-            let event = if nothing_will_connect && is_stuck(running, root) {
-                Event::Alone
+        let mut running = String::new();
+        for _ in 0..TRIES {
+            let stored = self.state.rotations().await?;
+            let view = if let Some(rotation) = stored.running() {
+                rotation.id.clone_into(&mut running);
+                let event = if nothing_will_connect && is_stuck(rotation, root) {
+                    Event::Alone
+                } else {
+                    Event::Distrust(root, terms, reason.clone())
+                };
+                let looked = self.look(&event, &mut hints).await;
+                if let Looked::Outrun = looked.map_err(Wrong::refusal)? {
+                    continue;
+                }
+                self.current_view()?
+            } else if self.is_active(root).await.map_err(Wrong::refusal)? {
+                let by = Initiator::Operator;
+                let alone = self.cannot_distrust(root).await?.is_some();
+                let begin = if alone { begin_cut_off } else { begin_distrust };
+                self.begin(begin, terms, reason, by, &mut hints).await?
             } else {
-                Event::Distrust(root, terms, reason)
+                return Err(refused(&RotationError::NoSuchRoot(root)));
             };
-            self.look(&event, &mut hints)
-                .await
-                .map_err(Wrong::refusal)?;
-            self.current_view()?
-        } else if self.is_active(root).await.map_err(Wrong::refusal)? {
-            let by = Initiator::Operator;
-            let alone = self.cannot_distrust(root).await?.is_some();
-            let begin = if alone { begin_cut_off } else { begin_distrust };
-            self.begin(begin, terms, reason, by, &mut hints).await?
-        } else {
-            return Err(refused(&RotationError::NoSuchRoot(root)));
-        };
-        self.rotator.wake.notify_one();
-        Ok(view)
+            self.rotator.wake.notify_one();
+            return Ok(view);
+        }
+        Err(outrun(&running))
     }
 
     async fn is_active(&self, root: KeyId) -> Result<bool, Wrong> {

@@ -1,6 +1,5 @@
 //! Driving a rotation: look, decide, store the decision, act; and telling how it stands.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::facts::{Facts, Obstacle, digest};
 use super::hints::Hints;
 use super::reports::Told;
+use super::shown::Shown;
 use super::step::{Effect, Event, RotationError, begin, step};
 use super::terms;
 use super::time::{BelievedTime, Doubt, moved_ms};
@@ -28,8 +28,8 @@ use crate::trust::TrustError;
 const LOOK: Duration = Duration::from_secs(1);
 /// After something failed.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Lists of who is in the way that an operator may have been shown last.
-const SHOWN: usize = 64;
+/// So often a wish is tried that another replica's steps come before.
+pub(super) const TRIES: usize = 16;
 
 /// How a rotation stands.
 #[derive(Clone, Debug)]
@@ -53,8 +53,7 @@ pub struct Rotator {
     pub(super) wake: Notify,
     /// One look at a time.
     pub(super) turn: tokio::sync::Mutex<Hints>,
-    /// What was shown.
-    shown: Mutex<VecDeque<Shown>>,
+    shown: Shown,
     /// The time that counts, and when this process began.
     time: Mutex<(BelievedTime, Option<(SystemTime, Instant)>)>,
     /// When it was first known who holds what.
@@ -63,24 +62,11 @@ pub struct Rotator {
     told: Mutex<Option<Told>>,
 }
 
-/// A list of who was in the way of a gate, as an operator may have seen it.
-#[derive(Debug)]
-struct Shown {
-    digest: [u8; 32],
-    gate: (String, Phase, Option<Sequence>),
-    names: BTreeSet<String>,
-}
-
 /// What makes a rotation.
 pub(super) type Begin =
     fn(&mut Rotations, KeyId, Terms, String, SystemTime) -> Result<Rotation, RotationError>;
 
 impl View {
-    fn gate(&self) -> (String, Phase, Option<Sequence>) {
-        let rotation = &self.rotation;
-        (rotation.id.clone(), rotation.phase, rotation.sequence)
-    }
-
     /// The digest of the list of who is in the way.
     #[must_use]
     pub fn digest(&self) -> Option<[u8; 32]> {
@@ -116,33 +102,9 @@ impl Rotator {
 
     fn publish(&self, view: View) -> Arc<View> {
         let view = Arc::new(view);
-        if let Some(digest) = view.digest() {
-            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            if shown.back().is_none_or(|last| last.digest != digest) {
-                let names = view.obstacles.iter().map(ToString::to_string);
-                shown.push_back(Shown {
-                    digest,
-                    gate: view.gate(),
-                    names: names.collect(),
-                });
-                if shown.len() > SHOWN {
-                    shown.pop_front();
-                }
-            }
-        }
+        self.shown.note(&view);
         self.view.send_replace(Some(Arc::clone(&view)));
         view
-    }
-
-    /// Whether whoever was shown this digest has seen everybody who is in the way of this
-    /// very gate.
-    fn has_seen_all(&self, digest: &[u8], view: &View) -> bool {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = shown.iter().rev().find(|list| list.digest[..] == *digest);
-        let mut now = view.obstacles.iter();
-        list.is_some_and(|list| {
-            list.gate == view.gate() && now.all(|one| list.names.contains(&one.to_string()))
-        })
     }
 }
 
@@ -275,7 +237,21 @@ impl Ca {
     /// The same, whoever wishes it.
     pub(super) async fn turn_round(&self, id: &str, reason: String) -> Result<Arc<View>, Refusal> {
         self.has_way_back().await?;
-        self.wish(id, &Event::Abort(reason)).await
+        self.turn(id, reason).await
+    }
+
+    async fn turn(&self, id: &str, reason: String) -> Result<Arc<View>, Refusal> {
+        let turned = OnceLock::new();
+        self.wish(id, &Event::Abort(reason), |rotation, _| {
+            // What somebody else has turned round meanwhile is not turned back.
+            let turns = rotation.passed.iter().filter(|it| it.aborted.is_some());
+            let turns = turns.count();
+            match *turned.get_or_init(|| turns) == turns {
+                true => Ok(()),
+                false => Err(outrun(&rotation.id)),
+            }
+        })
+        .await
     }
 
     /// Where the roots are exchanged again, the one that it began with has to sign.
@@ -313,16 +289,19 @@ impl Ca {
         force: Option<(String, &[u8])>,
     ) -> Result<Arc<View>, Refusal> {
         let Some((reason, digest)) = force else {
-            return self.wish(id, &Event::Continue).await;
+            return self.wish(id, &Event::Continue, |_, _| Ok(())).await;
         };
-        if !self.rotator.has_seen_all(digest, &*self.current_view()?) {
-            return Err(Refusal::new(
+        self.wish(id, &Event::Force(reason), |rotation, facts| {
+            if self.rotator.shown.has_all(digest, rotation, &facts.obstacles) {
+                return Ok(());
+            }
+            Err(Refusal::new(
                 "ARX-ROTATION-LIST-CHANGED",
                 Fault::Changed,
                 "somebody is in the way who was not on the list that you were shown: look at `arx rotate status` again",
-            ));
-        }
-        self.wish(id, &Event::Force(reason)).await
+            ))
+        })
+        .await
     }
 
     /// One look, for tests that drive by themselves.
@@ -338,14 +317,29 @@ impl Ca {
         view.ok_or_else(|| refused(&RotationError::None))
     }
 
-    async fn wish(&self, id: &str, event: &Event) -> Result<Arc<View>, Refusal> {
+    /// Does what an operator wishes of the rotation `id`, if it `may` be by what is there when it
+    /// is done: it has happened, or is refused.
+    async fn wish(
+        &self,
+        id: &str,
+        event: &Event,
+        may: impl Fn(&Rotation, &Facts) -> Result<(), Refusal>,
+    ) -> Result<Arc<View>, Refusal> {
         let mut hints = self.rotator.turn.lock().await;
-        if !id.is_empty() && self.current_view()?.rotation.id != id {
-            return Err(refused(&RotationError::None));
+        let may = |rotation: &Rotation, facts: &Facts| {
+            if !id.is_empty() && rotation.id != id {
+                return Err(refused(&RotationError::None));
+            }
+            may(rotation, facts)
+        };
+        for _ in 0..TRIES {
+            let looked = self.look_if(event, &mut hints, may).await;
+            if !matches!(looked.map_err(Wrong::refusal)?, Looked::Outrun) {
+                self.rotator.wake.notify_one();
+                return self.current_view();
+            }
         }
-        self.look(event, &mut hints).await.map_err(Wrong::refusal)?;
-        self.rotator.wake.notify_one();
-        self.current_view()
+        Err(outrun(id))
     }
 
     /// Drives whatever rotation there is, for as long as the process runs.
@@ -360,7 +354,7 @@ impl Ca {
             let wait = {
                 let mut hints = self.rotator.turn.lock().await;
                 match self.look(&Event::Looked, &mut hints).await {
-                    Ok(Looked::Again) => continue,
+                    Ok(Looked::Again | Looked::Outrun) => continue,
                     Ok(Looked::Waiting) => LOOK,
                     Ok(Looked::Idle) => Duration::MAX,
                     Err(wrong) => {
@@ -429,6 +423,16 @@ impl Ca {
 
     /// Looks once, decides, stores what was decided, and does it.
     pub(super) async fn look(&self, event: &Event, hints: &mut Hints) -> Result<Looked, Wrong> {
+        self.look_if(event, hints, |_, _| Ok(())).await
+    }
+
+    /// The same, if it `may` be by what is seen.
+    async fn look_if(
+        &self,
+        event: &Event,
+        hints: &mut Hints,
+        may: impl Fn(&Rotation, &Facts) -> Result<(), Refusal>,
+    ) -> Result<Looked, Wrong> {
         match (self.restore.lets_rotate(), event) {
             (Ok(()), _) => {}
             // Whoever opens it wakes us.
@@ -446,6 +450,7 @@ impl Ca {
         };
         let (now, doubt) = self.believed_time(&rotation);
         let facts = self.facts(&rotation, now, doubt).await?;
+        may(&rotation, &facts).map_err(Wrong::Refused)?;
         let step =
             step(&rotation, event, &facts, now).map_err(|error| Wrong::Refused(refused(&error)))?;
         // Whoever is asked by an operator acts; what only is looked at is the leader's.
@@ -458,8 +463,7 @@ impl Ca {
         let (rotation, generation) = match step.next {
             Some(next) => match self.store(&rotation, next, &facts).await? {
                 Some(stored) => (stored, generation + 1),
-                // Somebody else took a step.
-                None => return Ok(Looked::Again),
+                None => return Ok(Looked::Outrun),
             },
             None => (rotation, generation),
         };
@@ -656,6 +660,8 @@ impl Ca {
 pub(super) enum Looked {
     /// Something has changed: look again at once.
     Again,
+    /// Somebody else took a step, and nothing was done.
+    Outrun,
     /// Look again soon.
     Waiting,
     /// Nothing is under way.
@@ -707,6 +713,17 @@ impl From<crate::trust::TrustError> for Wrong {
     fn from(error: crate::trust::TrustError) -> Self {
         Self::Trust(error)
     }
+}
+
+/// Others were faster.
+pub(super) fn outrun(id: &str) -> Refusal {
+    Refusal::new(
+        "ARX-ROTATION-OUTRUN",
+        Fault::Changed,
+        format!(
+            "the rotation {id} was changed from elsewhere at the same moment: look at `arx rotate status`, and ask again if it is still wanted"
+        ),
+    )
 }
 
 pub(super) fn refused(error: &RotationError) -> Refusal {

@@ -63,9 +63,19 @@ pub struct Obstacle {
     pub last_certificate_ends: Option<SystemTime>,
     /// In the proxy's own words. Not to be trusted.
     pub detail: String,
+    /// The other replica that tells of it, if one does.
+    pub told_by: String,
+    /// How many it stands for that are not named; none, if it is one that is.
+    pub unnamed: u64,
 }
 
 impl Obstacle {
+    /// How many are in the way by it.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.unnamed.max(1)
+    }
+
     /// What makes it the same at another look: when and what it holds may change.
     fn name(&self) -> [&str; 4] {
         [&self.node, &self.process, &self.resource, self.reason]
@@ -82,7 +92,10 @@ impl fmt::Display for Obstacle {
                 separator = " ";
             }
         }
-        Ok(())
+        match self.unnamed {
+            0 => Ok(()),
+            more => write!(f, " ({more} more)"),
+        }
     }
 }
 
@@ -93,7 +106,12 @@ pub fn digest(rotation: &Rotation, obstacles: &[Obstacle]) -> Option<[u8; 32]> {
     if obstacles.is_empty() {
         return None;
     }
-    let mut names: Vec<_> = obstacles.iter().map(Obstacle::name).collect();
+    let unnamed = |it: &Obstacle| (it.unnamed > 0).then(|| it.unnamed.to_string());
+    let unnamed: Vec<_> = obstacles.iter().map(unnamed).collect();
+    let mut names: Vec<_> = obstacles.iter().zip(&unnamed).collect();
+    let mut names: Vec<Vec<&str>> = (names.drain(..))
+        .map(|(it, more)| it.name().into_iter().chain(more.as_deref()).collect())
+        .collect();
     names.sort_unstable();
     let sequence = rotation.sequence.map(|sequence| sequence.to_string());
     let gate = [

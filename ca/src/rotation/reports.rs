@@ -114,6 +114,7 @@ pub(super) fn of_others<'a>(
                 workload_count: open.workload_count,
                 last_certificate_ends: open.ends,
                 detail: format!("told by {replica}"),
+                told_by: replica.clone(),
                 ..Obstacle::default()
             });
         }
@@ -122,6 +123,8 @@ pub(super) fn of_others<'a>(
                 node: replica.clone(),
                 reason: "replica-waits",
                 detail: format!("it waits for {} more", report.open - told),
+                told_by: replica.clone(),
+                unnamed: report.open - told,
                 ..Obstacle::default()
             });
         }

@@ -222,6 +222,7 @@ impl From<Unconfirmed> for Obstacle {
             workload_count: unconfirmed.workload_count,
             last_certificate_ends: unconfirmed.last_certificate_ends,
             detail: unconfirmed.detail,
+            ..Self::default()
         }
     }
 }

@@ -675,7 +675,7 @@ pub(super) fn forced(rotation: &Rotation, by: Opener, reason: String, facts: &Fa
         by,
         reason,
         left_behind: named.map(ToString::to_string).collect(),
-        count: facts.obstacles.len() as u64,
+        count: facts.obstacles.iter().map(Obstacle::count).sum(),
         holders: match rotation.kind {
             Kind::Distrust => holders(&facts.obstacles),
             _ => Vec::new(),

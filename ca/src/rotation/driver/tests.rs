@@ -1,3 +1,5 @@
+mod outrun;
+
 use std::convert::Infallible;
 use std::time::Duration;
 

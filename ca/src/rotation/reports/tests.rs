@@ -62,27 +62,6 @@ fn open(house: &House) -> Vec<(String, &'static str)> {
     open.map(|it| (it.node.clone(), it.reason)).collect()
 }
 
-/// An agent that has connected, and says that it holds nothing and has no consumers.
-fn follow(house: &House, cache: u8) -> Session {
-    let hello = wire::Hello {
-        instance_id: vec![1; 16].into(),
-        cache_id: vec![cache; 16].into(),
-        boot_id: "boot".to_owned(),
-        clock_unix_ms: crate::node_api::unix_ms(house.clock.now()),
-        ..wire::Hello::default()
-    };
-    let now = house.clock.now();
-    let session = house.ca.fleet.follow(&node(), &hello, now);
-    let session = session.expect("it is admitted");
-    let report = wire::SubscriberReport {
-        ordinal: 1,
-        complete: true,
-        ..wire::SubscriberReport::default()
-    };
-    session.subscribers(report, now).expect("it is taken");
-    session
-}
-
 /// It says that it has stored what is published.
 fn stores(house: &House, agent: &Session) {
     let bundle = house.ca.trust.current();
@@ -112,7 +91,7 @@ async fn a_gate_waits_for_whoever_another_replica_waits_for_and_for_one_that_say
 -> Outcome {
     let one = House::new().await?;
     let other = one.beside("ca-2").await?;
-    let agent = follow(&other, 1);
+    let agent = other.follow(&node(), 1);
     begun(&one).await?;
     settles(&[&one]).await?;
     assert_eq!(open(&one), [("ca-2".to_owned(), "replica-behind")]);
@@ -162,7 +141,7 @@ async fn a_node_that_has_gone_over_to_another_replica_is_well_by_the_word_of_tha
     let one = House::new().await?;
     let other = one.beside("ca-2").await?;
     issue(&one).await?;
-    let agent = follow(&other, 1);
+    let agent = other.follow(&node(), 1);
     begun(&one).await?;
     settles(&[&one, &other]).await?;
     // The one misses it, the other has not heard that it has the bundle.
@@ -265,7 +244,7 @@ fn those_who_are_waited_for_beyond_the_named_are_counted() {
     assert_eq!(told.len(), NAMED + 1);
     let last = told.last().expect("the rest");
     assert_eq!(
-        (last.reason, &*last.detail),
-        ("replica-waits", "it waits for 7 more")
+        (last.reason, &*last.detail, last.count()),
+        ("replica-waits", "it waits for 7 more", 7)
     );
 }
