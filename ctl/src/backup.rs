@@ -265,3 +265,82 @@ fn agents(answer: &wire::RestoreStatusResponse) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shut() -> wire::RestoreStatusResponse {
+        wire::RestoreStatusResponse {
+            backup: "b1".to_owned(),
+            shut: true,
+            agents: 3,
+            counted: 3,
+            needed: 2,
+            agree: 1,
+            verdict: "1 of the 2 agents that are needed have come and agree".to_owned(),
+            ..wire::RestoreStatusResponse::default()
+        }
+    }
+
+    fn told(answer: &wire::RestoreStatusResponse) -> String {
+        let style = Style {
+            json: false,
+            wide: false,
+            now_ms: 0,
+        };
+        to_text(answer, style)
+    }
+
+    #[test]
+    fn the_status_says_who_tells_of_what_is_not_known_and_whose_word_does_not_count() {
+        let ahead = wire::AheadBundle {
+            epoch: 1,
+            number: 5,
+            missing_key_ids: vec![vec![9; 20].into()],
+            agents: 3,
+            nodes: vec!["c1/n1".to_owned(), "c1/n2".to_owned()],
+            ledgers: vec!["ca-1".to_owned()],
+            ..wire::AheadBundle::default()
+        };
+        let doubtful = wire::AheadBundle {
+            epoch: u64::MAX,
+            number: 1,
+            agents: 1,
+            nodes: vec!["c1/n7".to_owned()],
+            ..wire::AheadBundle::default()
+        };
+        let text = told(&wire::RestoreStatusResponse {
+            ahead: vec![ahead],
+            doubtful: vec![doubtful],
+            ..shut()
+        });
+        for part in [
+            "c1/n1, c1/n2, 1 more, the ledger of ca-1",
+            "doubtful   c1/n7: no history leads to bundle 18446744073709551615.1",
+            "arx restore adopt ROOTS",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn of_no_agents_no_half_is_told_and_of_many_that_a_sample_is_counted() {
+        let text = told(&wire::RestoreStatusResponse {
+            agents: 0,
+            counted: 0,
+            ..shut()
+        });
+        assert!(text.contains("there were none when it was made"), "{text}");
+        assert!(text.contains("arx restore open --no-fleet"), "{text}");
+        assert!(!text.contains("arx restore status"), "{text}");
+        let text = told(&wire::RestoreStatusResponse {
+            agents: 100_000,
+            counted: 2048,
+            needed: 1025,
+            ..shut()
+        });
+        let sample = "1025 have to, of 2048 that are counted as a sample of 100000";
+        assert!(text.contains(sample), "{text}");
+    }
+}
