@@ -1,6 +1,6 @@
 //! `arx backup` and `arx restore`: a copy of the state, and what follows when one was put back.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ const LIMIT: usize = 16 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
-    /// Where it goes: a new file, which only you can read.
+    /// Where it goes: a new file, which only you can read; `-` for standard output.
     file: PathBuf,
 }
 
@@ -60,10 +60,25 @@ async fn connect(socket: &Path) -> Result<RecoveryClient<Channel>, Failure> {
 }
 
 pub(crate) async fn backup(socket: &Path, style: Style, to: &Backup) -> Result<Output, Failure> {
+    let is_piped = to.file == Path::new("-");
+    if is_piped && style.json {
+        return Err(Failure::Usage(
+            "standard output is for the backup or for JSON: name a file, or leave out -o json"
+                .to_owned(),
+        ));
+    }
+    if is_piped && std::io::stdout().is_terminal() {
+        return Err(Failure::Usage(
+            "a backup is nothing for a terminal: name a file, or lead standard output to one"
+                .to_owned(),
+        ));
+    }
     let mut client = connect(socket).await?;
     let answer = client.backup(wire::BackupRequest {}).await?.into_inner();
-    write(&to.file, &answer.content)
-        .map_err(|error| Failure::Failed(format!("{}: {error}", to.file.display())))?;
+    if !is_piped {
+        write(&to.file, &answer.content)
+            .map_err(|error| Failure::Failed(format!("{}: {error}", to.file.display())))?;
+    }
     let bytes = answer.content.len();
     if style.json {
         return Ok(Output::json(&json!({
@@ -73,18 +88,28 @@ pub(crate) async fn backup(socket: &Path, style: Style, to: &Backup) -> Result<O
             "silent_replicas": answer.silent_replicas,
         })));
     }
-    let mut output = Output::text(&format!(
+    let said = format!(
         "{}: backup {} of bundle {}, {}, {bytes} bytes\n",
         to.file.display(),
         one_line(&answer.id),
         sequence(answer.epoch, answer.number),
         count(answer.agents, "agent"),
-    ));
-    output.note = match answer.sealed {
-        true => "keep it apart from the sealing key, which it is worth nothing without; the ledger is not in it\n",
-        false => "it is NOT sealed, and has the root's key unless that is elsewhere: keep it as you would keep that; the ledger is not in it\n",
-    }
-    .to_owned();
+    );
+    let mut output = match is_piped {
+        true => Output {
+            note: said,
+            ..Output::raw(answer.content)
+        },
+        false => Output::text(&said),
+    };
+    output.note += match answer.sealed {
+        true => {
+            "keep it apart from the sealing key, which it is worth nothing without; the ledger is not in it\n"
+        }
+        false => {
+            "it is NOT sealed, and has the root's key unless that is elsewhere: keep it as you would keep that; the ledger is not in it\n"
+        }
+    };
     if !answer.silent_replicas.is_empty() {
         output.note += &format!(
             "agents of {} are not counted, which has not said who they are: if it runs, take another one in a minute\n",

@@ -198,3 +198,30 @@ fn an_authority_that_is_not_there_is_said_with_what_to_do() -> anyhow::Result<()
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_backup_comes_out_of_standard_output_alone_where_a_pod_has_no_shell() -> anyhow::Result<()>
+{
+    let mut mesh = Mesh::start(Options::default()).await?;
+    let socket = mesh.admin_socket();
+    let piped = arx(&socket, &["backup", "-"])?;
+    let said = String::from_utf8_lossy(&piped.stderr);
+    ensure!(
+        piped.status.success() && said.contains("keep it apart from the sealing key"),
+        "{said}"
+    );
+    let json = arx(&socket, &["-o", "json", "backup", "-"])?;
+    ensure!(json.status.code() == Some(2) && json.stdout.is_empty());
+    let backup = mesh.directory.join("backup");
+    std::fs::write(&backup, &piped.stdout)?;
+    mesh.stop_authority().await?;
+    std::fs::remove_dir_all(mesh.directory.join("authority"))?;
+    let restored = Command::new(binary("arx-ca")?)
+        .arg("--config")
+        .arg(mesh.authority_config())
+        .arg("restore")
+        .arg(&backup)
+        .output()?;
+    ensure!(restored.status.success(), "{restored:?}");
+    Ok(())
+}

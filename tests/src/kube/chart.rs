@@ -13,7 +13,7 @@ use super::{Cluster, Kubelet, Token};
 use crate::process::{Process, binary, tool};
 
 /// What was rendered of the chart.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Chart {
     /// Its objects.
     pub objects: Vec<Value>,
@@ -103,12 +103,16 @@ impl Chart {
         Ok(())
     }
 
-    /// The program of a StatefulSet or a DaemonSet, about to run below a folder.
+    /// The program of a StatefulSet, a DaemonSet or a Pod, about to run below a folder.
     ///
     /// # Errors
     /// If the object has no container.
     pub fn program(&self, kind: &str, name: &str, root: &Path) -> anyhow::Result<Installed> {
-        let pod = &self.object(kind, name)?["spec"]["template"]["spec"];
+        let spec = &self.object(kind, name)?["spec"];
+        let pod = match kind {
+            "Pod" => spec,
+            _ => &spec["template"]["spec"],
+        };
         Ok(Installed {
             root: root.to_owned(),
             container: pod["containers"][0].clone(),
@@ -241,14 +245,20 @@ impl Installed {
         let program = self.container["command"][0].as_str();
         let name = Path::new(program.context("a program")?).file_name();
         let name = name.and_then(|name| name.to_str()).context("a name")?;
-        let config = self.config()?;
-        let config = config.to_str().context("text")?;
-        let program = binary(name)?;
-        let program = program.to_str().context("text")?;
+        let text = |path: PathBuf| path.to_str().context("text").map(str::to_owned);
         let script = "hostname \"$0\" && exec \"$@\"";
-        let arguments = [
-            "--uts", "--", "sh", "-c", script, pod, program, "--config", config,
-        ];
+        let mut arguments = ["--uts", "--", "sh", "-c", script, pod]
+            .map(str::to_owned)
+            .to_vec();
+        arguments.push(text(binary(name)?)?);
+        for argument in self.container["args"].as_array().context("arguments")? {
+            let argument = argument.as_str().context("text")?;
+            arguments.push(match argument.starts_with('/') {
+                true => text(self.path(argument))?,
+                false => argument.to_owned(),
+            });
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         Process::start(name, Path::new("unshare"), &arguments)
     }
 }

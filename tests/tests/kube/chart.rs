@@ -2,9 +2,11 @@
 //! them, and need all that it grants and nothing else.
 
 mod injected;
+mod moved;
 mod rendered;
 mod replicas;
 mod rights;
+mod table;
 
 use std::path::Path;
 use std::process::Command;
@@ -111,32 +113,37 @@ impl Site {
         let secrets = Api::<Secret>::namespaced(cluster.admin.clone(), &system);
         secrets.create(&PostParams::default(), &key).await?;
 
-        let issuer = &cluster.issuer;
-        // Objects of drivers have no namespace.
-        let own = format!(
-            "trustDomain: example.org\ncluster: {{issuer: '{issuer}'}}\npodSockets: {{driver: {shop}.csi.arx.dev}}\n"
-        );
-        let values = values
-            .replace("SYSTEM", &system)
-            .replace("STATE", &state)
-            .replace("SHOP", &shop);
-        let chart = Chart::render(&system, &format!("{own}{values}"))?;
-        chart.apply(&cluster, false).await?;
         let folder = tempfile::Builder::new().prefix("arx-").tempdir_in("/tmp")?;
         let mut site = Self {
             cluster,
             nodes: Vec::new(),
-            chart,
+            chart: Chart::default(),
             system,
             state,
             shop,
             folder,
         };
+        site.upgrade(values).await?;
         for n in 0..nodes {
             let node = site.node(n).await?;
             site.nodes.push(node);
         }
         Ok(site)
+    }
+
+    /// Applies the chart with other values.
+    async fn upgrade(&mut self, values: &str) -> anyhow::Result<()> {
+        let (issuer, shop) = (&self.cluster.issuer, &self.shop);
+        // Objects of drivers have no namespace.
+        let own = format!(
+            "trustDomain: example.org\ncluster: {{issuer: '{issuer}'}}\npodSockets: {{driver: {shop}.csi.arx.dev}}\n"
+        );
+        let values = values
+            .replace("SYSTEM", &self.system)
+            .replace("STATE", &self.state)
+            .replace("SHOP", shop);
+        self.chart = Chart::render(&self.system, &format!("{own}{values}"))?;
+        self.chart.apply(&self.cluster, false).await
     }
 
     async fn node(&self, n: usize) -> anyhow::Result<Node> {
@@ -153,44 +160,52 @@ impl Site {
     /// Starts everything, as the pods that the controllers have made: all authorities at once, then each
     /// node's agent, which follows the authority beside it.
     async fn start(&mut self) -> anyhow::Result<()> {
-        let mut node_ports = Vec::new();
+        let mut ports = Vec::new();
         for n in 0..self.nodes.len() {
-            node_ports.push(self.start_authority(n).await?);
+            ports.push(free_port()?);
+            self.start_authority(n, ports[n]).await?;
         }
-        for node in &self.nodes {
-            node.authority.is_ready().await?;
-        }
-        for (n, port) in node_ports.into_iter().enumerate() {
+        for (n, port) in ports.into_iter().enumerate() {
+            self.nodes[n].authority.is_ready().await?;
             self.start_agent(n, port).await?;
         }
         Ok(())
     }
 
-    async fn start_authority(&mut self, n: usize) -> anyhow::Result<u16> {
+    /// Starts a replica whose agents find it at this port.
+    async fn start_authority(&mut self, n: usize, node_port: u16) -> anyhow::Result<()> {
         let pod = format!("arx-ca-{n}");
         self.is_put_onto(&pod, n).await?;
-        let (node_port, page_port) = (free_port()?, free_port()?);
-        let token = self.folder.path().join(format!("api-token-{n}"));
+        let authority = &self.nodes[n].authority;
+        self.is_given(&authority.installed, n, &pod).await?;
+        authority.installed.change(&[
+            ("\"0.0.0.0:8443\"", loopback(node_port)),
+            ("\"0.0.0.0:9901\"", loopback(authority.ops_port)),
+            ("\"127.0.0.1:9903\"", loopback(free_port()?)),
+        ])?;
+        let authority = &mut self.nodes[n].authority;
+        authority.pod = pod;
+        authority.start()
+    }
+
+    /// What a kubelet and the cluster's network give to a pod of the authority.
+    async fn is_given(&self, installed: &Installed, n: usize, pod: &str) -> anyhow::Result<()> {
+        let token = self.folder.path().join(format!("{pod}-token"));
         let asked = Token {
             namespace: &self.system,
-            pod: &pod,
+            pod,
             audience: "",
         };
-        let is_shared = self.is_shared()?;
-        let node = &mut self.nodes[n];
-        node.kubelet.project(asked, &token).await?;
-        let kubeconfig = self.cluster.kubeconfig(&pod, &token)?;
+        let kubelet = &self.nodes[n].kubelet;
+        kubelet.project(asked, &token).await?;
+        let kubeconfig = self.cluster.kubeconfig(pod, &token)?;
         let kubeconfig = format!("kubeconfig = \"{}\"", kubeconfig.display());
-        let installed = &node.authority.installed;
         let account = installed.path("/var/run/secrets/kubernetes.io/serviceaccount");
         std::fs::create_dir_all(&account)?;
         std::fs::copy(&token, account.join("token"))?;
         std::fs::copy(self.cluster.ca_file()?, account.join("ca.crt"))?;
-        installed.mount(&node.kubelet, &self.system, &pod).await?;
+        installed.mount(kubelet, &self.system, pod).await?;
         installed.configure(&[
-            ("\"0.0.0.0:8443\"", loopback(node_port)),
-            ("\"0.0.0.0:9901\"", loopback(node.authority.ops_port)),
-            ("\"127.0.0.1:9903\"", loopback(page_port)),
             (
                 "\"https://kubernetes.default.svc\"",
                 format!("\"{}\"", self.cluster.url()?),
@@ -200,17 +215,20 @@ impl Site {
                 "watch_pods = true",
                 format!("watch_pods = true\n{kubeconfig}"),
             ),
+            // Nobody else comes.
+            (
+                "seal_key_file",
+                "restore_settle = \"1s\"\nseal_key_file".to_owned(),
+            ),
             // No kubelet brings ConfigMaps anew.
             ("[[publish]]", "[[publish]]\nsettle = \"1s\"".to_owned()),
         ])?;
-        if is_shared {
+        if self.is_shared()? {
             let namespace = format!("namespace = \"{}\"", self.state);
             let there = format!("{namespace}\n{kubeconfig}");
             installed.change(&[(&namespace, there)])?;
         }
-        node.authority.pod = pod;
-        node.authority.start()?;
-        Ok(node_port)
+        Ok(())
     }
 
     /// Whether the state is in Secrets.

@@ -13,10 +13,11 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 /// Values that differ in what they make, each in a line of YAML.
-const VALUES: &[&str] = &[
+pub(super) const VALUES: &[&str] = &[
     "trustDomain: example.org",
     THREE,
-    "{trustDomain: example.org, ca: {state: kubernetes, replicas: 0, podDisruptionBudget: {enabled: false}}}",
+    RESTORE,
+    "{trustDomain: example.org, ca: {replicas: 0, restore: arx-backup, podDisruptionBudget: {enabled: false}}}",
     "{trustDomain: example.org, cluster: {verification: review}}",
     "{trustDomain: example.org, cluster: {verification: local, others: [{name: b, issuer: 'https://b', audiences: [arx], agents: [a/b], jwks_file: /etc/b.json}]}}",
     "{trustDomain: example.org, publish: {istio: true, clusterTrustBundle: 'example.org:mesh:roots', namespaces: [shop]}}",
@@ -29,6 +30,8 @@ const VALUES: &[&str] = &[
     "{trustDomain: example.org, networkPolicy: {enabled: false}, ca: {extraVolumes: [{name: more, emptyDir: {}}], extraVolumeMounts: [{name: more, mountPath: /more}], nodeSelector: {a: b}, podAnnotations: {a: b}}}",
 ];
 
+const RESTORE: &str =
+    "{trustDomain: example.org, ca: {state: kubernetes, replicas: 0, restore: arx-backup}}";
 const THREE: &str = "{trustDomain: example.org, ca: {state: kubernetes, replicas: 3}}";
 
 /// Values that can't work, and what the refusal names.
@@ -58,6 +61,10 @@ const REFUSED: &[(&str, &str)] = &[
         "replicas",
     ),
     ("{trustDomain: example.org, ca: {state: etcd}}", "state"),
+    (
+        "{trustDomain: example.org, ca: {state: kubernetes, replicas: 3, restore: arx-backup}}",
+        "replicas",
+    ),
     (
         "{trustDomain: example.org, ca: {state: kubernetes, stateNamespace: ''}}",
         "stateNamespace",
@@ -266,6 +273,8 @@ async fn an_api_server_takes_every_field_that_the_chart_makes() -> anyhow::Resul
     let cluster = Cluster::start().await?;
     let system = cluster.namespace("arx-system").await?;
     let state = cluster.namespace("arx-state").await?;
+    // No pod is made, not even for trial, without its account.
+    cluster.service_account(&system, "arx-ca").await?;
     let there = format!("state: kubernetes, stateNamespace: {state}");
     for values in VALUES {
         let values = values.replace("state: kubernetes", &there);
@@ -300,7 +309,7 @@ async fn helm_installs_upgrades_and_removes_it() -> anyhow::Result<()> {
         "upgrade",
         "arx",
         folder,
-        "--reuse-values",
+        "--reset-then-reuse-values",
         "--set",
         "ca.ttl=30m",
     ])?;
@@ -410,6 +419,10 @@ async fn the_authority_runs_where_pods_are_restricted_and_the_agent_needs_direct
         )?)
     };
     pods.create(&dry_run, &pod("StatefulSet", "arx-ca")?)
+        .await?;
+    let restore = Chart::render(&system, RESTORE)?;
+    let restore = restore.object("Pod", "arx-ca-restore")?.clone();
+    pods.create(&dry_run, &serde_json::from_value(restore)?)
         .await?;
     let refused = pods
         .create(&dry_run, &pod("DaemonSet", "arx-node-agent")?)

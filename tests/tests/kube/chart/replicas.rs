@@ -38,14 +38,18 @@ impl Site {
     }
 
     /// The published roots, as a replica has them.
-    async fn roots_of(&self, n: usize) -> anyhow::Result<Vec<Bytes>> {
+    pub(super) async fn roots_of(&self, n: usize) -> anyhow::Result<Vec<Bytes>> {
         let mut admin = self.admin_of(n).await?;
         let bundle = admin.get_bundle(GetBundleRequest::default()).await?;
         Ok(bundle.into_inner().roots)
     }
 
     /// A workload on a node that takes its certificate and the roots for as long as it is followed.
-    async fn follower(&self, n: usize, followers: &mut JoinSet<()>) -> anyhow::Result<()> {
+    pub(super) async fn follower(
+        &self,
+        n: usize,
+        followers: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
         let token = self.workload_on(n, &format!("web-{n}")).await?;
         let identity = self.identity_on(n, &token).await?;
         ensure!(identity == format!("spiffe://example.org/ns/{}/sa/web", self.shop));
