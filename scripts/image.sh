@@ -34,6 +34,10 @@ rm -rf "$folder"
 mkdir -p "$folder"
 for program in arx arx-ca arx-node-agent; do
     install -s -m 755 "target/$target/release/$program" "$folder/$program"
+    if readelf --program-headers "$folder/$program" | grep -q INTERP; then
+        echo "image: $program asks for a loader, and there is none in the image: it has to be linked statically" >&2
+        exit 1
+    fi
 done
 
 arguments=(build)
