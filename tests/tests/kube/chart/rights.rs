@@ -8,11 +8,12 @@ use arx_identity::TrustDomain;
 use arx_proto::admin::v1::DenyRequest;
 use arx_tests::kube::{Asked, Chart};
 use arx_tests::process::until;
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{Api, ListParams};
-use serde_json::Value;
+use kube::api::{Api, ListParams, PostParams};
+use serde_json::{Value, json};
 
 use super::Site;
 use super::replicas::SHARED;
@@ -193,4 +194,31 @@ async fn three_replicas_need_all_that_the_chart_grants_and_their_agents_ask_noth
     site.again(2).await?;
     ensure!(store.get(&key).await?.is_none());
     as_much_as_is_needed_is_granted(&site)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs a control plane: make test-kube"]
+async fn whoever_has_the_authoritys_token_may_read_the_sealed_state_and_not_the_key_that_opens_it()
+-> anyhow::Result<()> {
+    let site = Site::install_on(0, SHARED).await?;
+    let reviews = Api::<SubjectAccessReview>::all(site.cluster.admin.clone());
+    let may = async |verb: &str, namespace: &str| {
+        let review = serde_json::from_value(json!({
+            "metadata": {},
+            "spec": {
+                "user": format!("system:serviceaccount:{}:arx-ca", site.system),
+                "resourceAttributes": {
+                    "namespace": namespace, "verb": verb, "resource": "secrets",
+                },
+            },
+        }))?;
+        let answer = reviews.create(&PostParams::default(), &review).await?;
+        anyhow::Ok(answer.status.is_some_and(|status| status.allowed))
+    };
+    until("the role is known", async || may("get", &site.state).await).await?;
+    for verb in ["get", "list", "watch"] {
+        ensure!(may(verb, &site.state).await?, "{verb}");
+        ensure!(!may(verb, &site.system).await?, "{verb}");
+    }
+    Ok(())
 }
