@@ -1,5 +1,6 @@
 //! Driving a rotation: look, decide, store the decision, act; and telling how it stands.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,7 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use super::facts::{Facts, Obstacle, digest};
 use super::hints::Hints;
-use super::reports::Told;
+use super::reports::{self, Heard, Told};
 use super::shown::Shown;
 use super::step::{Effect, Event, RotationError, begin, step};
 use super::terms;
@@ -19,8 +20,8 @@ use crate::ca::Ca;
 use crate::ledger;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
-    Decision, Document as _, Initiator, KeyPlace, Kind, Loaded, Phase, ReplicaDocument, Root,
-    RootName, RootState, Rotation, Rotations, StateError, Terms,
+    Decision, Document as _, Initiator, KeyPlace, Kind, Loaded, Phase, ReplicaDocument, Report,
+    Root, RootName, RootState, Rotation, Rotations, StateError, Terms,
 };
 use crate::trust::TrustError;
 
@@ -58,8 +59,10 @@ pub struct Rotator {
     time: Mutex<(BelievedTime, Option<(SystemTime, Instant)>)>,
     /// When it was first known who holds what.
     counting: OnceLock<Instant>,
-    /// What the other replicas were told last.
+    /// What the other replicas were told last,
     told: Mutex<Option<Told>>,
+    /// and when they have told something.
+    heard: Mutex<Heard>,
 }
 
 /// What makes a rotation.
@@ -88,6 +91,16 @@ impl Rotator {
 
     pub(super) fn has_told(&self, told: Told) {
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+    }
+
+    /// The replicas whose word about a node counts.
+    pub(super) fn alive<'a>(
+        &self,
+        reports: impl Iterator<Item = (&'a String, &'a Report)>,
+        now: Instant,
+    ) -> BTreeSet<&'a str> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        reports::alive(&mut heard, reports, now)
     }
 
     /// Has the rotation looked at.

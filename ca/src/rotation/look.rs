@@ -106,6 +106,10 @@ impl Ca {
             .any(|other| *other.replica != *self.replica && !nested::is_below(&other.replica));
         let gate = reports::gate(rotation);
         let others = replicas.iter().filter(|(name, _)| **name != *self.replica);
+        let reports = others
+            .clone()
+            .filter_map(|(name, document)| Some((name, document.report.as_ref()?)));
+        let alive = self.rotator.alive(reports, self.clock.monotonic());
         let said = others.filter_map(|(name, document)| {
             let report = document.report.as_ref()?;
             (Some(&report.gate) == gate.as_ref()).then(|| (name.clone(), report))
@@ -138,7 +142,13 @@ impl Ca {
         let Apart { mut waits, denied } = self.denied_apart(waiting, now).await;
         // Also those of which another says that they are well: it has to go on saying so.
         let away = reports::away(&waits);
-        reports::without_well(&mut waits, sight.reports.values().copied());
+        let alive = sight
+            .reports
+            .iter()
+            .filter(|(name, _)| alive.contains(name.as_str()));
+        let well = alive.flat_map(|(_, report)| report.well.iter().map(String::as_str));
+        let well = well.collect();
+        reports::without_well(&mut waits, &well);
         if let Some(gate) = gate
             && others_sign
         {
@@ -159,7 +169,7 @@ impl Ca {
                 self.tell_replicas(report).await?;
             }
             confirmed += sight.reports.values().map(|it| it.confirmed).sum::<u64>();
-            let mut others = reports::of_others(sight.reports.iter());
+            let mut others = reports::of_others(sight.reports.iter(), &well);
             sight.without_well_here(rotation, &mut others, now);
             obstacles.extend(others);
         }

@@ -5,8 +5,8 @@
 //! for. A node whose certificates are in one replica's ledger and whose agent is connected to
 //! another is missed by the first; the second says whether it is well.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime};
 
 use arx_identity::KeyId;
 use serde_json::Map;
@@ -23,6 +23,11 @@ const NAMED: usize = 100;
 const AWAY: usize = 300;
 /// Reports that say nothing decisive are not stored more often.
 const EVERY: Duration = Duration::from_secs(1);
+/// A report by which others take nodes for well is said again this often,
+const BEAT: Duration = Duration::from_secs(4);
+/// and not believed for longer than this, which is shorter than a gate stays shut after the last
+/// that was in its way.
+const BELIEVED: Duration = Duration::from_secs(13);
 
 /// Why somebody is in the way, as other replicas may tell it.
 const REASONS: [&str; 12] = [
@@ -47,6 +52,50 @@ pub(super) struct Told {
     at: Instant,
 }
 
+/// When each other replica's report was last seen to be another one, by this replica's clock;
+/// never, if it has been the same since this process began to look. None before that.
+pub(super) type Heard = Option<BTreeMap<String, Saying>>;
+
+/// A report by when it was said, and when that changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Saying {
+    said: Option<SystemTime>,
+    changed: Option<Instant>,
+}
+
+/// The replicas whose word about a node counts at `now`: a node may have left one that is dead,
+/// and be well no more.
+pub(super) fn alive<'a>(
+    heard: &mut Heard,
+    reports: impl Iterator<Item = (&'a String, &'a Report)>,
+    now: Instant,
+) -> BTreeSet<&'a str> {
+    let before = heard.take();
+    let mut alive = BTreeSet::new();
+    let mut all = BTreeMap::new();
+    for (name, report) in reports {
+        let said = report.said;
+        let known = before.as_ref().map(|all| all.get(name));
+        let saying = match known {
+            Some(Some(known)) if known.said == said => *known,
+            Some(_) => Saying {
+                said,
+                changed: Some(now),
+            },
+            None => Saying {
+                said,
+                changed: None,
+            },
+        };
+        if saying.changed.is_some_and(|at| now < at + BELIEVED) {
+            alive.insert(name.as_str());
+        }
+        all.insert(name.clone(), saying);
+    }
+    *heard = Some(all);
+    alive
+}
+
 /// What the gate is called at which `rotation` stands, if its phase has one.
 #[must_use]
 pub fn gate(rotation: &Rotation) -> Option<Gate> {
@@ -64,15 +113,9 @@ pub fn gate(rotation: &Rotation) -> Option<Gate> {
     })
 }
 
-/// Takes out of `waiting` the nodes that are only not connected here, and of which another
-/// replica says that they are well.
-pub(super) fn without_well<'a>(
-    waiting: &mut Vec<Obstacle>,
-    reports: impl Iterator<Item = &'a Report>,
-) {
-    let well: BTreeSet<&str> = reports
-        .flat_map(|report| report.well.iter().map(String::as_str))
-        .collect();
+/// Takes out of `waiting` the nodes that are only not connected here, and are `well` by the word
+/// of another replica.
+pub(super) fn without_well(waiting: &mut Vec<Obstacle>, well: &BTreeSet<&str>) {
     waiting.retain(|it| !(is_away(it.reason) && well.contains(it.node.as_str())));
 }
 
@@ -86,14 +129,12 @@ fn is_away(reason: &str) -> bool {
     reason == Reason::AgentAway.as_str()
 }
 
-/// What others wait for, as obstacles: those that are named, and one for the rest of each.
+/// What others wait for, as obstacles: those that are named and not `well` by the word of one
+/// of them, and one for the rest of each.
 pub(super) fn of_others<'a>(
-    reports: impl Iterator<Item = (&'a String, &'a &'a Report)> + Clone,
+    reports: impl Iterator<Item = (&'a String, &'a &'a Report)>,
+    well: &BTreeSet<&str>,
 ) -> Vec<Obstacle> {
-    let well: BTreeSet<&str> = reports
-        .clone()
-        .flat_map(|(_, report)| report.well.iter().map(String::as_str))
-        .collect();
     let mut obstacles = Vec::new();
     for (replica, report) in reports {
         let mut told = 0;
@@ -200,6 +241,7 @@ impl Sight<'_> {
             away: Vec::new(),
             well: well.iter().map(ToString::to_string).collect(),
             below: Vec::new(),
+            said: Some(now),
             extra: Map::new(),
         }
     }
@@ -222,8 +264,12 @@ impl Told {
     /// something or the last one was some time ago.
     pub(super) fn is_out_of_date(told: Option<&Self>, report: &Report, now: Instant) -> bool {
         let Some(told) = told else { return true };
-        if told.report == *report {
-            return false;
+        let as_told = Report {
+            said: told.report.said,
+            ..report.clone()
+        };
+        if told.report == as_told {
+            return !report.well.is_empty() && now >= told.at + BEAT;
         }
         let decides = told.report.gate != report.gate
             || report.open == 0

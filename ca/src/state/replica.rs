@@ -85,6 +85,15 @@ pub struct Report {
     /// What authorities below have confirmed here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub below: Vec<Below>,
+    /// When it was said, by that replica's clock: another one than before shows that the replica
+    /// still says so, and nothing else is concluded from it.
+    #[serde(
+        with = "wire::optional_millis",
+        rename = "said_ms",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub said: Option<SystemTime>,
     /// What a newer version has added.
     #[serde(flatten)]
     pub extra: Map<String, Value>,

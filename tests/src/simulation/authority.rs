@@ -119,6 +119,7 @@ fn report(other: &mut Replica, rotation: Option<&Rotation>, now: Millis) -> Opti
         away: Vec::new(),
         well: Vec::new(),
         below: Vec::new(),
+        said: None,
         extra: Map::new(),
     })
 }

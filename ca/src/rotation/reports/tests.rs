@@ -1,5 +1,6 @@
 use std::time::{Duration, SystemTime};
 
+use arx_daemon::Clock;
 use arx_proto::node::v1 as wire;
 use arx_proto::node::v1::issue_item::Evidence;
 
@@ -11,9 +12,14 @@ use crate::testing::{House, Outcome, node};
 
 /// A rotation in Distribute whose gates open as soon as nobody is in the way.
 async fn begun(house: &House) -> Outcome {
+    begun_with(house, Duration::ZERO).await
+}
+
+/// The same, with gates that stay shut for so long after the last that was in their way.
+async fn begun_with(house: &House, dwell: Duration) -> Outcome {
     let terms = Terms {
         window: Duration::ZERO,
-        dwell: Duration::ZERO,
+        dwell,
         patience: None,
     };
     house
@@ -202,6 +208,27 @@ async fn a_step_that_comes_after_a_later_one_changes_nothing() -> Outcome {
     Ok(())
 }
 
+/// What a replica says at that second, of nobody.
+fn report(said: u64) -> Report {
+    Report {
+        gate: Gate {
+            rotation: "r1".to_owned(),
+            phase: Phase::Distribute,
+            began: SystemTime::UNIX_EPOCH,
+            sequence: None,
+        },
+        signs_under: KeyId::from_slice(&[1; 20]).expect("20 bytes"),
+        confirmed: 0,
+        open: 0,
+        named: Vec::new(),
+        away: Vec::new(),
+        well: Vec::new(),
+        below: Vec::new(),
+        said: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(said)),
+        extra: Map::new(),
+    }
+}
+
 #[test]
 fn those_who_are_waited_for_beyond_the_named_are_counted() {
     let waiting: Vec<Obstacle> = (0..NAMED + 7)
@@ -211,40 +238,86 @@ fn those_who_are_waited_for_beyond_the_named_are_counted() {
             ..Obstacle::default()
         })
         .collect();
-    let gate = Gate {
-        rotation: "r1".to_owned(),
-        phase: Phase::Distribute,
-        began: SystemTime::UNIX_EPOCH,
-        sequence: None,
-    };
+    let named = waiting.iter().take(NAMED).map(|it| Open {
+        node: it.node.clone(),
+        process: String::new(),
+        resource: String::new(),
+        reason: it.reason.to_owned(),
+        workload_count: 0,
+        ends: None,
+    });
     let report = Report {
-        gate,
-        signs_under: KeyId::from_slice(&[1; 20]).expect("20 bytes"),
-        confirmed: 0,
         open: waiting.len() as u64,
-        named: waiting
-            .iter()
-            .take(NAMED)
-            .map(|it| Open {
-                node: it.node.clone(),
-                process: String::new(),
-                resource: String::new(),
-                reason: it.reason.to_owned(),
-                workload_count: 0,
-                ends: None,
-            })
-            .collect(),
-        away: Vec::new(),
-        well: Vec::new(),
-        below: Vec::new(),
-        extra: Map::new(),
+        named: named.collect(),
+        ..report(0)
     };
     let name = "ca-2".to_owned();
-    let told = of_others([(&name, &&report)].into_iter());
+    let told = of_others([(&name, &&report)].into_iter(), &BTreeSet::new());
     assert_eq!(told.len(), NAMED + 1);
     let last = told.last().expect("the rest");
     assert_eq!(
         (last.reason, &*last.detail, last.count()),
         ("replica-waits", "it waits for 7 more", 7)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_word_of_a_replica_that_has_died_keeps_no_node_well() -> Outcome {
+    let dwell = Duration::from_secs(15);
+    let clock = Clock::following_tokio(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 31));
+    let one = House::with("", clock).await?;
+    let other = one.beside("ca-2").await?;
+    issue(&one).await?;
+    let agent = other.follow(&node(), 1);
+    begun_with(&one, dwell).await?;
+    settles(&[&one, &other]).await?;
+    stores(&other, &agent);
+    settles(&[&one, &other]).await?;
+    assert_eq!(open(&one), [], "it is well by the word of the other");
+    // As long as that is alive, it says so again and again.
+    for _ in 0..3 {
+        tokio::time::advance(BEAT).await;
+        other.ca.look_again().await?;
+        one.ca.look_again().await?;
+        assert_eq!(open(&one), []);
+    }
+    tokio::time::advance(BELIEVED).await;
+    one.ca.look_again().await?;
+    assert_eq!(open(&one), [(NODE.to_owned(), "agent-away")]);
+    assert_eq!(phase(&one), Phase::Distribute);
+    other.ca.look_again().await?;
+    one.ca.look_again().await?;
+    assert_eq!(open(&one), []);
+    Ok(())
+}
+
+#[test]
+fn a_report_that_was_there_before_anybody_looked_counts_when_it_is_said_again() {
+    let well = |said: u64| Report {
+        well: vec![NODE.to_owned()],
+        ..report(said)
+    };
+    let (mut heard, name, start) = (None, "ca-2".to_owned(), Instant::now());
+    let mut hears = |said: u64, second: u64| {
+        let report = well(said);
+        let now = start + Duration::from_secs(second);
+        let alive = alive(&mut heard, [(&name, &report)].into_iter(), now);
+        !alive.is_empty()
+    };
+    assert!(!hears(100, 0), "nobody knows how old it is");
+    assert!(!hears(100, 4));
+    assert!(hears(104, 5));
+    assert!(hears(104, 17));
+    assert!(!hears(104, 18));
+    // By whatever clock.
+    assert!(hears(3, 19));
+}
+
+#[test]
+fn a_report_by_which_nobody_is_well_is_not_said_again() {
+    let start = Instant::now();
+    let later = start + 100 * BEAT;
+    let (told, again) = (report(0), report(9));
+    let told = Told::new(told, start);
+    assert!(!Told::is_out_of_date(Some(&told), &again, later));
 }
