@@ -11,7 +11,7 @@ use arx_identity::crypto;
 use http_body_util::{BodyExt as _, Limited};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-pub(crate) use lines::Lines;
+pub(crate) use lines::{Broken, Lines};
 
 /// Whom to ask, and as whom: by a kubeconfig, or as the pod that this process runs in.
 ///

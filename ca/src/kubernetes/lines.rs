@@ -22,6 +22,14 @@ pub(crate) struct Lines {
     searched: usize,
 }
 
+/// Why there is no next line though the watch has not ended.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) why: String,
+    /// Whether it was not even said how far the watch has come.
+    pub(crate) is_silent: bool,
+}
+
 impl Lines {
     pub(crate) fn of(body: Body) -> Self {
         Self {
@@ -32,7 +40,7 @@ impl Lines {
     }
 
     /// The next one; `None` when the watch has ended.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, String> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
         loop {
             let end = self.read[self.searched..]
                 .iter()
@@ -45,18 +53,31 @@ impl Lines {
             }
             self.searched = self.read.len();
             if self.searched > MAX {
-                return Err(format!("a line of more than {} MiB", MAX >> 20));
+                return Err(Broken::by(format!("a line of more than {} MiB", MAX >> 20)));
             }
             let frame = tokio::time::timeout(QUIET, self.body.frame()).await;
-            match frame.map_err(|_| format!("nothing was heard for {} s", QUIET.as_secs()))? {
+            let frame = frame.map_err(|_| Broken {
+                why: format!("nothing was heard for {} s", QUIET.as_secs()),
+                is_silent: true,
+            })?;
+            match frame {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.read.extend_from_slice(&data);
                     }
                 }
-                Some(Err(error)) => return Err(in_short(&error)),
+                Some(Err(error)) => return Err(Broken::by(in_short(&error))),
                 None => return Ok(None),
             }
+        }
+    }
+}
+
+impl Broken {
+    fn by(why: String) -> Self {
+        Self {
+            why,
+            is_silent: false,
         }
     }
 }

@@ -166,6 +166,20 @@ async fn all_pages_of_the_list_are_read_before_a_pod_counts_as_unknown() {
     assert_eq!(bench.judge(&claim()), "live");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_right_that_is_missing_is_named_until_it_is_given() {
+    let mut bench = Bench::new();
+    let first = bench.next("/api/v1/pods?limit=250").await;
+    first.whole(403, &json!({}));
+    let again = bench.next("/api/v1/pods?limit=250").await;
+    let (code, message, shut) = bench.pods.trouble().expect("it is told");
+    assert_eq!((code, shut), ("ARX-PODS-UNREAD", true));
+    assert!(message.contains("get, list and watch pods"), "{message}");
+    again.whole(200, &list(&[], "7", ""));
+    let _watch = bench.next("resourceVersion=7").await.open();
+    assert!(bench.pods.trouble().is_none());
+}
+
 #[tokio::test]
 async fn a_token_counts_while_its_pod_is_there_and_as_it_says() {
     let (bench, watch) = Bench::watching(&[pod("web-1")]).await;
@@ -247,7 +261,7 @@ async fn a_uid_proves_a_live_pod_to_the_agent_of_its_own_node_and_to_no_other() 
 async fn while_the_api_server_is_away_a_uid_that_was_not_heard_of_is_not_called_gone() {
     let (mut bench, watch) = Bench::watching(&[pod("web-1")]).await;
     drop(watch);
-    bench.next("watch=true").await.whole(503, &json!({}));
+    bench.next("watch=true").await.whole(429, &json!({}));
     let _again = bench.next("watch=true").await;
     assert_eq!(bench.on("node-1", "uid-of-web-1"), "live");
     assert_eq!(bench.on("node-1", "uid-of-web-2"), "ARX-POD-UNKNOWN");
@@ -315,7 +329,8 @@ async fn a_watch_that_breaks_off_goes_on_where_it_was_and_meanwhile_what_is_know
     let (code, ..) = bench.pods.trouble().expect("it is told");
     assert_eq!(code, "ARX-PODS-STALE");
     let watch = again.open();
-    watch.say("MODIFIED", &pod("web-1"));
+    let later = with("/metadata/resourceVersion", json!("13"));
+    watch.say("MODIFIED", &later);
     bench.seen(1).await;
     assert_eq!(bench.judge(&claim()), "live");
     assert!(bench.pods.trouble().is_none());
@@ -342,10 +357,35 @@ async fn when_its_place_is_not_known_any_more_all_is_listed_anew_and_the_lost_fo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_on_which_nothing_is_heard_for_long_is_given_up() {
+async fn a_watch_that_goes_back_to_an_earlier_version_is_not_believed_and_all_is_listed_anew() {
+    let (mut bench, watch) = Bench::watching(&[pod("web-1"), pod("web-2")]).await;
+    let mut earlier = with("/status/phase", json!("Failed"));
+    earlier["metadata"]["resourceVersion"] = json!("6");
+    watch.say("MODIFIED", &earlier);
+    let anew = bench.next("/api/v1/pods?limit=250").await;
+    assert_eq!(bench.judge(&claim()), "live", "what is known counts");
+    let (code, message, _) = bench.pods.trouble().expect("it is told");
+    assert_eq!(code, "ARX-PODS-AWAY");
+    assert!(message.contains("an earlier version"), "{message}");
+    // As the API server has it now, of which its state was set back.
+    anew.whole(200, &list(&[pod("web-2")], "4", ""));
+    let watch = bench.next("resourceVersion=4").await.open();
+    assert_eq!(bench.judge(&claim()), "to be asked");
+    let mark = json!({"kind": "Pod", "metadata": {"resourceVersion": "10"}});
+    watch.say("BOOKMARK", &mark);
+    drop(watch);
+    let _on = bench.next("resourceVersion=10").await;
+    assert!(bench.pods.trouble().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_on_which_nothing_is_heard_for_long_is_given_up_and_all_is_listed_anew() {
     let (mut bench, _silent) = Bench::watching(&[pod("web-1")]).await;
     let began = tokio::time::Instant::now();
-    bench.next("resourceVersion=7").await.open();
+    let anew = bench.next("/api/v1/pods?limit=250").await;
     let waited = began.elapsed();
     assert!((90..130).contains(&waited.as_secs()), "{waited:?}");
+    anew.whole(200, &list(&[], "3", ""));
+    let _watch = bench.next("resourceVersion=3").await.open();
+    assert_eq!(bench.judge(&claim()), "to be asked");
 }

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use super::api::Failed;
 use super::object::{Event, Kind, List};
 use super::{AWAY, Pods, Seen};
-use crate::kubernetes::pause;
+use crate::kubernetes::{Broken, pause};
 
 impl Pods {
     /// Keeps the index, for ever.
@@ -86,7 +86,10 @@ impl Pods {
             let line = match lines.next().await {
                 Ok(Some(line)) => line,
                 Ok(None) => return Ok(Some(version)),
-                Err(why) => return Err(Lost::at(&why, version)),
+                // An API server whose state was set back has nothing to tell of a version that is still
+                // to come, and would begin to tell in the midst of what happened since.
+                Err(Broken { why, is_silent }) if is_silent => return Err(Lost::anew(&why)),
+                Err(Broken { why, .. }) => return Err(Lost::at(&why, version)),
             };
             let Ok(event) = serde_json::from_slice::<Event<'_>>(&line) else {
                 return Err(Lost::anew("it sent something that is no event of a pod"));
@@ -99,6 +102,9 @@ impl Pods {
                         code.unwrap_or(0)
                     ))),
                 };
+            }
+            if is_before(&event.object.metadata.resource_version, &version) {
+                return Err(Lost::anew("it went back to an earlier version"));
             }
             let now = self.clock.monotonic();
             self.change(|seen| {
@@ -123,6 +129,15 @@ impl Pods {
 
     fn change<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
         change(&mut self.seen.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Whether a version is earlier than another one. They are numbers that grow (KEP-5504), and where they
+/// are not, nothing is known of their order.
+fn is_before(version: &str, other: &str) -> bool {
+    match (version.parse::<u64>(), other.parse::<u64>()) {
+        (Ok(version), Ok(other)) => version < other,
+        _ => false,
     }
 }
 

@@ -86,7 +86,7 @@ impl Inner {
             let line = match lines.next().await {
                 Ok(Some(line)) => line,
                 Ok(None) => return Ended::Well,
-                Err(why) => return Ended::Broken(why),
+                Err(broken) => return Ended::Broken(broken.why),
             };
             let Ok(event) = serde_json::from_slice::<Event>(&line) else {
                 *version = None;
