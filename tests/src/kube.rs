@@ -10,6 +10,7 @@ mod kubelet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -26,6 +27,9 @@ pub use kubelet::{Driver, Kubelet, Token, Volume};
 
 /// Names a cluster to test against, by a kubeconfig that may do everything there.
 const ELSEWHERE: &str = "ARX_TEST_KUBECONFIG";
+
+/// Of the tokens of a control plane of our own.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// A cluster, and somebody who may do everything in it. What tests make there carries names of
 /// their own, and goes with their namespaces.
@@ -60,15 +64,31 @@ impl Cluster {
     /// # Errors
     /// If it does not become ready.
     pub async fn start() -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("arx-").tempdir_in("/tmp")?;
-        let (own, kubeconfig) = match std::env::var_os(ELSEWHERE) {
-            Some(path) => (None, Kubeconfig::read_from(path)?),
-            None => {
-                let own = ControlPlane::start(folder.path()).await?;
-                let kubeconfig = own.kubeconfig()?;
-                (Some(own), kubeconfig)
-            }
+        let Some(path) = std::env::var_os(ELSEWHERE) else {
+            let folder = folder()?;
+            let mut own = ControlPlane::start(folder.path(), ISSUER).await?;
+            own.control().await?;
+            return Self::of(own.kubeconfig()?, folder, Some(own)).await;
         };
+        Self::of(Kubeconfig::read_from(path)?, folder()?, None).await
+    }
+
+    /// A control plane of its own without controllers, whose tokens are of this issuer: another cluster
+    /// beside the first, for little.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn another(issuer: &str) -> anyhow::Result<Self> {
+        let folder = folder()?;
+        let own = ControlPlane::start(folder.path(), issuer).await?;
+        Self::of(own.kubeconfig()?, folder, Some(own)).await
+    }
+
+    async fn of(
+        kubeconfig: Kubeconfig,
+        folder: tempfile::TempDir,
+        own: Option<ControlPlane>,
+    ) -> anyhow::Result<Self> {
         let admin = client(&kubeconfig).await?;
         let issuer = issuer(&admin).await?;
         Ok(Self {
@@ -91,6 +111,9 @@ impl Cluster {
             .await?;
         let name = made.name_any();
         let accounts = Api::<ServiceAccount>::namespaced(self.admin.clone(), &name);
+        if self.own.as_ref().is_some_and(|own| !own.is_controlled()) {
+            self.service_account(&name, "default").await?;
+        }
         until("the default service account", || async {
             Ok(accounts.get_opt("default").await?.is_some())
         })
@@ -178,6 +201,20 @@ impl Cluster {
         Ok(api.create(&PostParams::default(), &object(value)?).await?)
     }
 
+    /// A token of a service account that is bound to nothing, as whoever works from outside of the
+    /// cluster has one.
+    ///
+    /// # Errors
+    /// If the API server refuses it.
+    pub async fn token(&self, namespace: &str, account: &str) -> anyhow::Result<String> {
+        let request: TokenRequest = object(json!({"spec": {"audiences": []}}))?;
+        let made = Api::<ServiceAccount>::namespaced(self.admin.clone(), namespace)
+            .create_token_request(account, &PostParams::default(), &request)
+            .await?;
+        let token = made.status.and_then(|status| status.token);
+        token.context("a token request is answered by a token")
+    }
+
     /// A kubeconfig file for somebody whose token is in the file `token`.
     ///
     /// # Errors
@@ -238,6 +275,11 @@ impl Cluster {
     pub fn url(&self) -> anyhow::Result<String> {
         credentials::server(&self.kubeconfig)
     }
+}
+
+fn folder() -> anyhow::Result<tempfile::TempDir> {
+    // Short, because the path of a socket is.
+    Ok(tempfile::Builder::new().prefix("arx-").tempdir_in("/tmp")?)
 }
 
 /// An object of Kubernetes, written as JSON.

@@ -4,6 +4,7 @@
 mod kube {
     mod agents;
     mod chart;
+    mod clusters;
     mod csi;
     mod explained;
     mod pods;

@@ -1,4 +1,5 @@
-//! etcd, an API server and a controller manager as processes, with RBAC and Node authorization.
+//! etcd, an API server and, unless it is to be small, a controller manager as processes, with RBAC
+//! and Node authorization.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,6 @@ use crate::process::{Process, free_port, tool, until};
 /// Where the programs are, if not among the tools: the variable that Kubernetes' own test
 /// frameworks use.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
-const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// Addresses of services; nothing answers there.
 const SERVICES: &str = "10.96.0.0/24";
 
@@ -23,7 +23,8 @@ const SERVICES: &str = "10.96.0.0/24";
 pub(super) struct ControlPlane {
     site: Site,
     pub(super) api_server: Process,
-    _others: [Process; 2],
+    _etcd: Process,
+    controllers: Option<Process>,
 }
 
 /// Where its files and ports are.
@@ -32,6 +33,7 @@ struct Site {
     folder: PathBuf,
     port: u16,
     etcd_port: u16,
+    issuer: String,
 }
 
 /// One of the programs of a control plane.
@@ -50,12 +52,14 @@ pub fn programs(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 impl ControlPlane {
-    pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
+    /// One whose tokens are of this issuer, and in which nobody controls anything yet.
+    pub(super) async fn start(folder: &Path, issuer: &str) -> anyhow::Result<Self> {
         let site = Site {
             authority: Ca::root(folder, "kubernetes")?,
             folder: folder.to_owned(),
             port: free_port()?,
             etcd_port: free_port()?,
+            issuer: issuer.to_owned(),
         };
         let (etcd, api_server) = (site.etcd()?, site.api_server()?);
         let config = site.kubeconfig()?;
@@ -67,18 +71,37 @@ impl ControlPlane {
         })
         .await
         .with_context(|| format!("the API server says:\n{}", api_server.log().tail()))?;
-        let controllers = site.controller_manager(&config)?;
+        Ok(Self {
+            site,
+            api_server,
+            _etcd: etcd,
+            controllers: None,
+        })
+    }
+
+    /// Starts its controllers.
+    pub(super) async fn control(&mut self) -> anyhow::Result<()> {
+        let config = self.site.kubeconfig()?;
+        let controllers = self.site.controller_manager(&config)?;
+        let client = super::client(&config).await?;
         let accounts = Api::<ServiceAccount>::namespaced(client, "default");
         until("the controllers' first service account", || async {
             Ok(accounts.get_opt("default").await?.is_some())
         })
         .await
         .with_context(|| format!("the controller manager says:\n{}", controllers.log().tail()))?;
-        Ok(Self {
-            site,
-            api_server,
-            _others: [etcd, controllers],
-        })
+        self.controllers = Some(controllers);
+        Ok(())
+    }
+
+    /// Whether somebody makes what belongs to others: service accounts, pods, certificates.
+    pub(super) fn is_controlled(&self) -> bool {
+        self.controllers.is_some()
+    }
+
+    /// A certificate for a client of this name and group, and its key, PEM.
+    pub(super) fn certificate(&self, name: &str, group: &str) -> anyhow::Result<(String, String)> {
+        credentials::client(&self.site.authority, &self.site.folder, name, group)
     }
 
     /// Where it writes what service accounts ask of it.
@@ -151,7 +174,7 @@ impl Site {
             format!("--client-ca-file={authority}"),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
-            format!("--service-account-issuer={ISSUER}"),
+            format!("--service-account-issuer={}", self.issuer),
             format!("--service-account-jwks-uri=https://127.0.0.1:{port}/openid/v1/jwks"),
             format!("--service-account-key-file={account_key}"),
             format!("--service-account-signing-key-file={account_key}"),

@@ -64,6 +64,18 @@ impl Kubelet {
         Ok(Api::<Pod>::all(self.api.clone()).list(&mine).await?.items)
     }
 
+    /// Reports the phase of a pod of its node.
+    ///
+    /// # Errors
+    /// If the API server refuses, as it does for pods of other nodes.
+    pub async fn report(&self, namespace: &str, pod: &str, phase: &str) -> anyhow::Result<()> {
+        let pods = Api::<Pod>::namespaced(self.api.clone(), namespace);
+        let status = Patch::Strategic(json!({"status": {"phase": phase}}));
+        pods.patch_status(pod, &PatchParams::default(), &status)
+            .await?;
+        Ok(())
+    }
+
     /// A token for a pod's service account, bound to the pod, as it is projected into its
     /// volumes or handed to a CSI driver.
     ///
@@ -150,6 +162,11 @@ impl Kubelet {
 }
 
 async fn credentials(cluster: &Cluster, node: &str) -> anyhow::Result<Client> {
+    if let Some(own) = cluster.own.as_ref().filter(|own| !own.is_controlled()) {
+        // Nobody there signs requests.
+        let (certificate, key) = own.certificate(&format!("system:node:{node}"), "system:nodes")?;
+        return by(cluster, &certificate, &key).await;
+    }
     let subject = format!("/O=system:nodes/CN=system:node:{node}");
     let (request, key) = credentials::request(cluster.folder.path(), node, &subject)?;
     let requests = Api::<CertificateSigningRequest>::all(cluster.admin.clone());
@@ -179,10 +196,14 @@ async fn credentials(cluster: &Cluster, node: &str) -> anyhow::Result<Client> {
         .status
         .and_then(|status| status.certificate)
         .context("it was signed")?;
-    let certificate = String::from_utf8(certificate.0)?;
+    by(cluster, &String::from_utf8(certificate.0)?, &key).await
+}
+
+/// Whoever has this certificate and its key.
+async fn by(cluster: &Cluster, certificate: &str, key: &str) -> anyhow::Result<Client> {
     let user = json!({
-        "client-certificate-data": credentials::base64(&certificate),
-        "client-key-data": credentials::base64(&key),
+        "client-certificate-data": credentials::base64(certificate),
+        "client-key-data": credentials::base64(key),
     });
     client(&credentials::kubeconfig(&cluster.kubeconfig, user)?).await
 }

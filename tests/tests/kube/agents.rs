@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 use arx_identity::{KeyAlgorithm, PrivateKey, Svid};
 use arx_proto::node::v1::issue_item::Evidence;
 use arx_proto::node::v1::{IssueItem, IssueRequest, NodeRenewal};
-use arx_tests::kube::{Kubelet, NewPod, Token};
+use arx_tests::kube::{Cluster, Kubelet, NewPod, Token};
 use arx_tests::mesh::{AUDIENCE, CLUSTER};
 use arx_tests::node::{Authority, issued, unique};
 use arx_tests::openssl::openssl;
@@ -28,17 +28,32 @@ pub(super) struct Rogue {
 impl Rogue {
     /// Registers a node, puts an agent's pod on it, and joins by that pod's token.
     pub(super) async fn on(shop: &Shop, node: &str) -> anyhow::Result<(Self, Kubelet)> {
-        let kubelet = shop.cluster.kubelet(node).await?;
+        Self::of(shop, &shop.cluster, &shop.system, node).await
+    }
+
+    /// The same in this cluster, where agents are in the namespace `system`.
+    pub(super) async fn of(
+        shop: &Shop,
+        cluster: &Cluster,
+        system: &str,
+        node: &str,
+    ) -> anyhow::Result<(Self, Kubelet)> {
+        let kubelet = cluster.kubelet(node).await?;
         let pod = NewPod {
-            namespace: &shop.system,
+            namespace: system,
             name: node,
             account: "arx-node-agent",
             node,
             audiences: &["arx/join"],
         };
-        shop.cluster.pod(pod).await?;
-        let this = Self::by(shop, &join_token(shop, &kubelet).await?).await?;
+        cluster.pod(pod).await?;
+        let this = Self::by(shop, &join_token(system, &kubelet).await?).await?;
         Ok((this, kubelet))
+    }
+
+    /// Who it is.
+    pub(super) fn id(&self) -> String {
+        self.svid.chain().spiffe_id().to_string()
     }
 
     /// Joins by this token.
@@ -93,9 +108,9 @@ impl Rogue {
     }
 }
 
-async fn join_token(shop: &Shop, kubelet: &Kubelet) -> anyhow::Result<String> {
+async fn join_token(system: &str, kubelet: &Kubelet) -> anyhow::Result<String> {
     let token = Token {
-        namespace: &shop.system,
+        namespace: system,
         pod: &kubelet.node,
         audience: "arx/join",
     };
@@ -170,6 +185,27 @@ async fn an_agent_gets_identities_of_live_pods_on_its_own_node_and_of_no_others(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "needs a control plane: make test-kube"]
+async fn a_pod_that_its_kubelet_reports_to_have_ended_is_as_good_as_gone() -> anyhow::Result<()> {
+    let shop = Shop::open(Verification::Watched).await?;
+    let (near, kubelet) = Rogue::on(&shop, "near").await?;
+    let own = shop.pod_on("near", "job-1").await?;
+    let token = shop.token_of(&kubelet, "job-1").await?;
+    kubelet.report(&shop.namespace, "job-1", "Running").await?;
+    until("the pod is heard of", || async {
+        Ok(near.ask(own.clone()).await? == shop.web())
+    })
+    .await?;
+    ensure!(near.ask(token.clone()).await? == shop.web());
+    kubelet
+        .report(&shop.namespace, "job-1", "Succeeded")
+        .await?;
+    near.becomes_refused(own, "ARX-POD-GONE").await?;
+    // It is there still, and the API server takes its token for good.
+    near.is_refused(token, "ARX-TOKEN-POD-GONE").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "needs a control plane: make test-kube"]
 async fn a_stolen_agent_identity_is_worth_the_pods_of_its_node_until_the_agent_joins_anew()
 -> anyhow::Result<()> {
     let shop = Shop::open(Verification::Watched).await?;
@@ -186,7 +222,7 @@ async fn a_stolen_agent_identity_is_worth_the_pods_of_its_node_until_the_agent_j
     thief.becomes_refused(other, "ARX-EVIDENCE-NODE").await?;
     // Which of two tokens is newer is known to the second.
     until("the agent joins by a newer token", || async {
-        let token = join_token(&shop, &kubelet).await?;
+        let token = join_token(&shop.system, &kubelet).await?;
         Ok(Rogue::by(&shop, &token).await.is_ok())
     })
     .await?;
@@ -207,7 +243,7 @@ async fn a_stolen_agent_identity_is_worth_the_pods_of_its_node_until_the_agent_j
 async fn an_agent_that_claims_another_node_is_the_node_of_its_own_token() -> anyhow::Result<()> {
     let shop = Shop::open(Verification::Watched).await?;
     let (near, kubelet) = Rogue::on(&shop, "near").await?;
-    let own = near.svid.chain().spiffe_id().to_string();
+    let own = near.id();
     ensure!(own == format!("spiffe://example.org/arx/node/{CLUSTER}/near"));
     // What its request says of it counts for nothing.
     let claimed = format!("spiffe://example.org/arx/node/{CLUSTER}/far");
@@ -277,7 +313,7 @@ jwks_file = "{}/jwks.json"
     let there = mint("arx/join", "arx-system", "arx-node-agent");
     let there = Rogue::by(&shop, &there).await?;
     let expected = "spiffe://example.org/arx/node/c2/near";
-    ensure!(there.svid.chain().spiffe_id().to_string() == expected);
+    ensure!(there.id() == expected);
 
     let of_there = Evidence::ServiceAccountToken(mint("arx", "bank", "api"));
     ensure!(there.ask(of_there.clone()).await? == "spiffe://example.org/ns/bank/sa/api");
