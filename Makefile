@@ -75,7 +75,7 @@ simulate: ## rotations in worlds where everything goes wrong (RUNS=worlds)
 crash: envoy build ## kill the authority at N=200 random moments of rotations under load
 	ARX_CRASH=$(N) $(CARGO) test -p arx-tests --test rotation_crash -- --nocapture
 
-bench-kube: etcd ## measure the release binaries in a cluster; writes target/bench-kube.json
+bench-kube: etcd kube ## measure the release binaries in a cluster, with a real API server; writes target/bench-kube.json
 	$(CARGO) build --release --workspace --bins
 	target/release/arx-bench --kube --output target/bench-kube.json
 

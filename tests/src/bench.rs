@@ -23,6 +23,7 @@ mod ledger;
 mod pod_socket;
 mod proxies;
 mod raw;
+mod real;
 mod rotation;
 mod start;
 
@@ -219,6 +220,10 @@ const KUBE: &[Group] = &[
     Group {
         ids: &["index_mib_100k", "index_events"],
         measure: |effort| Box::pin(cluster::index(effort)),
+    },
+    Group {
+        ids: &["index_mib_1k_real", "pod_gone_ms", "namespace_roots_ms"],
+        measure: |effort| Box::pin(real::api_server(effort)),
     },
     Group {
         ids: &["pod_to_identity_ms"],
