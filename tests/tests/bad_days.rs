@@ -2,6 +2,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -131,6 +132,28 @@ async fn a_wrong_configuration_is_refused_with_file_line_reason_and_remedy() -> 
     for (from, to, parts) in cases {
         refused("arx-node-agent", &changed(&agent.config, from, to)?, parts)?;
     }
+    Ok(())
+}
+
+#[test]
+fn two_clusters_of_one_issuer_are_refused_at_the_start() -> anyhow::Result<()> {
+    let mut mesh = Mesh::prepare(Options::default())?;
+    let keys = mesh.directory.join("jwks.json");
+    let of = |issuer: &str| {
+        format!(
+            "[[cluster]]\nname = \"c2\"\nissuer = \"{issuer}\"\naudiences = [\"arx\"]\nagents = [\"arx-system/arx-node-agent\"]\njwks_file = \"{}\"\n",
+            keys.display()
+        )
+    };
+    let same = of("https://issuer.example.org");
+    mesh.reconfigure(|options| options.authority = same)?;
+    let says = ["cluster[1].issuer", "cluster \"c1\" has the same issuer"];
+    refused("arx-ca", &mesh.authority_config(), &says)?;
+    let other = of("https://issuer-2.example.org");
+    mesh.reconfigure(|options| options.authority = other)?;
+    let output = run("arx-ca", &mesh.authority_config(), &["check"])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(!said.contains("same issuer"), "{said}");
     Ok(())
 }
 
@@ -599,5 +622,41 @@ async fn idle_connections_to_the_admin_socket_keep_no_operator_out() -> anyhow::
         asked.push(client);
     }
     mesh.status().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_who_is_neither_root_nor_the_authoritys_own_is_not_heard_at_the_admin_socket()
+-> anyhow::Result<()> {
+    if !rustix::process::getuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return Ok(());
+    }
+    let mesh = Mesh::start(Options::default()).await?;
+    let socket = mesh.admin_socket();
+    // Were the modes of files not in the way, the kernel's word on who connects would do.
+    for path in [mesh.directory.as_path(), &socket] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o777))?;
+    }
+    let script = "import socket, sys\n\
+        s = socket.socket(socket.AF_UNIX)\n\
+        s.settimeout(20)\n\
+        s.connect(sys.argv[1])\n\
+        s.sendall(b'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n\\0\\0\\0\\4\\0\\0\\0\\0\\0')\n\
+        sys.exit(0 if s.recv(1) else 7)";
+    let answered = |uid: u32| {
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(&socket).uid(uid);
+        let output = python.output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::Ok((output.status.success(), said))
+    };
+    let (own, said) = answered(0)?;
+    ensure!(own, "{said}");
+    let (other, said) = answered(65_534)?;
+    ensure!(!other, "{said}");
+    let authority = mesh.authority.as_ref().context("it runs")?;
+    let mut log = authority.log();
+    log.until("ARX-ADMIN-REFUSED", 0).await?;
     Ok(())
 }

@@ -37,12 +37,10 @@ async fn code(house: &House, item: wire::IssueItem) -> String {
 async fn a_workload_s_token_becomes_a_certificate_that_verifies_and_stands_in_the_ledger() -> Outcome
 {
     let house = House::new().await?;
-    let issued = one(
-        &house,
-        house.item(token(house.token("arx", "shop", "web", "n1"))),
-    )
-    .await
-    .expect("issued");
+    let shown = house.token("arx", "shop", "web", "n1");
+    let issued = one(&house, house.item(token(shown.clone())))
+        .await
+        .expect("issued");
     assert_eq!(issued.spiffe_id, "spiffe://example.org/ns/shop/sa/web");
     let chain = CertChain::from_der_list(issued.chain.iter().map(|der| &der[..]))?;
     let peer = verify(&chain, &house.ca.trust.current(), house.clock.now())?;
@@ -59,6 +57,8 @@ async fn a_workload_s_token_becomes_a_certificate_that_verifies_and_stands_in_th
         "{}",
         records[0]
     );
+    let (_, secret) = shown.rsplit_once('.').expect("it is signed");
+    assert!(!records[0].contains(secret), "{}", records[0]);
     Ok(())
 }
 

@@ -17,6 +17,17 @@ fn an_agent_and_its_consumers_confirm_exactly_what_is_published() {
 }
 
 #[test]
+fn what_an_agent_says_confirms_nothing_for_another_node() {
+    let scene = Scene::new();
+    let _agent = scene.agent("n", vec![scene.acked(roots(1)), certificate(1, 5)]);
+    let gate = scene.confirmations(&[holder("n"), holder("other")], NOW);
+    let [open] = &gate.unconfirmed[..] else {
+        panic!("one is open: {gate:?}")
+    };
+    assert_eq!(&*open.node.node, "other");
+}
+
+#[test]
 fn a_node_that_only_the_ledger_knows_of_does_not_confirm() {
     let scene = Scene::new();
     let gate = scene.confirmations(&[holder("n")], NOW);
