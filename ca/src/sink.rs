@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use arx_daemon::files::write_atomically;
 use arx_daemon::ops::Condition;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
@@ -160,7 +162,7 @@ impl Sink {
         }) = piece.map_err(io::Error::other)?
         else {
             // Whoever is not there is noticed also while nothing happens.
-            if open.is_none() {
+            if open.as_ref().is_none_or(|it| !it.is_open()) {
                 *open = Some(self.open().await?);
             }
             self.is_well();
@@ -172,6 +174,9 @@ impl Sink {
         let Some(out) = open else { return Ok(true) };
         let written = tokio::time::timeout(DEADLINE, out.write(lines)).await;
         written.map_err(|_| io::Error::other("it took no line for 30 s"))??;
+        if !out.is_open() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let position = self.directory.join(POSITION);
         write_atomically(position, next.to_string().as_bytes(), 0o600).map_err(io::Error::other)?;
         if missed > 0 {
@@ -198,12 +203,12 @@ impl Sink {
         let opened = async {
             Ok(match &self.target {
                 Target::File(path) => {
-                    let mut options = File::options();
-                    let file = options.create(true).append(true).mode(0o600).open(path);
-                    Open::File(Arc::new(file?))
+                    let path = path.clone();
+                    let file = tokio::task::spawn_blocking(move || open_file(&path)).await;
+                    Open::File(Arc::new(file.map_err(io::Error::other)??))
                 }
-                Target::Unix(path) => Open::Stream(Box::new(UnixStream::connect(path).await?)),
-                Target::Tcp(address) => Open::Stream(Box::new(TcpStream::connect(address).await?)),
+                Target::Unix(path) => Open::Unix(UnixStream::connect(path).await?),
+                Target::Tcp(address) => Open::Tcp(TcpStream::connect(address).await?),
             })
         };
         let opened = tokio::time::timeout(DEADLINE, opened).await;
@@ -211,17 +216,67 @@ impl Sink {
     }
 }
 
+/// Opens a file at its end, which is that of a line: one that was cut off, by a full disk or a
+/// kill, is ended, and its record follows whole.
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = File::options();
+    options.create(true).append(true).read(true).mode(0o600);
+    options.custom_flags(flags.bits().cast_signed());
+    let mut file = options
+        .open(path)
+        .map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::LOOP) => io::Error::other(
+                "it is a symbolic link, and none is followed: name the file that it leads to",
+            ),
+            _ => error,
+        })?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(io::Error::other(
+            "it is no file: for a program that reads lines, say unix:/PATH or tcp:HOST:PORT",
+        ));
+    }
+    if about.len() > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file)
+}
+
 /// What is written to.
 enum Open {
     File(Arc<File>),
-    Stream(Box<dyn AsyncWrite + Send + Unpin>),
+    Unix(UnixStream),
+    Tcp(TcpStream),
 }
 
 impl Open {
-    /// Whether the file that is open is still the one of this name.
+    /// Whether somebody is there who takes lines. What a peer says is not heeded.
+    fn is_open(&self) -> bool {
+        let mut said = [0; 256];
+        loop {
+            let read = match self {
+                Self::File(_) => return true,
+                Self::Unix(stream) => stream.try_read(&mut said),
+                Self::Tcp(stream) => stream.try_read(&mut said),
+            };
+            match read {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    /// Whether what is open is still what is called so.
     fn is_there(&self, target: &Target) -> bool {
         let (Self::File(file), Target::File(path)) = (self, target) else {
-            return true;
+            return self.is_open();
         };
         let named = std::fs::metadata(path).map(|it| (it.dev(), it.ino()));
         let open = file.metadata().map(|it| (it.dev(), it.ino()));
@@ -232,13 +287,15 @@ impl Open {
         match self {
             Self::File(file) => {
                 let file = Arc::clone(file);
-                let written = tokio::task::spawn_blocking(move || (&*file).write_all(&lines));
+                // On the disk before it is noted how far this is.
+                let written = tokio::task::spawn_blocking(move || {
+                    (&*file).write_all(&lines)?;
+                    file.sync_data()
+                });
                 written.await.map_err(io::Error::other)?
             }
-            Self::Stream(stream) => {
-                stream.write_all(&lines).await?;
-                stream.flush().await
-            }
+            Self::Unix(stream) => stream.write_all(&lines).await,
+            Self::Tcp(stream) => stream.write_all(&lines).await,
         }
     }
 }

@@ -122,6 +122,69 @@ async fn a_file_that_is_moved_away_is_made_anew() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_line_that_was_cut_off_is_ended_and_its_record_follows_whole() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let ledger = ledger(directory.path());
+    let path = directory.path().join("gathered.jsonl");
+    std::fs::write(&path, "{\"index\":0}\n{\"index\":1,\"ev")?;
+    append(&ledger, 3).await?;
+    let sink = sink(path.to_str().ok_or("text")?, &ledger, directory.path());
+    let _kept = keep(&sink);
+    is_at(&sink, 3).await?;
+    let text = std::fs::read_to_string(&path)?;
+    assert_eq!(text.lines().count(), 5);
+    assert_eq!(numbers(&path), [0, 0, 1, 2]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_no_file_of_its_own_is_refused_and_never_waited_for() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let ledger = ledger(directory.path());
+    append(&ledger, 1).await?;
+    let elsewhere = directory.path().join("elsewhere");
+    std::fs::write(&elsewhere, "")?;
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&elsewhere, &link)?;
+    let pipe = directory.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode)?;
+    for (path, says) in [(&link, "symbolic link"), (&pipe, "no file")] {
+        let sink = sink(path.to_str().ok_or("text")?, &ledger, directory.path());
+        let _kept = keep(&sink);
+        let mut progress = sink.progress();
+        let told = progress.wait_for(|it| it.trouble.is_some()).await?;
+        let trouble = told.trouble.clone().unwrap_or_default();
+        assert!(trouble.contains(says), "{trouble}");
+    }
+    assert_eq!(std::fs::read_to_string(&elsewhere)?, "");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_peer_that_has_hung_up_is_noticed_before_anything_is_written_to_it() -> Outcome {
+    let directory = tempfile::tempdir()?;
+    let ledger = ledger(directory.path());
+    let path = directory.path().join("lines.sock");
+    let listener = UnixListener::bind(&path)?;
+    let target = format!("unix:{}", path.display());
+    let sink = sink(&target, &ledger, directory.path());
+    let _kept = keep(&sink);
+    append(&ledger, 1).await?;
+    let (stream, _) = listener.accept().await?;
+    let mut lines = BufReader::new(stream).lines();
+    lines.next_line().await?.ok_or("a line")?;
+    is_at(&sink, 1).await?;
+    drop(lines);
+    append(&ledger, 1).await?;
+    let (stream, _) = listener.accept().await?;
+    let line = BufReader::new(stream).lines().next_line().await?;
+    let value: Value = serde_json::from_str(&line.ok_or("a line")?)?;
+    assert_eq!(value["index"], 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_socket_that_is_away_is_told_of_and_gets_everything_when_it_is_there() -> Outcome {
     let directory = tempfile::tempdir()?;
     let ledger = ledger(directory.path());
