@@ -7,12 +7,14 @@ mod failure;
 mod follow;
 mod join;
 mod node;
+pub(crate) mod spread;
 
 pub(crate) use connect::Channel;
 pub use failure::CallFailure;
 pub(crate) use node::NodeId;
 
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::renewal;
 use crate::seed;
 use arx_daemon::Clock;
@@ -24,6 +26,8 @@ use arx_proto::node::v1::node_client::NodeClient;
 use arx_proto::node::v1::{AgentMessage, Hello, RenewalHint, TrustUpdate, Welcome};
 use bytes::Bytes;
 use connect::{ConnectError, Connection, Dial};
+use spread::{Replicas, Target};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -33,6 +37,8 @@ const PROTOCOL: u32 = 1;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// A connection that was to be replaced is, within this.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(2);
+/// The nodes of a replica that is away go to the others within this.
+const FAILOVER_SPREAD: Duration = Duration::from_secs(1);
 /// Sessions that ended before a Welcome until the node's certificate is suspected: with
 /// TLS 1.3 a refused client certificate looks like a lost connection.
 const SUSPICIOUS: u32 = 3;
@@ -158,6 +164,7 @@ pub(crate) struct Authority {
     pub(crate) events: mpsc::Sender<Event>,
     /// Well while Follow is up.
     pub(crate) condition: Condition,
+    pub(crate) metrics: Metrics,
 }
 
 /// The task at work.
@@ -171,6 +178,11 @@ struct Running {
     /// Sessions in a row that ended before a Welcome.
     unwelcome: u32,
     renewal: node::Renewal,
+    replicas: Replicas,
+    /// Whom this session is with.
+    at: Option<SocketAddr>,
+    /// Where the node belongs, to be gone to next: it has answered already.
+    next: Option<(NodeClient<Channel>, VerifiedPeer, SocketAddr)>,
 }
 
 impl Authority {
@@ -195,6 +207,9 @@ impl Authority {
                 refused: false,
                 unwelcome: 0,
                 renewal: node::Renewal::default(),
+                replicas: Replicas::default(),
+                at: None,
+                next: None,
             };
             tokio::select! {
                 () = running.run() => {}
@@ -213,7 +228,11 @@ impl Running {
             let wait = match session {
                 Ok(()) => {
                     failures = 0;
-                    RECONNECT_SPREAD.mul_f64(f64::from(self.draw() % 1000) / 1000.0)
+                    if self.next.is_some() {
+                        Duration::ZERO
+                    } else {
+                        self.within(RECONNECT_SPREAD)
+                    }
                 }
                 Err(error) => {
                     let was_up = self.client.send_replace(None).is_some();
@@ -227,13 +246,39 @@ impl Running {
                         .condition
                         .set_failing(error.code(), error.to_string());
                     let longest = self.setup.config.authority.longest_retry.get();
-                    let draw = u64::from(self.draw());
-                    renewal::backoff(failures, FIRST_RETRY.min(longest), longest, draw)
-                        .max(error.retry_after())
+                    let wait = if self.leaves() {
+                        self.within(FAILOVER_SPREAD.min(longest))
+                    } else {
+                        let draw = u64::from(self.draw());
+                        renewal::backoff(failures, FIRST_RETRY.min(longest), longest, draw)
+                    };
+                    wait.max(error.retry_after())
                 }
             };
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// After a failure: whether there is another replica that has not failed lately.
+    fn leaves(&mut self) -> bool {
+        let Some(failed) = self.at.take() else {
+            return false;
+        };
+        self.replicas.failed(failed);
+        let leaves = self.replicas.has_another();
+        if leaves {
+            self.setup.metrics.failovers.inc();
+            tracing::warn!(
+                code = "ARX-AGENT-FAILOVER",
+                address = %failed,
+                "this replica of the authority is left: the next one is tried"
+            );
+        }
+        leaves
+    }
+
+    fn within(&self, most: Duration) -> Duration {
+        most.mul_f64(f64::from(self.draw() % 1000) / 1000.0)
     }
 
     /// From connecting to the end of Follow; `Ok` if it is to be replaced by another.
@@ -244,8 +289,16 @@ impl Running {
             self.unwelcome = 0;
         }
         let svid = self.setup.svid.clone();
-        let connection = self.connect(svid.as_ref()).await?;
-        let (client, peer) = self.drive(connection);
+        let (client, peer) = match self.next.take() {
+            Some((client, peer, address)) => {
+                self.at = Some(address);
+                (client, peer)
+            }
+            None => {
+                let connection = self.connect(svid.as_ref()).await?;
+                self.drive(connection)
+            }
+        };
         self.unwelcome += 1;
         self.follow(client, peer).await
     }
@@ -257,11 +310,60 @@ impl Running {
         svid.is_none_or(|svid| svid.not_after() <= now)
     }
 
-    async fn connect(&self, svid: Option<&Svid>) -> Result<Connection, SessionError> {
+    /// To the replica that is the next one to be tried.
+    async fn connect(&mut self, svid: Option<&Svid>) -> Result<Connection, SessionError> {
+        self.at = None;
+        self.look_up().await?;
+        let Some(target) = self.replicas.choose() else {
+            return Err(SessionError::Lost("it has no address".to_owned()));
+        };
+        self.at = Some(target.address);
+        self.dial(&target, svid).await
+    }
+
+    async fn look_up(&mut self) -> Result<(), SessionError> {
+        let config = Arc::clone(&self.setup.config);
+        let found = self.replicas.look_up(&config.node, &config.authority).await;
+        found.map_err(|(address, error)| ConnectError::Unreachable { address, error }.into())
+    }
+
+    /// Connects to where the node belongs; whether it is to go there now.
+    async fn comes_back(&mut self) -> bool {
+        let sought = self.look_up().await;
+        let Some(target) = self
+            .replicas
+            .preferred()
+            .filter(|it| Some(it.address) != self.at)
+        else {
+            return false;
+        };
+        let svid = self.setup.svid.clone();
+        let answer = match sought {
+            Ok(()) => self.dial(&target, svid.as_ref()).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(connection) => {
+                tracing::info!(address = %target.address, "going back to the replica of this node");
+                self.replicas.is_well(target.address);
+                let (client, peer) = self.drive(connection);
+                self.next = Some((client, peer, target.address));
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the replica of this node does not answer: staying");
+                self.replicas.failed(target.address);
+                false
+            }
+        }
+    }
+
+    async fn dial(&self, target: &Target, svid: Option<&Svid>) -> Result<Connection, SessionError> {
         let anchors = self.anchors()?;
         let authority = &self.setup.config.authority;
         let dial = Dial {
-            address: &authority.address,
+            name: &target.name,
+            address: target.address,
             anchors: &anchors,
             svid,
             expected: &self.setup.ids.authority,

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Shorter certificates would be renewed without a pause.
 const SHORTEST_TTL: Duration = Duration::from_secs(5);
+/// Names are looked up one after another.
+const MOST_ADDRESSES: usize = 16;
 
 /// Everything that an agent is told.
 #[derive(Clone, Debug, Deserialize)]
@@ -59,8 +61,13 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Authority {
-    /// `host:port`. The name is only looked up: who answers is proved by its SPIFFE id.
+    /// `host:port`. The name is only looked up, anew before each connection, and may have several
+    /// addresses, one for each replica: who answers is proved by its SPIFFE id.
+    #[serde(default)]
     pub address: String,
+    /// The same for replicas without a common name.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// PEM roots that are trusted from the start; read again at each connect.
     pub bundle_file: PathBuf,
     /// The agent's own service-account token, to join with; read again at each join.
@@ -74,6 +81,19 @@ pub struct Authority {
     /// Upper end of the waits between attempts to connect.
     #[serde(default = "thirty_seconds")]
     pub longest_retry: Span,
+    /// An agent that is not where it belongs by its node's name tries to go there at a random
+    /// moment between this and twice this.
+    #[serde(default = "five_minutes")]
+    pub rebalance: Span,
+}
+
+impl Authority {
+    /// Every name that may lead to a replica.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let one = (!self.address.is_empty()).then_some(self.address.as_str());
+        one.into_iter()
+            .chain(self.addresses.iter().map(String::as_str))
+    }
 }
 
 /// `[socket]`
@@ -281,12 +301,32 @@ impl Config {
     }
 
     fn check_authority(&self, problems: &mut Problems<'_>) {
-        if let Err(reason) = host_and_port(&self.authority.address) {
+        let authority = &self.authority;
+        let several = !authority.addresses.is_empty();
+        if several && !authority.address.is_empty() {
             problems.add(
                 "authority.address",
-                reason,
-                "write it as ca.arx.svc:8443 or [::1]:8443",
+                "given, and authority.addresses too",
+                "put all into authority.addresses",
             );
+        }
+        if authority.addresses.len() > MOST_ADDRESSES {
+            problems.add(
+                "authority.addresses",
+                format!("more than {MOST_ADDRESSES}"),
+                "give one name that has several addresses as authority.address",
+            );
+        }
+        let key = if several {
+            "authority.addresses"
+        } else {
+            "authority.address"
+        };
+        let one = (!several).then_some(authority.address.as_str());
+        for name in one.into_iter().chain(authority.names().filter(|_| several)) {
+            if let Err(reason) = host_and_port(name) {
+                problems.add(key, reason, "write it as ca.arx.svc:8443 or [::1]:8443");
+            }
         }
         if let Err(reason) = self.bootstrap_bundle() {
             problems.add(
@@ -375,6 +415,7 @@ impl Config {
             ("authority.connect_timeout", self.authority.connect_timeout),
             ("authority.call_timeout", self.authority.call_timeout),
             ("authority.longest_retry", self.authority.longest_retry),
+            ("authority.rebalance", self.authority.rebalance),
         ] {
             if span.is_zero() {
                 problems.add(key, "no time at all", "give at least 1s");
@@ -509,6 +550,10 @@ fn twenty_seconds() -> Span {
 
 fn thirty_seconds() -> Span {
     Span::from_secs(30)
+}
+
+fn five_minutes() -> Span {
+    Span::from_secs(300)
 }
 
 fn many_connections() -> usize {

@@ -28,6 +28,11 @@ struct Renewal {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Follows {
+    replica: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Nack {
     resource: &'static str,
     reason: &'static str,
@@ -65,6 +70,8 @@ pub(crate) struct Metrics {
     pub(crate) workloads: Gauge,
     pub(crate) subscribers: Gauge,
     pub(crate) follow_connected: Gauge,
+    follows: Family<Follows, Gauge>,
+    pub(crate) failovers: Counter,
     pub(crate) cache_failures: Counter,
 }
 
@@ -84,6 +91,8 @@ impl Default for Metrics {
             workloads: Gauge::default(),
             subscribers: Gauge::default(),
             follow_connected: Gauge::default(),
+            follows: Family::default(),
+            failovers: Counter::default(),
             cache_failures: Counter::default(),
         }
     }
@@ -151,6 +160,16 @@ impl Metrics {
             self.follow_connected.clone(),
         );
         registry.register(
+            "authority_preferred",
+            "By the replica that was last connected to: 1 if it is the one of this node's order, 0 if that is away",
+            self.follows.clone(),
+        );
+        registry.register(
+            "authority_failovers",
+            "Times that a replica of the authority was left for another because it failed",
+            self.failovers.clone(),
+        );
+        registry.register(
             "cache_failures",
             "Writes of the sealed cache that failed",
             self.cache_failures.clone(),
@@ -178,6 +197,14 @@ impl Metrics {
 
     pub(crate) fn csi(&self, call: &'static str, code: &'static str) {
         self.csi.get_or_create(&Csi { call, code }).inc();
+    }
+
+    /// Only the last one is shown.
+    pub(crate) fn follows(&self, replica: &str, preferred: bool) {
+        self.follows.clear();
+        let replica = replica.chars().take(64).collect();
+        let labels = Follows { replica };
+        self.follows.get_or_create(&labels).set(preferred.into());
     }
 
     pub(crate) fn acked(&self, after: Duration) {

@@ -183,7 +183,7 @@ pub async fn start(
                 connections,
             },
             pods,
-            metrics,
+            metrics: metrics.clone(),
             condition: readiness.condition("kubelet"),
             drain,
             tasks: &tasks,
@@ -212,6 +212,7 @@ pub async fn start(
         trust,
         events: authority_events,
         condition,
+        metrics,
     }
     .start();
     let ears = Ears {

@@ -69,7 +69,7 @@ const AGENT: Program = Program {
         Ok(config) => Ok(format!("{config:?}")),
         Err(error) => Err(error.to_string()),
     },
-    alternatives: &["certificates.ttl", "pod_sockets"],
+    alternatives: &["authority.addresses", "certificates.ttl", "pod_sockets"],
 };
 
 /// A line of an example.

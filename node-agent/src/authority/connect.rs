@@ -10,6 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,8 +19,8 @@ use tonic::body::Body;
 use tower_service::Service;
 
 /// A dead peer is noticed after an interval and a timeout without an answer.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Answers are a few KiB for each certificate, 50 of them at a time.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -44,8 +45,10 @@ pub(crate) enum ConnectError {
 
 /// How to reach the authority, and what it must show.
 pub(crate) struct Dial<'a> {
-    /// `host:port`
-    pub(crate) address: &'a str,
+    /// `host:port` as it is configured, for the request and for people.
+    pub(crate) name: &'a str,
+    /// Where that is.
+    pub(crate) address: SocketAddr,
     /// Whoever one of these vouches for is believed.
     pub(crate) anchors: &'a [TrustBundle],
     /// What is shown to it; nothing when joining.
@@ -65,7 +68,7 @@ pub(crate) struct Connection {
 impl Dial<'_> {
     /// Connects, with TLS and HTTP/2 on top.
     pub(crate) async fn connect(&self) -> Result<Connection, ConnectError> {
-        let address = || self.address.to_owned();
+        let address = || self.shown();
         match tokio::time::timeout(self.timeout, self.attempt()).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ConnectError::Timeout {
@@ -76,7 +79,7 @@ impl Dial<'_> {
     }
 
     async fn attempt(&self) -> Result<Connection, ConnectError> {
-        let address = || self.address.to_owned();
+        let address = || self.shown();
         let tls = |error| ConnectError::Tls {
             address: address(),
             error,
@@ -115,12 +118,21 @@ impl Dial<'_> {
         })
     }
 
+    /// Name and address, once if they are the same.
+    fn shown(&self) -> String {
+        let address = self.address.to_string();
+        if address == self.name {
+            return address;
+        }
+        format!("{} ({address})", self.name)
+    }
+
     /// The address as an HTTP authority. It was checked to be `host:port`; what HTTP would
     /// not take of it is looked up all the same and goes by another name.
     fn origin(&self) -> Uri {
         let named = Uri::builder()
             .scheme("https")
-            .authority(self.address)
+            .authority(self.name)
             .path_and_query("/")
             .build();
         named.unwrap_or_else(|_| Uri::from_static("https://authority"))

@@ -26,7 +26,16 @@ impl Running {
             message: Some(agent_message::Message::Hello(self.hello())),
         });
         let outgoing = futures_util::stream::poll_fn(move |cx| outgoing.poll_recv(cx));
-        let timeout = self.setup.config.authority.call_timeout.get();
+        let authority = &self.setup.config.authority;
+        // One that hangs is left soon if there is another.
+        let timeout = if self.replicas.several() {
+            authority
+                .connect_timeout
+                .get()
+                .min(authority.call_timeout.get())
+        } else {
+            authority.call_timeout.get()
+        };
         let begun = tokio::time::timeout(timeout, async {
             let mut incoming = client.follow(outgoing).await?.into_inner();
             let first = incoming.message().await?;
@@ -44,7 +53,16 @@ impl Running {
         self.unwelcome = 0;
         self.client.send_replace(Some(client.clone()));
         self.setup.condition.set_ok();
-        tracing::info!(replica = welcome.replica_id, "connected to the authority");
+        let preferred = self.at.is_none_or(|at| {
+            self.replicas.is_well(at);
+            self.replicas.prefers(at)
+        });
+        self.setup.metrics.follows(&welcome.replica_id, preferred);
+        tracing::info!(
+            replica = welcome.replica_id,
+            preferred,
+            "connected to the authority"
+        );
         self.tell(Event::Following { welcome, up }).await;
         self.converse(&mut client, &peer, &mut incoming).await
     }
@@ -60,8 +78,15 @@ impl Running {
         let rejoin = std::sync::Arc::clone(&self.rejoin);
         let mut leave_at: Option<Instant> = None;
         let mut renew_at = Instant::now() + self.until_renewal();
+        let mut rebalance_at = Instant::now() + self.until_rebalance();
         loop {
             tokio::select! {
+                () = sleep_until(rebalance_at) => {
+                    if self.comes_back().await {
+                        return Ok(());
+                    }
+                    rebalance_at = Instant::now() + self.until_rebalance();
+                }
                 message = incoming.message() => match message {
                     Ok(Some(AuthorityMessage { message })) => match message {
                         Some(Message::Trust(update)) => self.tell(Event::Trust(update)).await,
@@ -124,6 +149,11 @@ impl Running {
                 }
             }
         }
+    }
+
+    fn until_rebalance(&self) -> Duration {
+        let least = self.setup.config.authority.rebalance.get();
+        least + self.within(least)
     }
 
     fn refused(&mut self, failure: CallFailure) -> SessionError {

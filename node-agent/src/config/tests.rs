@@ -284,3 +284,27 @@ fn an_empty_table_of_pod_sockets_is_enough() -> Result<(), Box<dyn std::error::E
     assert_eq!(pods.registration(), Path::new(registration));
     Ok(())
 }
+
+#[test]
+fn an_authority_has_one_name_or_a_list_of_them_and_never_both()
+-> Result<(), Box<dyn std::error::Error>> {
+    let one = "address = \"127.0.0.1:8443\"";
+    let directory = tempfile::tempdir()?;
+    let list = "addresses = [\"ca-0.ca:8443\", \"ca-1.ca:8443\"]";
+    let config = check(directory.path(), |text| text.replace(one, list))?;
+    let names: Vec<_> = config.authority.names().collect();
+    assert_eq!(names, ["ca-0.ca:8443", "ca-1.ca:8443"]);
+    let both = refused(|text| text.replace(one, &format!("{one}\n{list}")));
+    assert!(both.contains("authority.addresses too"), "{both}");
+    let wrong = refused(|text| text.replace(one, "addresses = [\"ca:8443\", \"ca\"]"));
+    assert!(
+        wrong.contains("authority.addresses: not host:port"),
+        "{wrong}"
+    );
+    let none = refused(|text| text.replace(one, ""));
+    assert!(none.contains("authority.address"), "{none}");
+    let many = format!("addresses = [{}]", "\"ca:1\",".repeat(17));
+    let many = refused(|text| text.replace(one, &many));
+    assert!(many.contains("more than 16"), "{many}");
+    Ok(())
+}

@@ -1,6 +1,7 @@
 //! A whole agent between an authority and proxies, all over real sockets.
 
 mod pods;
+mod replicas;
 
 use super::*;
 use crate::testing::proxy::{Proxy, Stream};
@@ -18,6 +19,7 @@ use tonic::Code;
 /// A node: its directory, and the agent while it runs.
 struct Node {
     directory: tempfile::TempDir,
+    /// Its addresses, with a space between.
     authority: String,
     extra: String,
     drain: Drain,
@@ -30,27 +32,37 @@ impl Node {
     }
 
     async fn with(ca: &server::Running, extra: &str) -> Self {
+        let mut node = Self::prepare(ca, extra);
+        node.begin().await;
+        node
+    }
+
+    fn prepare(ca: &server::Running, extra: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
         let root = ca.mind().authority.root.pem();
         std::fs::write(path("bundle.pem"), root).expect("writable");
         std::fs::write(path("token"), testing::JWT).expect("writable");
-        let mut node = Self {
+        Self {
             directory,
             authority: ca.ca.address.clone(),
             extra: extra.to_owned(),
             drain: Drain::new(GRACE),
             running: None,
-        };
-        node.begin().await;
-        node
+        }
     }
 
     fn config(&self) -> Config {
         let path = self.directory.path().join("agent.toml");
         let (directory, authority, extra) = (
             self.directory.path().display(),
-            &self.authority,
+            match self.authority.split_once(' ') {
+                None => format!("address = \"{}\"", self.authority),
+                Some(_) => format!(
+                    "addresses = [\"{}\"], rebalance = \"100ms\", connect_timeout = \"500ms\"",
+                    self.authority.replace(' ', "\", \"")
+                ),
+            },
             &self.extra,
         );
         let text = format!(
@@ -58,7 +70,7 @@ impl Node {
             trust_domain = "example.org"
             cluster = "demo"
             node = "node-1"
-            authority = {{ address = "{authority}", bundle_file = "{directory}/bundle.pem", token_file = "{directory}/token", longest_retry = "200ms" }}
+            authority = {{ {authority}, bundle_file = "{directory}/bundle.pem", token_file = "{directory}/token", longest_retry = "200ms" }}
             socket = {{ path = "{directory}/sds.sock" }}
             state = {{ directory = "{directory}/state", cache_key_file = "{directory}/run/cache.key" }}
             ops = {{ address = "127.0.0.1:0" }}

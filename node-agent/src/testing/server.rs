@@ -117,6 +117,11 @@ impl Running {
         *self = Self::listen(&self.ca.address, Arc::clone(&self.ca.mind)).await;
     }
 
+    /// Another replica of the same authority.
+    pub(crate) async fn beside(&self, address: &str) -> Self {
+        Self::listen(address, Arc::clone(&self.ca.mind)).await
+    }
+
     pub(crate) fn mind(&self) -> MutexGuard<'_, Mind> {
         self.ca.mind()
     }
