@@ -1,0 +1,107 @@
+//! Agents that know several replicas of their authority.
+
+use anyhow::Context as _;
+use arx_daemon::files::write_atomically;
+use arx_tests::etcd::Etcd;
+use arx_tests::mesh::{Mesh, Options};
+use arx_tests::pair::Pair;
+use arx_tests::process::until;
+use rustix::process::Signal;
+
+const REPLICAS: usize = 3;
+
+/// Replicas of one authority, and two nodes whose agents know all of them.
+struct Several {
+    pair: Pair,
+    /// The second one and the third.
+    others: Vec<Mesh>,
+    _etcd: Etcd,
+}
+
+impl Several {
+    async fn start() -> anyhow::Result<Self> {
+        let etcd = Etcd::start(1).await?;
+        let mut meshes = Vec::new();
+        for n in 0..REPLICAS {
+            let mut mesh = Mesh::prepare(Options {
+                replica: Some(format!("ca-{n}")),
+                authority: etcd.config(),
+                ..Options::default()
+            })?;
+            let key = [7, 5, 3, 2].repeat(8);
+            write_atomically(mesh.directory.join("seal.key"), &key, 0o600)?;
+            if let Some(first) = meshes.first() {
+                // The same cluster.
+                let keys = |mesh: &Mesh| mesh.directory.join("jwks.json");
+                std::fs::copy(keys(first), keys(&mesh))?;
+            }
+            mesh.start_authority().await?;
+            meshes.push(mesh);
+        }
+        let ports: Vec<_> = meshes.iter().map(|it| it.node_port).collect();
+        let addresses: Vec<_> = ports
+            .iter()
+            .map(|it| format!("\"127.0.0.1:{it}\""))
+            .collect();
+        let known = format!("addresses = [{}]\nrebalance = \"1s\"", addresses.join(", "));
+        let first = meshes.remove(0);
+        let mut pair = Pair::over(first, |_| {}).await?;
+        for agent in &mut pair.agents {
+            agent.stop().await?;
+            let text = std::fs::read_to_string(&agent.config)?;
+            let one = format!("address = \"127.0.0.1:{}\"", pair.mesh.node_port);
+            write_atomically(&agent.config, text.replace(&one, &known).as_bytes(), 0o644)?;
+            agent.start().await?;
+        }
+        let several = Self {
+            pair,
+            others: meshes,
+            _etcd: etcd,
+        };
+        several.follow_among(&[true; REPLICAS]).await?;
+        Ok(several)
+    }
+
+    fn replica(&self, n: usize) -> &Mesh {
+        match n.checked_sub(1) {
+            None => &self.pair.mesh,
+            Some(n) => &self.others[n],
+        }
+    }
+
+    /// Agents that are connected to those that are asked.
+    async fn agents(&self, asked: &[bool]) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for (n, asked) in asked.iter().enumerate() {
+            if *asked {
+                sum += u64::from(self.replica(n).status().await?.agents_connected);
+            }
+        }
+        Ok(sum)
+    }
+
+    async fn follow_among(&self, asked: &[bool]) -> anyhow::Result<()> {
+        until("every agent is at a replica", || async {
+            Ok(self.agents(asked).await? == 2)
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn whichever_replica_hangs_its_agents_are_at_the_others_and_no_request_is_lost()
+-> anyhow::Result<()> {
+    let several = Several::start().await?;
+    let load = several.pair.load();
+    for n in 0..REPLICAS {
+        let mut asked = [true; REPLICAS];
+        asked[n] = false;
+        let process = several.replica(n).authority.as_ref().context("it runs")?;
+        process.signal(Signal::STOP)?;
+        several.follow_among(&asked).await?;
+        process.signal(Signal::CONT)?;
+        several.follow_among(&[true; REPLICAS]).await?;
+    }
+    load.stop().await.without_failure()?;
+    several.pair.talks().await
+}
