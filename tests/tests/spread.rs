@@ -6,6 +6,7 @@ use arx_tests::etcd::Etcd;
 use arx_tests::mesh::{Mesh, Options};
 use arx_tests::pair::Pair;
 use arx_tests::process::until;
+use arx_tests::rotating::{quickly, reaches, rotate};
 use rustix::process::Signal;
 
 const REPLICAS: usize = 3;
@@ -69,6 +70,28 @@ impl Several {
         }
     }
 
+    fn replica_mut(&mut self, n: usize) -> &mut Mesh {
+        match n.checked_sub(1) {
+            None => &mut self.pair.mesh,
+            Some(n) => &mut self.others[n],
+        }
+    }
+
+    /// Without the replica `n`, which is away, every agent is at another.
+    async fn without(&self, n: usize) -> anyhow::Result<()> {
+        let mut asked = [true; REPLICAS];
+        asked[n] = false;
+        self.follow_among(&asked).await
+    }
+
+    /// The replica `n` begins again.
+    async fn is_back(&mut self, n: usize) -> anyhow::Result<()> {
+        let replica = self.replica_mut(n);
+        replica.spawn_authority()?;
+        replica.authority_is_ready().await?;
+        self.follow_among(&[true; REPLICAS]).await
+    }
+
     /// Agents that are connected to those that are asked.
     async fn agents(&self, asked: &[bool]) -> anyhow::Result<u64> {
         let mut sum = 0;
@@ -94,13 +117,47 @@ async fn whichever_replica_hangs_its_agents_are_at_the_others_and_no_request_is_
     let several = Several::start().await?;
     let load = several.pair.load();
     for n in 0..REPLICAS {
-        let mut asked = [true; REPLICAS];
-        asked[n] = false;
         let process = several.replica(n).authority.as_ref().context("it runs")?;
         process.signal(Signal::STOP)?;
-        several.follow_among(&asked).await?;
+        several.without(n).await?;
         process.signal(Signal::CONT)?;
         several.follow_among(&[true; REPLICAS]).await?;
+    }
+    load.stop().await.without_failure()?;
+    several.pair.talks().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_rolling_upgrade_in_a_rotation_loses_no_request_and_no_confirmation() -> anyhow::Result<()>
+{
+    let mut several = Several::start().await?;
+    let load = several.pair.load();
+    let mut slowly = quickly();
+    slowly.window_ms = Some(20_000);
+    rotate(several.replica(0), slowly).await?;
+    for n in 0..REPLICAS {
+        several.replica_mut(n).stop_authority().await?;
+        several.without(n).await?;
+        several.is_back(n).await?;
+    }
+    let done = reaches(several.replica(0), "done", |it| it.phase == "done").await?;
+    anyhow::ensure!(done.forced.is_empty(), "{done:#?}");
+    load.stop().await.without_failure()?;
+    several.pair.talks().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn whichever_replica_is_killed_in_a_rotation_no_request_is_lost_and_no_confirmation()
+-> anyhow::Result<()> {
+    let mut several = Several::start().await?;
+    let load = several.pair.load();
+    for n in 0..REPLICAS {
+        rotate(several.replica((n + 1) % REPLICAS), quickly()).await?;
+        several.replica_mut(n).kill_authority().await?;
+        several.without(n).await?;
+        several.is_back(n).await?;
+        let done = reaches(several.replica(n), "done", |it| it.phase == "done").await?;
+        anyhow::ensure!(done.forced.is_empty(), "{done:#?}");
     }
     load.stop().await.without_failure()?;
     several.pair.talks().await
