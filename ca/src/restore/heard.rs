@@ -15,8 +15,9 @@ use crate::state::{Ahead, Heard, NAMED, Nodes, Restored, hash_of};
 
 /// Bundles that are told of; a fleet has one, or two while it changes.
 const BUNDLES: usize = 8;
-/// Roots that an agent may name: a bundle has two while it changes.
-const MOST_ROOTS: usize = 16;
+/// Roots that an agent may name: as many as a bundle may have, for one that is not looked at may be
+/// the one that signs, or one that is not known here.
+const MOST_ROOTS: usize = 100;
 /// Agents that are remembered.
 const MOST: usize = 100_000;
 /// Epochs that may have gone by unknown: each was begun by an operator who had lost a state.
@@ -388,5 +389,36 @@ mod tests {
         let is_believed = |sequence| said(sequence, 12, &[1]).is_believed(&ours);
         assert!(is_believed(at(1 + EPOCHS, 1)) && !is_believed(at(2 + EPOCHS, 1)));
         assert!(is_believed(at(0, 0)) && !is_believed(at(1, u64::MAX)));
+    }
+
+    #[test]
+    fn every_root_of_the_largest_bundle_is_looked_at() {
+        let known: Vec<KeyId> = (0..100).map(id).collect();
+        let ours = Ours {
+            sequence: Sequence::default(),
+            sha256: [1; 32],
+            roots: known.clone(),
+            active: id(99),
+            known: Sequence::default(),
+        };
+        let says = |roots: &[KeyId]| {
+            let position = wire::TrustPosition {
+                kind: wire::TrustKind::X509Roots.into(),
+                sequence: Some(wire::Sequence::default()),
+                sha256: vec![2; 32].into(),
+            };
+            let roots = roots.iter().map(|id| id.as_bytes().to_vec().into());
+            let hello = wire::Hello {
+                trust: vec![position],
+                root_key_ids: roots.collect(),
+                ..wire::Hello::default()
+            };
+            Said::of(&hello).expect("it has roots")
+        };
+        assert!(says(&known).agrees(&ours), "the last one signs");
+        let mut foreign = known;
+        foreign[50] = id(99);
+        foreign[99] = id(200);
+        assert!(!says(&foreign).agrees(&ours), "the last one is not known");
     }
 }
