@@ -509,6 +509,25 @@ async fn what_was_written_since_it_was_last_seen_is_not_undone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn few_objects_are_written_at_a_time_and_each_some_time_after_the_one_before() {
+    let mut running = Running::new(OWN).await;
+    let _watches = running.listed(&["a", "b", "c", "d", "e", "f"]).await;
+    let mut under_way = vec![running.next().await];
+    let began = Instant::now();
+    for _ in 1..4 {
+        under_way.push(running.next().await);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(150), "{began:?}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(running.asked.try_recv().is_err(), "four at a time");
+    let written = under_way.remove(0);
+    let mut applied = written.body.clone();
+    applied["metadata"]["namespace"] = json!("a");
+    written.whole(200, &applied);
+    assert_eq!(running.next().await.method, Method::PATCH);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_api_server_that_has_too_much_to_do_is_asked_again_later() {
     let mut running = Running::new(OWN).await;
     let _watches = running.listed(&["shop"]).await;
