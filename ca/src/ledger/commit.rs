@@ -112,6 +112,15 @@ pub(super) struct Segments {
     pub(super) sequence: (u64, u64),
 }
 
+impl Segments {
+    /// All of them, the oldest first: number, and how much of it is durable.
+    pub(super) fn durable(&self) -> Vec<(u32, u64)> {
+        let mut all = self.sealed.clone();
+        all.push((self.active, self.length));
+        all
+    }
+}
+
 /// The writing end, owned by the thread.
 pub(super) struct Writer {
     pub(super) file: File,

@@ -15,12 +15,7 @@ impl Ledger {
     /// What keeps a segment from being read.
     pub fn had(&self, records: u64, hash: &[u8; 32]) -> Result<bool, Error> {
         let directory = &self.0.directory;
-        let all = {
-            let segments = self.0.commits.segments();
-            let mut all = segments.sealed.clone();
-            all.push((segments.active, segments.length));
-            all
-        };
+        let all = self.0.commits.segments().durable();
         for (number, length) in all.into_iter().rev() {
             let (file, path) = match segment::open(directory, number, false) {
                 Err(_) if segment::is_pruned(directory, number) => return Ok(false),

@@ -15,12 +15,7 @@ impl Ledger {
     /// What keeps a segment from being read.
     pub fn published(&self, sequence: Sequence) -> Result<Option<Published>, Error> {
         let directory = &self.0.directory;
-        let all = {
-            let segments = self.0.commits.segments();
-            let mut all = segments.sealed.clone();
-            all.push((segments.active, segments.length));
-            all
-        };
+        let all = self.0.commits.segments().durable();
         let wanted = (sequence.epoch, sequence.number);
         for (number, length) in all.into_iter().rev() {
             let (file, path) = match segment::open(directory, number, false) {

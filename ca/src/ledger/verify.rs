@@ -37,9 +37,7 @@ impl Ledger {
     pub fn verify(&self) -> Result<Report, Error> {
         let (mut segments, domain) = {
             let segments = self.0.commits.segments();
-            let mut all = segments.sealed.clone();
-            all.push((segments.active, segments.length));
-            (all, segments.trust_domain.clone())
+            (segments.durable(), segments.trust_domain.clone())
         };
         verify(&self.0.directory, &mut segments, &domain)
     }

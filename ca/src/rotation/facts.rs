@@ -108,8 +108,7 @@ pub fn digest(rotation: &Rotation, obstacles: &[Obstacle]) -> Option<[u8; 32]> {
     }
     let unnamed = |it: &Obstacle| (it.unnamed > 0).then(|| it.unnamed.to_string());
     let unnamed: Vec<_> = obstacles.iter().map(unnamed).collect();
-    let mut names: Vec<_> = obstacles.iter().zip(&unnamed).collect();
-    let mut names: Vec<Vec<&str>> = (names.drain(..))
+    let mut names: Vec<Vec<&str>> = (obstacles.iter().zip(&unnamed))
         .map(|(it, more)| it.name().into_iter().chain(more.as_deref()).collect())
         .collect();
     names.sort_unstable();
