@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use arx_ca::store::{Etcd as Store, EtcdOptions, Store as _};
 use arx_daemon::config::Span;
+use arx_daemon::files::write_atomically;
 
 use crate::kube::programs;
+use crate::mesh::{Mesh, Options};
 use crate::openssl::{Ca, openssl};
 use crate::process::{Process, free_port, until};
 
@@ -116,6 +118,22 @@ impl Etcd {
             prefix: prefix.to_owned(),
             deadline: Span::from_secs(5),
         })?)
+    }
+
+    /// One of several replicas of an authority that keeps its state here, not started yet. All
+    /// have the same key for it.
+    ///
+    /// # Errors
+    /// If it cannot be prepared.
+    pub fn replica(&self, name: &str) -> anyhow::Result<Mesh> {
+        let mesh = Mesh::prepare(Options {
+            replica: Some(name.to_owned()),
+            authority: self.config(),
+            ..Options::default()
+        })?;
+        let key = [7, 5, 3, 2].repeat(8);
+        write_atomically(mesh.directory.join("seal.key"), &key, 0o600)?;
+        Ok(mesh)
     }
 
     /// A table of an authority's configuration, by which it keeps its state here.

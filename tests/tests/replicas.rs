@@ -4,7 +4,7 @@ use anyhow::{Context as _, ensure};
 use arx_daemon::files::write_atomically;
 use arx_proto::admin::v1::DenyRequest;
 use arx_tests::etcd::Etcd;
-use arx_tests::mesh::{Mesh, Options};
+use arx_tests::mesh::Mesh;
 use arx_tests::pair::Pair;
 use arx_tests::process::until;
 use arx_tests::rotating::{abort, quickly, reaches, roots, rotate};
@@ -19,22 +19,11 @@ struct Two {
     _etcd: Etcd,
 }
 
-fn replica(etcd: &Etcd, name: &str) -> anyhow::Result<Mesh> {
-    let mesh = Mesh::prepare(Options {
-        replica: Some(name.to_owned()),
-        authority: etcd.config(),
-        ..Options::default()
-    })?;
-    let key = [7, 5, 3, 2].repeat(8);
-    write_atomically(mesh.directory.join("seal.key"), &key, 0o600)?;
-    Ok(mesh)
-}
-
 impl Two {
     async fn start() -> anyhow::Result<Self> {
         let etcd = Etcd::start(1).await?;
-        let mut one = replica(&etcd, "ca-1")?;
-        let mut other = replica(&etcd, "ca-2")?;
+        let mut one = etcd.replica("ca-1")?;
+        let mut other = etcd.replica("ca-2")?;
         // The same cluster.
         let keys = |mesh: &Mesh| mesh.directory.join("jwks.json");
         std::fs::copy(keys(&one), keys(&other))?;

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use arx_daemon::files::write_atomically;
 use arx_tests::etcd::Etcd;
 use arx_tests::mesh::{Mesh, Options, TRUST_DOMAIN};
 use arx_tests::pair::Pair;
@@ -409,22 +408,11 @@ async fn a_running_authority_says_that_its_state_file_was_moved_away_and_loses_n
     Ok(())
 }
 
-fn replica(etcd: &Etcd, name: &str) -> anyhow::Result<Mesh> {
-    let mesh = Mesh::prepare(Options {
-        replica: Some(name.to_owned()),
-        authority: etcd.config(),
-        ..Options::default()
-    })?;
-    let key = [7, 5, 3, 2].repeat(8);
-    write_atomically(mesh.directory.join("seal.key"), &key, 0o600)?;
-    Ok(mesh)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_backup_that_one_replica_makes_knows_of_the_agents_of_the_other() -> anyhow::Result<()> {
     let etcd = Etcd::start(1).await?;
-    let mut one = replica(&etcd, "ca-1")?;
-    let mut other = replica(&etcd, "ca-2")?;
+    let mut one = etcd.replica("ca-1")?;
+    let mut other = etcd.replica("ca-2")?;
     one.start_authority().await?;
     other.start_authority().await?;
     let _here = one.agent("n1").await?;

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use arx_daemon::files::write_atomically;
 use arx_tests::etcd::Etcd;
-use arx_tests::mesh::{Mesh, Options};
+use arx_tests::mesh::Mesh;
 use arx_tests::pair::Pair;
 use arx_tests::process::until;
 use arx_tests::rotating::{quickly, reaches, rotate};
@@ -24,13 +24,7 @@ impl Several {
         let etcd = Etcd::start(1).await?;
         let mut meshes = Vec::new();
         for n in 0..REPLICAS {
-            let mut mesh = Mesh::prepare(Options {
-                replica: Some(format!("ca-{n}")),
-                authority: etcd.config(),
-                ..Options::default()
-            })?;
-            let key = [7, 5, 3, 2].repeat(8);
-            write_atomically(mesh.directory.join("seal.key"), &key, 0o600)?;
+            let mut mesh = etcd.replica(&format!("ca-{n}"))?;
             if let Some(first) = meshes.first() {
                 // The same cluster.
                 let keys = |mesh: &Mesh| mesh.directory.join("jwks.json");

@@ -3,27 +3,15 @@
 use std::time::Instant;
 
 use anyhow::Context as _;
-use arx_daemon::files::write_atomically;
 
 use super::Effort;
 use super::figure::{Figure, Goal, median};
 use crate::etcd::Etcd;
-use crate::mesh::{Mesh, Options};
+use crate::mesh::Mesh;
 use crate::rotating::{quickly, reaches, rotate};
 
 /// How long the lease lasts.
 const LEASE: f64 = 6.0;
-
-fn replica(etcd: &Etcd, name: &str) -> anyhow::Result<Mesh> {
-    let mesh = Mesh::prepare(Options {
-        replica: Some(name.to_owned()),
-        authority: etcd.config(),
-        ..Options::default()
-    })?;
-    let key = [7, 5, 3, 2].repeat(8);
-    write_atomically(mesh.directory.join("seal.key"), &key, 0o600)?;
-    Ok(mesh)
-}
 
 /// From the leader's death to the next step of its rotation by the other. An agent of the other
 /// joins meanwhile.
@@ -31,8 +19,8 @@ pub(crate) async fn leader(effort: Effort) -> anyhow::Result<Vec<Figure>> {
     let (mut seconds, mut joins) = (vec![], vec![]);
     for repetition in 0..effort.repetitions {
         let etcd = Etcd::start(1).await?;
-        let mut one = replica(&etcd, "ca-1")?;
-        let mut other = replica(&etcd, "ca-2")?;
+        let mut one = etcd.replica("ca-1")?;
+        let mut other = etcd.replica("ca-2")?;
         let keys = |mesh: &Mesh| mesh.directory.join("jwks.json");
         std::fs::copy(keys(&one), keys(&other))?;
         one.start_authority().await?;
