@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use arx_identity::{CertChain, PrivateKey, Svid};
+use arx_identity::{CertChain, Certificate, PrivateKey, Svid};
 use arx_proto::envoy::config::core::v3::{DataSource, Node, data_source::Specifier};
 use arx_proto::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use arx_proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
@@ -229,6 +229,18 @@ pub fn svid(secret: &Secret) -> anyhow::Result<Svid> {
     };
     let key = PrivateKey::from_pem(inline(certificate.private_key.as_ref())?)?;
     Ok(Svid::new(chain(secret)?, Arc::new(key))?)
+}
+
+/// The roots of a secret.
+///
+/// # Errors
+/// If it holds none.
+pub fn trusted(secret: &Secret) -> anyhow::Result<Vec<Certificate>> {
+    let Some(secret::Type::ValidationContext(context)) = &secret.r#type else {
+        bail!("{} is not of roots", secret.name);
+    };
+    let pem = inline(context.trusted_ca.as_ref())?;
+    Ok(Certificate::list_from_pem(pem)?)
 }
 
 fn inline(source: Option<&DataSource>) -> anyhow::Result<&str> {
