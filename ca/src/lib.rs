@@ -8,6 +8,7 @@ pub mod authority;
 pub mod ca;
 pub mod caller;
 pub mod check;
+mod checkpoint;
 pub mod config;
 pub mod denial;
 mod dial;

@@ -25,7 +25,7 @@ pub(crate) use self::backup::Made;
 pub use self::command::command;
 use self::heard::Ours;
 pub(crate) use self::heard::Said;
-pub(crate) use self::history::{HistoryError, ledgers_word, note_history};
+pub(crate) use self::history::{ledgers_word, note_history};
 pub(crate) use self::open::Word;
 pub use self::put::{PutBack, PutError, put_back};
 use crate::caller::NodeName;

@@ -41,6 +41,7 @@ use crate::rotation::{self, Rotator};
 use crate::serve::{Answers as Answered, Nodes};
 use crate::share::Shares;
 use crate::sink::{self, Sink};
+use crate::state::LedgerLost;
 use crate::token::Tokens;
 use door::Door;
 use keep::Conditions;
@@ -180,6 +181,7 @@ impl Process {
             parts.authority.root_key_id(),
         )
         .await?;
+        let lost = parts.lost;
         let ca = Arc::new(Ca {
             trust_domain: config.trust_domain.clone(),
             replica: parts.replica.clone(),
@@ -245,6 +247,7 @@ impl Process {
             _ops: ops,
         };
         this.keep(conditions);
+        this.keep_history(lost);
         this.serve(server, serving, listener);
         this.show(page, place, listener_of_page);
         tracing::info!(
@@ -394,6 +397,20 @@ impl Process {
         self.until_drained("token keys", keep::keep_keys(Arc::clone(ca)));
     }
 
+    /// What is known of what was issued.
+    fn keep_history(&self, lost: Option<LedgerLost>) {
+        let ca = &self.ca;
+        let noting = Arc::clone(ca);
+        self.until_drained("checkpoints", async move {
+            noting.keep_checkpoints().await;
+        });
+        if let Some(lost) = lost {
+            let condition = ca.readiness.condition("ledger history");
+            let watching = keep::watch_history(Arc::clone(ca), lost, condition);
+            self.until_drained("ledger history", watching);
+        }
+    }
+
     /// Renews the intermediate and the serving certificate.
     fn keep_authority(&self, server: Arc<tls::Server>, serving: Svid) {
         let ca = Arc::clone(&self.ca);
@@ -458,6 +475,7 @@ impl Process {
         }
         let _cut = self.tasks.finish().await;
         let _gone = std::fs::remove_file(&self.config.admin.socket);
+        self.ca.note_last_checkpoint().await;
         let ca = Arc::clone(&self.ca);
         let _closed = tokio::task::spawn_blocking(move || ca.ledger.close()).await;
         tracing::info!("authority has ended");

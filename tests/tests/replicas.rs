@@ -2,13 +2,15 @@
 
 use anyhow::{Context as _, ensure};
 use arx_daemon::files::write_atomically;
-use arx_proto::admin::v1::DenyRequest;
+use arx_proto::admin::v1::{DenyRequest, Unconfirmed};
 use arx_tests::etcd::Etcd;
 use arx_tests::mesh::Mesh;
 use arx_tests::pair::Pair;
 use arx_tests::process::until;
-use arx_tests::rotating::{abort, quickly, reaches, roots, rotate};
+use arx_tests::rotating::{abort, force, quickly, reaches, roots, rotate};
 use arx_tests::sds::Connection;
+use arx_tests::web;
+use http::StatusCode;
 use rustix::process::Signal;
 
 /// Two nodes with an Envoy each, at two replicas of an authority: `n1` at the first, which has all
@@ -129,6 +131,35 @@ async fn a_leader_that_was_stopped_finds_what_another_has_decided_meanwhile_and_
     ensure!(roots(&two.other).await? == before && roots(&two.pair.mesh).await? == before);
     rotate(&two.pair.mesh, quickly()).await?;
     reaches(&two.other, "done", |it| it.phase == "done").await?;
+    load.stop().await.without_failure()?;
+    two.pair.talks().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_replica_whose_ledger_was_lost_is_named_and_waited_for_also_by_the_others()
+-> anyhow::Result<()> {
+    let mut two = Two::start().await?;
+    let load = two.pair.load();
+    two.other.stop_authority().await?;
+    std::fs::remove_dir_all(two.other.directory.join("authority/ledger"))?;
+    // Another start forgets nothing of it.
+    for _ in 0..2 {
+        two.other.spawn_authority()?;
+        two.other.authority_is_ready().await?;
+        let (status, body) = web::get(two.other.ops_port, "/readyz").await?;
+        ensure!(status == StatusCode::OK, "{status} {body}");
+        ensure!(body.contains("ARX-LEDGER-LOST"), "{body}");
+        two.other.kill_authority().await?;
+    }
+    two.other.spawn_authority()?;
+    two.other.authority_is_ready().await?;
+    let is_lost = |it: &Unconfirmed| it.node == "ca-2" && it.reason == "history-lost";
+    rotate(&two.pair.mesh, quickly()).await?;
+    for phase in ["distribute", "reissue", "retire"] {
+        force(&two.pair.mesh, phase, is_lost).await?;
+    }
+    let done = reaches(&two.pair.mesh, "done", |it| it.phase == "done").await?;
+    ensure!(done.forced.len() == 3, "{done:#?}");
     load.stop().await.without_failure()?;
     two.pair.talks().await
 }

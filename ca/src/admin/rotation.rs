@@ -472,7 +472,8 @@ async fn planned(ca: &Ca, terms: &Terms, made_here: bool, now: SystemTime) -> wi
     let below = ca.below_apart(ca.authority.root_key_id(), now).await;
     // Where the state can't be read, nothing begins either.
     blockers.extend(below.map(|(_, away)| away).unwrap_or_default());
-    blockers.extend(ca.history_lost(now));
+    let replicas = ca.state.replicas().await.unwrap_or_default();
+    blockers.extend(ca.history_lost(&replicas, now));
     let step = |phase: Phase, at_least: Duration, why: &str| wire::PlannedPhase {
         phase: phase.as_str().to_owned(),
         at_least_ms: millis(at_least),

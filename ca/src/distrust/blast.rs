@@ -49,7 +49,7 @@ impl Ca {
         let gate = self.fleet.users_of(&root, &holders, Gone::ShownOnce, now);
         let mut fails: Vec<_> = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
         fails.extend(below);
-        fails.extend(self.history_lost(now));
+        fails.extend(self.history_lost(&self.state.replicas().await?, now));
         Ok(Blast {
             fails: self.with_identities(fails, now),
             certificates: live.count_under_root(&root, now),
@@ -73,7 +73,7 @@ impl Ca {
             .confirmations(&self.trust.current(), &holders, now);
         let mut waiting: Vec<_> = gate.unconfirmed.into_iter().map(Obstacle::from).collect();
         waiting.extend(away);
-        waiting.extend(self.history_lost(now));
+        waiting.extend(self.history_lost(&self.state.replicas().await?, now));
         let Apart { waits, denied } = self.denied_apart(waiting, now).await;
         Ok(Blast {
             fails: self.with_identities(waits, now),

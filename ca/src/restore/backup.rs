@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::frame::{self, Wrong};
 use crate::ca::Ca;
+use crate::checkpoint;
 use crate::hex::Hex;
 use crate::ledger;
 use crate::refusal::{Fault, Refusal};
@@ -190,7 +191,6 @@ impl Ca {
         self.restore.is_open()?;
         let (agents, silent) = self.count_nodes(now).await?;
         let entries = at_rest(&self.state).await?;
-        let ledger::Status { records, head, .. } = self.ledger.status();
         let sequence = self.trust.current().sequence();
         let restored = crate::state::Restored::KIND;
         let since = now.duration_since(SystemTime::UNIX_EPOCH);
@@ -200,10 +200,7 @@ impl Ca {
             made_ms: u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX),
             software: self.software.to_owned(),
             replica: self.replica.to_string(),
-            ledger: LedgerMark {
-                record: records,
-                hash: head,
-            },
+            ledger: checkpoint::mark(&self.ledger),
             agents,
             sequence: (sequence.epoch, sequence.number),
             values: entries

@@ -20,8 +20,8 @@ use crate::ca::Ca;
 use crate::ledger;
 use crate::refusal::{Fault, Refusal};
 use crate::state::{
-    Decision, Document as _, Initiator, KeyPlace, Kind, Loaded, Phase, ReplicaDocument, Report,
-    Root, RootName, RootState, Rotation, Rotations, StateError, Terms,
+    Decision, Document as _, Gate, Initiator, KeyPlace, Kind, Loaded, Phase, ReplicaDocument,
+    Report, Root, RootName, RootState, Rotation, Rotations, StateError, Terms,
 };
 use crate::trust::TrustError;
 
@@ -63,6 +63,8 @@ pub struct Rotator {
     told: Mutex<Option<Told>>,
     /// and when they have told something.
     heard: Mutex<Heard>,
+    /// The gate at which it was last noted how far the ledger is, and what was signed under then.
+    marked: Mutex<Option<(Gate, KeyId)>>,
 }
 
 /// What makes a rotation.
@@ -91,6 +93,15 @@ impl Rotator {
 
     pub(super) fn has_told(&self, told: Told) {
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+    }
+
+    pub(super) fn has_marked(&self, gate: &(Gate, KeyId)) -> bool {
+        let marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        marked.as_ref() == Some(gate)
+    }
+
+    pub(super) fn mark(&self, gate: (Gate, KeyId)) {
+        *self.marked.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate);
     }
 
     /// The replicas whose word about a node counts.
@@ -319,7 +330,7 @@ impl Ca {
 
     /// One look, for tests that drive by themselves.
     #[cfg(test)]
-    pub(super) async fn look_again(&self) -> Result<(), Refusal> {
+    pub(crate) async fn look_again(&self) -> Result<(), Refusal> {
         let mut hints = self.rotator.turn.lock().await;
         let looked = self.look(&Event::Looked, &mut hints).await;
         looked.map(|_| ()).map_err(Wrong::refusal)

@@ -13,7 +13,9 @@ use super::time::Doubt;
 use crate::ca::Ca;
 use crate::denial::Apart;
 use crate::nested;
-use crate::state::{Authorities, Below, Phase, Report, Root, RootState, Rotation};
+use crate::state::{
+    Authorities, Below, Gate, Phase, ReplicaDocument, Report, Root, RootState, Rotation,
+};
 
 impl Ca {
     /// What is seen at `now` of everything that `rotation` depends on.
@@ -43,12 +45,14 @@ impl Ca {
             let mut above = svid.chain().authorities();
             above.find(|id| stored.root(*id).is_some())
         });
-        let (mut confirmed, mut obstacles, denied) = self.gate(rotation, &stored, now).await?;
+        let replicas = self.state.replicas().await?;
+        let gate = self.gate(rotation, &stored, &replicas, now).await?;
+        let (mut confirmed, mut obstacles, denied) = gate;
         let (held, unwritten) = self.published(rotation);
         confirmed += held;
         obstacles.extend(unwritten);
         obstacles.extend(doubt.map(|doubt| self.clock(doubt)));
-        obstacles.extend(self.history_lost(now));
+        obstacles.extend(self.history_lost(&replicas, now));
         obstacles.extend(self.waits_for_above(rotation));
         Ok(Facts {
             active,
@@ -93,14 +97,9 @@ impl Ca {
         &self,
         rotation: &Rotation,
         stored: &Authorities,
+        replicas: &[(String, ReplicaDocument)],
         now: SystemTime,
     ) -> Result<(u64, Vec<Obstacle>, Vec<Obstacle>), Wrong> {
-        let mut others = stored.registrations.iter();
-        let replicas = if others.any(|other| *other.replica != *self.replica) {
-            self.state.replicas().await?
-        } else {
-            Vec::new()
-        };
         let mut others = stored.registrations.iter();
         let others_sign = others
             .any(|other| *other.replica != *self.replica && !nested::is_below(&other.replica));
@@ -149,12 +148,13 @@ impl Ca {
         let well = alive.flat_map(|(_, report)| report.well.iter().map(String::as_str));
         let well = well.collect();
         reports::without_well(&mut waits, &well);
-        if let Some(gate) = gate
-            && others_sign
-        {
-            let signs_under = self.authority.issuing().map(|it| it.root());
+        let signs_under = self.authority.issuing().map(|it| it.root());
+        if let Some(gate) = gate {
             // Not before it is known who has been issued what.
-            if let Some(signs_under) = signs_under.filter(|_| self.ledger.live().is_ready()) {
+            let signs_under = signs_under.filter(|_| self.ledger.live().is_ready());
+            if let Some(signs_under) = signs_under.filter(|_| !others_sign) {
+                self.mark_gate(gate, signs_under).await?;
+            } else if let Some(signs_under) = signs_under {
                 let known = (confirmed, &waits[..]);
                 let below = self
                     .confirmed_below
@@ -168,13 +168,26 @@ impl Ca {
                 };
                 self.tell_replicas(report).await?;
             }
-            confirmed += sight.reports.values().map(|it| it.confirmed).sum::<u64>();
-            let mut others = reports::of_others(sight.reports.iter(), &well);
-            sight.without_well_here(rotation, &mut others, now);
-            obstacles.extend(others);
+            if others_sign {
+                confirmed += sight.reports.values().map(|it| it.confirmed).sum::<u64>();
+                let mut others = reports::of_others(sight.reports.iter(), &well);
+                sight.without_well_here(rotation, &mut others, now);
+                obstacles.extend(others);
+            }
         }
         obstacles.extend(waits);
         Ok((confirmed, obstacles, denied))
+    }
+
+    /// Notes how far the ledger is before the gate can open: what was issued under the root that
+    /// leaves stands before that.
+    async fn mark_gate(&self, gate: Gate, signs_under: KeyId) -> Result<(), Wrong> {
+        let marked = (gate, signs_under);
+        if !self.rotator.has_marked(&marked) {
+            self.note_checkpoint().await?;
+            self.rotator.mark(marked);
+        }
+        Ok(())
     }
 
     /// Stores what this replica knows of a gate, for the others.
@@ -182,7 +195,9 @@ impl Ca {
         let now = self.clock.monotonic();
         let told = self.rotator.told();
         if Told::is_out_of_date(told.as_ref(), &report, now) {
-            self.state.report(&self.replica, report.clone()).await?;
+            let checkpoint = self.checkpoint();
+            let stored = self.state.report(&self.replica, report.clone(), checkpoint);
+            stored.await?;
             self.rotator.has_told(Told::new(report, now));
         }
         Ok(())

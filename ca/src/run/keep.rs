@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arx_daemon::clock::rfc3339;
 use arx_daemon::ops::{Condition, Readiness};
 use arx_identity::Certificate;
 
@@ -10,6 +11,7 @@ use crate::ca::Ca;
 use crate::caller::NodeName;
 use crate::ledger;
 use crate::refusal;
+use crate::state::LedgerLost;
 use crate::store::StoreError;
 
 /// Between looks at whether the store can write.
@@ -149,6 +151,19 @@ pub(super) async fn watch_restored(ca: Arc<Ca>, condition: Condition) {
             return;
         }
     }
+}
+
+/// What was issued before the ledger was lost is in the way of rotations, and of nothing else.
+pub(super) async fn watch_history(ca: Arc<Ca>, lost: LedgerLost, condition: Condition) {
+    let until = rfc3339(lost.until);
+    let message = format!(
+        "the ledger of before is not there, and what stood in it may be valid until {until}: rotations wait for that"
+    );
+    condition.set_warning("ARX-LEDGER-LOST", message);
+    while ca.clock.now() < lost.until {
+        tokio::time::sleep(UPPER).await;
+    }
+    condition.set_ok();
 }
 
 /// The authority above may be away: whoever looks is told until when issuance goes on.

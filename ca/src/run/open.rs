@@ -15,12 +15,13 @@ use super::door::Door;
 use super::keep::Conditions;
 use super::waiting::Room;
 use crate::authority::{self, Authority, AuthorityError};
+use crate::checkpoint::{self, CompareError};
 use crate::config::Config;
 use crate::denial;
 use crate::ledger::{self, Ledger};
 use crate::restore;
 use crate::seal;
-use crate::state::{State, StateError};
+use crate::state::{LedgerLost, State, StateError};
 use crate::store;
 use crate::token::SourceError;
 use crate::trust::{Evidence, Trust, TrustError};
@@ -55,12 +56,12 @@ impl StartError {
     }
 }
 
-impl From<restore::HistoryError> for StartError {
-    fn from(error: restore::HistoryError) -> Self {
+impl From<CompareError> for StartError {
+    fn from(error: CompareError) -> Self {
         match error {
-            restore::HistoryError::State(error) => error.into(),
-            restore::HistoryError::Ledger(error) => error.into(),
-            restore::HistoryError::Ended(error) => Self::new("ARX-START", error),
+            CompareError::State(error) => error.into(),
+            CompareError::Ledger(error) => error.into(),
+            CompareError::Ended(error) => Self::new("ARX-START", error),
         }
     }
 }
@@ -96,6 +97,8 @@ pub(super) struct Parts {
     pub(super) authority: Authority,
     pub(super) trust: Trust,
     pub(super) ledger: Ledger,
+    /// That what was issued earlier is not known.
+    pub(super) lost: Option<LedgerLost>,
 }
 
 /// How a process starts.
@@ -175,6 +178,8 @@ impl Parts {
         let replica = state.replica(config.replica_name().as_deref(), now).await?;
         Trust::examine(&state, Some(&replica), evidence).await?;
         restore::note_history(&state, replica.name(), &ledger).await?;
+        let longest = config.policy.longest_ttl();
+        let lost = checkpoint::compare(&state, &replica, &ledger, longest, now).await?;
         if accept_loss || is_restored {
             // A backup may be from before a root was distrusted; the ledger knows.
             let reading = ledger.clone();
@@ -217,6 +222,7 @@ impl Parts {
             authority,
             trust,
             ledger,
+            lost,
         }))
     }
 }

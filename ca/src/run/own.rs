@@ -63,6 +63,8 @@ pub(super) async fn first_certificates(ca: &Ca) -> Result<Svid, StartError> {
     let serving = ca.authority.prepare_serving(now)?;
     record_serving(ca, &serving).await?;
     ca.authority.install_serving(serving.clone());
+    // Before anything is issued that would be missed.
+    ca.note_checkpoint().await?;
     Ok(serving)
 }
 

@@ -3,7 +3,7 @@
 //! What a replica has seen it never goes below again, over restarts too: an older value that
 //! somebody puts back meanwhile is noticed at the next start.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arx_identity::crypto::random;
 use arx_identity::{KeyId, Sequence};
@@ -38,9 +38,12 @@ pub struct ReplicaDocument {
     pub software: String,
     /// What it has seen, and hands out nothing lower than.
     pub seen: Seen,
-    /// How far its ledger is at least; a ledger that is behind this was lost or is an old copy.
+    /// How far its ledger is at least: one that is behind this was lost, or is an older copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ledger: Option<LedgerMark>,
+    pub ledger: Option<Checkpoint>,
+    /// The last loss of its ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LedgerLost>,
     /// Who it waits for at the gate of the rotation that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
@@ -176,6 +179,30 @@ pub struct LedgerMark {
     pub hash: [u8; 32],
 }
 
+/// How far a ledger was at some moment, and for how long what it knew of then counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The place.
+    pub mark: LedgerMark,
+    /// When everything has ended that was issued before.
+    #[serde(with = "wire::millis", rename = "ends_ms")]
+    pub ends: SystemTime,
+    /// The longest life of what is issued from there on.
+    #[serde(with = "wire::duration", rename = "longest_ms")]
+    pub longest: Duration,
+}
+
+/// A replica has begun without the ledger that it had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerLost {
+    /// When that was found.
+    #[serde(with = "wire::millis", rename = "at_ms")]
+    pub at: SystemTime,
+    /// When everything has ended that the lost one may have known of.
+    #[serde(with = "wire::millis", rename = "until_ms")]
+    pub until: SystemTime,
+}
+
 /// The name of the replica whose configuration gives it none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct DefaultName {
@@ -239,12 +266,34 @@ impl State {
 }
 
 impl State {
-    /// Stores what the replica of this name knows of a gate.
+    /// Stores what the replica of this name knows of a gate, and how far its ledger is.
     ///
     /// # Errors
     /// [`StateError`] if it could not be stored.
-    pub(crate) async fn report(&self, replica: &str, report: Report) -> Result<(), StateError> {
-        self.told(replica, |document| document.report = Some(report.clone()))
+    pub(crate) async fn report(
+        &self,
+        replica: &str,
+        report: Report,
+        checkpoint: Checkpoint,
+    ) -> Result<(), StateError> {
+        self.told(replica, |document| {
+            document.report = Some(report.clone());
+            document.pass(checkpoint);
+        })
+        .await
+    }
+
+    /// Stores how far the ledger of the replica of this name is. A lower place than the one that
+    /// is stored is passed over.
+    ///
+    /// # Errors
+    /// [`StateError`] if it could not be stored.
+    pub(crate) async fn checkpoint(
+        &self,
+        replica: &str,
+        checkpoint: Checkpoint,
+    ) -> Result<(), StateError> {
+        self.told(replica, |document| document.pass(checkpoint))
             .await
     }
 
@@ -277,6 +326,18 @@ impl State {
             })
         })
         .await
+    }
+}
+
+impl ReplicaDocument {
+    /// Takes a later checkpoint. What was issued with a longer life before still counts.
+    fn pass(&mut self, next: Checkpoint) {
+        let ends = match self.ledger {
+            Some(noted) if noted.mark.record > next.mark.record => return,
+            Some(noted) => noted.ends.max(next.ends),
+            None => next.ends,
+        };
+        self.ledger = Some(Checkpoint { ends, ..next });
     }
 }
 
@@ -341,18 +402,21 @@ impl Replica {
         .await
     }
 
-    /// Notes how far the ledger is. A lower place than the noted one is passed over.
+    /// Notes that it begins with another ledger than the one that it had, which is at
+    /// `checkpoint`.
     ///
     /// # Errors
     /// [`StateError`] if it could not be stored.
-    pub async fn mark_ledger(&self, mark: LedgerMark) -> Result<(), StateError> {
+    pub(crate) async fn begin_ledger(
+        &self,
+        lost: LedgerLost,
+        checkpoint: Checkpoint,
+    ) -> Result<(), StateError> {
         self.change(|document| {
-            if document
-                .ledger
-                .is_none_or(|noted| noted.record < mark.record)
-            {
-                document.ledger = Some(mark);
-            }
+            let until = document.lost.map(|before| before.until);
+            let until = until.into_iter().fold(lost.until, SystemTime::max);
+            document.lost = Some(LedgerLost { until, ..lost });
+            document.ledger = Some(checkpoint);
         })
         .await
     }

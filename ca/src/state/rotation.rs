@@ -161,10 +161,10 @@ pub struct RootName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// Over which renewals are spread.
-    #[serde(with = "duration", rename = "window_ms")]
+    #[serde(with = "wire::duration", rename = "window_ms")]
     pub window: Duration,
     /// How long each gate stays shut after its last confirmation.
-    #[serde(with = "duration", rename = "dwell_ms")]
+    #[serde(with = "wire::duration", rename = "dwell_ms")]
     pub dwell: Duration,
     /// After this, a gate is passed whoever is in the way; none = never.
     #[serde(with = "optional_duration", default)]
@@ -409,25 +409,6 @@ mod kind {
     }
 }
 
-mod duration {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(
-        duration: &Duration,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        u64::try_from(duration.as_millis())
-            .unwrap_or(u64::MAX)
-            .serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Duration, D::Error> {
-        u64::deserialize(deserializer).map(Duration::from_millis)
-    }
-}
-
 /// Makes the module that handles what may be missing out of the one that handles what is there.
 macro_rules! optional {
     ($name:ident, $type:ty, $with:literal) => {
@@ -454,4 +435,4 @@ macro_rules! optional {
     };
 }
 optional!(optional_key_id, KeyId, "wire::key_id");
-optional!(optional_duration, Duration, "duration");
+optional!(optional_duration, Duration, "wire::duration");

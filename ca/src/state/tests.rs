@@ -562,23 +562,42 @@ async fn what_a_replica_has_seen_only_grows() {
             .await
             .expect("it is noted");
     }
-    for record in [10, 30, 20] {
-        let hash = [record as u8; 32];
-        replica
-            .mark_ledger(LedgerMark { record, hash })
-            .await
-            .expect("it is noted");
+    let day = Duration::from_secs(24 * 3600);
+    let checkpoint = |record, longest| Checkpoint {
+        mark: LedgerMark {
+            record,
+            hash: [record as u8; 32],
+        },
+        ends: now() + longest,
+        longest,
+    };
+    for (record, days) in [(10, 9), (30, 1), (20, 20)] {
+        let checkpoint = checkpoint(record, days * day);
+        let noted = state.checkpoint("ca-1", checkpoint).await;
+        noted.expect("it is noted");
     }
     let document = replica.document().await.expect("it reads");
     assert_eq!(document.seen.sequence, Some(at(2, 1)));
     assert_eq!(document.seen.authorities, 7);
+    // What was issued before with a longer life is not forgotten.
+    let ends = now() + 9 * day;
     assert_eq!(
         document.ledger,
-        Some(LedgerMark {
-            record: 30,
-            hash: [30; 32]
+        Some(Checkpoint {
+            ends,
+            ..checkpoint(30, day)
         })
     );
+    // Another ledger begins at its own place.
+    for (at, until) in [(now(), ends), (now() + day, ends - day)] {
+        let lost = LedgerLost { at, until };
+        let begun = replica.begin_ledger(lost, checkpoint(0, day)).await;
+        begun.expect("it is noted");
+    }
+    let document = replica.document().await.expect("it reads");
+    assert_eq!(document.ledger, Some(checkpoint(0, day)));
+    let at = now() + day;
+    assert_eq!(document.lost, Some(LedgerLost { at, until: ends }));
 }
 
 #[tokio::test]

@@ -188,6 +188,26 @@ pub(super) mod optional_millis {
     }
 }
 
+/// A time that passes, in milliseconds.
+pub(super) mod duration {
+    use super::*;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        u64::try_from(duration.as_millis())
+            .unwrap_or(u64::MAX)
+            .serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
 /// Secret bytes in Base64, without copies that stay behind.
 pub(super) mod secret {
     use super::*;
