@@ -77,19 +77,26 @@ pub async fn force(
     phase: &str,
     meant: impl Fn(&Unconfirmed) -> bool,
 ) -> anyhow::Result<()> {
-    let stuck = reaches(mesh, "nobody else is in the way", |it| {
-        let only = it.unconfirmed_total > 0 && it.unconfirmed.iter().all(&meant);
-        it.phase == phase && only
+    until("it is forced", || async {
+        let stuck = reaches(mesh, "nobody else is in the way", |it| {
+            let only = it.unconfirmed_total > 0 && it.unconfirmed.iter().all(&meant);
+            it.phase == phase && only
+        })
+        .await?;
+        let request = ContinueRotationRequest {
+            force: true,
+            reason: "a test".to_owned(),
+            digest: stuck.unconfirmed_digest,
+            ..ContinueRotationRequest::default()
+        };
+        match mesh.admin().await?.continue_rotation(request).await {
+            Ok(_rotation) => Ok(true),
+            // Its bundle is about to be published.
+            Err(refused) if refused.message().contains("that is no gate") => Ok(false),
+            Err(refused) => Err(refused.into()),
+        }
     })
-    .await?;
-    let request = ContinueRotationRequest {
-        force: true,
-        reason: "a test".to_owned(),
-        digest: stuck.unconfirmed_digest,
-        ..ContinueRotationRequest::default()
-    };
-    mesh.admin().await?.continue_rotation(request).await?;
-    Ok(())
+    .await
 }
 
 /// The rotation that goes on, or the last one.

@@ -4,13 +4,12 @@ use anyhow::{Context as _, ensure};
 use arx_daemon::files::write_atomically;
 use arx_proto::admin::v1::{DenyRequest, Unconfirmed};
 use arx_tests::etcd::Etcd;
+use arx_tests::http as web;
 use arx_tests::mesh::Mesh;
 use arx_tests::pair::Pair;
 use arx_tests::process::until;
 use arx_tests::rotating::{abort, force, quickly, reaches, roots, rotate};
 use arx_tests::sds::Connection;
-use arx_tests::web;
-use http::StatusCode;
 use rustix::process::Signal;
 
 /// Two nodes with an Envoy each, at two replicas of an authority: `n1` at the first, which has all
@@ -147,7 +146,7 @@ async fn a_replica_whose_ledger_was_lost_is_named_and_waited_for_also_by_the_oth
         two.other.spawn_authority()?;
         two.other.authority_is_ready().await?;
         let (status, body) = web::get(two.other.ops_port, "/readyz").await?;
-        ensure!(status == StatusCode::OK, "{status} {body}");
+        ensure!(status == 200, "{status} {body}");
         ensure!(body.contains("ARX-LEDGER-LOST"), "{body}");
         two.other.kill_authority().await?;
     }

@@ -52,7 +52,9 @@ impl Ca {
         confirmed += held;
         obstacles.extend(unwritten);
         obstacles.extend(doubt.map(|doubt| self.clock(doubt)));
-        obstacles.extend(self.history_lost(&replicas, now));
+        if reports::gate(rotation).is_some() {
+            obstacles.extend(self.history_lost(&replicas, now));
+        }
         obstacles.extend(self.waits_for_above(rotation));
         Ok(Facts {
             active,
