@@ -19,6 +19,8 @@ use crate::kubernetes::fake::{Asked, Watch, api_server};
 use crate::testing::{House, bundle};
 
 const SETTLE: Duration = Duration::from_secs(180);
+/// In this time it is looked whether anything is to be written.
+const LOOK: Duration = Duration::from_secs(1);
 
 fn options(text: &str) -> Options {
     let text = format!("cluster = \"c1\"\n{text}");
@@ -340,6 +342,15 @@ fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "resourceVersion": "8"}})
 }
 
+/// Somebody else's fields are in the way.
+fn conflict() -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 409, "reason": "Conflict",
+        "message": "Apply failed with 1 conflict: conflict with \"istiod\": .data.bundle.pem",
+        "details": {"causes": [{"reason": "FieldManagerConflict", "field": ".data.bundle.pem"}]},
+    })
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_applied_has_one_manager_and_is_never_forced() {
     let mut running = Running::new(OWN).await;
@@ -353,12 +364,7 @@ async fn what_is_applied_has_one_manager_and_is_never_forced() {
     assert!(!asked.what.contains("force"), "{}", asked.what);
     let root = running.house.ca.authority.root().pem();
     assert_eq!(asked.body["data"]["bundle.pem"], json!(root));
-    let conflict = json!({
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 409, "reason": "Conflict",
-        "message": "Apply failed with 1 conflict: conflict with \"istiod\": .data.bundle.pem",
-        "details": {"causes": [{"reason": "FieldManagerConflict", "field": ".data.bundle.pem"}]},
-    });
-    asked.whole(409, &conflict);
+    asked.whole(409, &conflict());
     running.code_is(Some("ARX-PUBLISH-FOREIGN")).await;
     let (_, message) = running.publisher.health().trouble.expect("it is told");
     assert!(
@@ -372,10 +378,44 @@ async fn what_is_applied_has_one_manager_and_is_never_forced() {
         "metadata": {"name": "arx-trust", "namespace": "shop", "resourceVersion": "9"},
     });
     maps.say("ADDED", &theirs);
-    running.next().await.whole(409, &conflict);
+    running.next().await.whole(409, &conflict());
     running.code_is(Some("ARX-PUBLISH-FOREIGN")).await;
     maps.say("DELETED", &theirs);
     assert_eq!(running.next().await.method, Method::PATCH);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_heard_of_an_object_before_the_conflict_of_its_write_has_it_tried_again_at_once() {
+    let mut running = Running::new(OWN).await;
+    let [_namespaces, maps] = running.listed(&["shop"]).await;
+    let asked = running.next().await;
+    assert_eq!(asked.method, Method::PATCH);
+    let mut theirs = config_map(
+        &running.house.ca.trust.current(),
+        running.house.ca.authority.root_key_id(),
+        "other.org",
+    );
+    theirs["apiVersion"] = json!("v1");
+    theirs["kind"] = json!("ConfigMap");
+    theirs["metadata"]["namespace"] = json!("shop");
+    theirs["metadata"]["resourceVersion"] = json!("9");
+    maps.say("ADDED", &theirs);
+    running.code_is(Some("ARX-PUBLISH-FOREIGN")).await;
+    theirs["metadata"]["resourceVersion"] = json!("10");
+    maps.say("DELETED", &theirs);
+    running.code_is(None).await;
+    // Only now comes the answer, which tells of what was there.
+    let answered = Instant::now();
+    asked.whole(409, &conflict());
+    let again = running.next().await;
+    assert_eq!(again.method, Method::PATCH);
+    assert!(answered.elapsed() <= LOOK, "{:?}", answered.elapsed());
+    // Nothing was heard since: now it waits.
+    again.whole(409, &conflict());
+    running.code_is(Some("ARX-PUBLISH-FOREIGN")).await;
+    let answered = Instant::now();
+    assert_eq!(running.next().await.method, Method::PATCH);
+    assert!(answered.elapsed() > LOOK, "{:?}", answered.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,6 +47,8 @@ pub(super) struct Read {
 struct Object {
     seen: Option<Seen>,
     is_being_written: bool,
+    /// Whether it was heard to be another one since that began.
+    has_changed: bool,
     failures: u32,
     /// Not before, after a failure.
     again: Option<Instant>,
@@ -78,9 +80,15 @@ impl Object {
     /// It is not there any more, and with it whatever was in the way.
     fn lost(&mut self) {
         if self.seen.take().is_some() {
-            self.again = None;
+            self.changed();
         }
         self.holds = None;
+    }
+
+    /// Whatever was in the way may be gone, and what a write under way is answered may be of before.
+    fn changed(&mut self) {
+        self.again = None;
+        self.has_changed = true;
     }
 }
 
@@ -182,8 +190,7 @@ impl World {
         };
         let same = object.seen.as_ref().is_some_and(|it| it.holds_as(&seen));
         if !same {
-            // Whatever was in the way may be gone.
-            object.again = None;
+            object.changed();
         }
         object.seen = Some(seen);
         self.read[place].away = None;
@@ -227,7 +234,7 @@ impl World {
             Err((trouble, again)) => {
                 object.failures += 1;
                 object.trouble = Some(trouble);
-                object.again = Some(again);
+                object.again = (!object.has_changed).then_some(again);
             }
         }
     }
@@ -248,6 +255,7 @@ impl World {
         let target = due.map(|(target, _)| target.clone())?;
         let object = self.objects.get_mut(&target)?;
         object.is_being_written = true;
+        object.has_changed = false;
         Some((target, object.seen.clone()))
     }
 
