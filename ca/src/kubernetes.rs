@@ -3,6 +3,7 @@
 #[cfg(test)]
 pub(crate) mod fake;
 mod lines;
+mod place;
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +12,12 @@ use arx_identity::crypto;
 use http_body_util::{BodyExt as _, Limited};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-pub(crate) use lines::{Broken, Lines};
+pub(crate) use lines::Lines;
+pub(crate) use place::Place;
+
+/// An API server says about once a minute how far a watch has come. After so long without a word
+/// it is not to be relied on any more.
+pub(crate) const QUIET: Duration = Duration::from_secs(90);
 
 /// Whom to ask, and as whom: by a kubeconfig, or as the pod that this process runs in.
 ///

@@ -1,18 +1,13 @@
 //! The lines of a watch.
 
-use std::time::Duration;
-
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 
-use super::in_short;
+use super::{QUIET, in_short};
 
 /// Longest line, in bytes: etcd takes no object of more than 1.5 MiB.
 const MAX: usize = 4 << 20;
-/// An API server says about once a minute how far a watch has come. After so long without a word
-/// the connection is not there any more.
-const QUIET: Duration = Duration::from_secs(90);
 
 /// The lines of a watch.
 pub(crate) struct Lines {
@@ -20,14 +15,6 @@ pub(crate) struct Lines {
     read: BytesMut,
     /// So many bytes of it hold no end of a line.
     searched: usize,
-}
-
-/// Why there is no next line though the watch has not ended.
-#[derive(Debug)]
-pub(crate) struct Broken {
-    pub(crate) why: String,
-    /// Whether it was not even said how far the watch has come.
-    pub(crate) is_silent: bool,
 }
 
 impl Lines {
@@ -40,7 +27,10 @@ impl Lines {
     }
 
     /// The next one; `None` when the watch has ended.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+    ///
+    /// # Errors
+    /// Why there is none though it has not ended.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, String> {
         loop {
             let end = self.read[self.searched..]
                 .iter()
@@ -53,31 +43,18 @@ impl Lines {
             }
             self.searched = self.read.len();
             if self.searched > MAX {
-                return Err(Broken::by(format!("a line of more than {} MiB", MAX >> 20)));
+                return Err(format!("a line of more than {} MiB", MAX >> 20));
             }
             let frame = tokio::time::timeout(QUIET, self.body.frame()).await;
-            let frame = frame.map_err(|_| Broken {
-                why: format!("nothing was heard for {} s", QUIET.as_secs()),
-                is_silent: true,
-            })?;
-            match frame {
+            match frame.map_err(|_| format!("nothing was heard for {} s", QUIET.as_secs()))? {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.read.extend_from_slice(&data);
                     }
                 }
-                Some(Err(error)) => return Err(Broken::by(in_short(&error))),
+                Some(Err(error)) => return Err(in_short(&error)),
                 None => return Ok(None),
             }
-        }
-    }
-}
-
-impl Broken {
-    fn by(why: String) -> Self {
-        Self {
-            why,
-            is_silent: false,
         }
     }
 }

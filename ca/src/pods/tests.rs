@@ -389,3 +389,20 @@ async fn a_watch_on_which_nothing_is_heard_for_long_is_given_up_and_all_is_liste
     let _watch = bench.next("resourceVersion=3").await.open();
     assert_eq!(bench.judge(&claim()), "to be asked");
 }
+
+#[tokio::test(start_paused = true)]
+async fn all_is_listed_anew_after_long_without_a_word_however_often_the_watch_was_begun_meanwhile()
+{
+    let (mut bench, mut watch) = Bench::watching(&[pod("web-1")]).await;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        drop(watch);
+        watch = bench.next("resourceVersion=7").await.open();
+    }
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    drop(watch);
+    let anew = bench.next("/api/v1/pods?limit=250").await;
+    anew.whole(200, &list(&[], "3", ""));
+    let _watch = bench.next("resourceVersion=3").await.open();
+    assert_eq!(bench.judge(&claim()), "to be asked");
+}

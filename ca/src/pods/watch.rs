@@ -5,21 +5,21 @@ use std::sync::PoisonError;
 use super::api::Failed;
 use super::object::{Event, Kind, List};
 use super::{AWAY, Pods, Seen};
-use crate::kubernetes::{Broken, pause};
+use crate::kubernetes::{Place, pause};
 
 impl Pods {
     /// Keeps the index, for ever.
     pub(crate) async fn keep(&self) {
-        let (mut version, mut failures) = (None, 0);
+        let (mut place, mut failures) = (None, 0);
         loop {
-            let outcome = match version.take() {
+            let outcome = match place.take() {
                 None => self.list().await,
                 Some(from) => self.follow(from, &mut failures).await,
             };
             match outcome {
-                Ok(from) => version = from,
+                Ok(from) => place = from,
                 Err(Lost { why, from }) => {
-                    version = from;
+                    place = from;
                     tracing::warn!(
                         code = AWAY,
                         cluster = &*self.cluster,
@@ -35,8 +35,8 @@ impl Pods {
         }
     }
 
-    /// Reads all pods, and answers from which version to go on.
-    async fn list(&self) -> Result<Option<String>, Lost> {
+    /// Reads all pods, and answers from where to go on.
+    async fn list(&self) -> Result<Option<Place>, Lost> {
         let mut next = String::new();
         let list = self.change(|seen| {
             seen.lists += 1;
@@ -66,30 +66,24 @@ impl Pods {
                     seen.fresh = Some(began);
                     seen.failure = None;
                 });
-                return Ok(Some(page.metadata.resource_version.into_owned()));
+                let version = page.metadata.resource_version.into_owned();
+                return Ok(Some(Place::of_list(version)));
             }
         }
     }
 
-    /// Follows what happens after `version`, and answers from where to go on.
-    async fn follow(
-        &self,
-        mut version: String,
-        failures: &mut u32,
-    ) -> Result<Option<String>, Lost> {
-        let mut lines = match self.api.watch(&version).await {
+    /// Follows what happens from `place` on, and answers from where to go on.
+    async fn follow(&self, mut place: Place, failures: &mut u32) -> Result<Option<Place>, Lost> {
+        let mut lines = match self.api.watch(place.version()).await {
             Ok(lines) => lines,
             Err(Failed::Expired) => return Ok(None),
-            Err(Failed::Other(why)) => return Err(Lost::at(&why, version)),
+            Err(Failed::Other(why)) => return Err(Lost::at(&why, Some(place))),
         };
         loop {
             let line = match lines.next().await {
                 Ok(Some(line)) => line,
-                Ok(None) => return Ok(Some(version)),
-                // An API server whose state was set back has nothing to tell of a version that is still
-                // to come, and would begin to tell in the midst of what happened since.
-                Err(Broken { why, is_silent }) if is_silent => return Err(Lost::anew(&why)),
-                Err(Broken { why, .. }) => return Err(Lost::at(&why, version)),
+                Ok(None) => return Ok(place.unless_silent()),
+                Err(why) => return Err(Lost::at(&why, place.unless_silent())),
             };
             let Ok(event) = serde_json::from_slice::<Event<'_>>(&line) else {
                 return Err(Lost::anew("it sent something that is no event of a pod"));
@@ -103,9 +97,8 @@ impl Pods {
                     ))),
                 };
             }
-            if is_before(&event.object.metadata.resource_version, &version) {
-                return Err(Lost::anew("it went back to an earlier version"));
-            }
+            let version = event.object.metadata.resource_version.as_ref();
+            place.advance(version.to_owned()).map_err(Lost::anew)?;
             let now = self.clock.monotonic();
             self.change(|seen| {
                 match event.kind {
@@ -118,12 +111,6 @@ impl Pods {
                 seen.failure = None;
             });
             *failures = 0;
-            event
-                .object
-                .metadata
-                .resource_version
-                .as_ref()
-                .clone_into(&mut version);
         }
     }
 
@@ -132,20 +119,11 @@ impl Pods {
     }
 }
 
-/// Whether a version is earlier than another one. They are numbers that grow (KEP-5504), and where they
-/// are not, nothing is known of their order.
-fn is_before(version: &str, other: &str) -> bool {
-    match (version.parse::<u64>(), other.parse::<u64>()) {
-        (Ok(version), Ok(other)) => version < other,
-        _ => false,
-    }
-}
-
 /// The API server is not heard any more.
 struct Lost {
     why: String,
     /// From where to go on; from the beginning without.
-    from: Option<String>,
+    from: Option<Place>,
 }
 
 impl Lost {
@@ -156,10 +134,10 @@ impl Lost {
         }
     }
 
-    fn at(why: &str, from: String) -> Self {
+    fn at(why: &str, from: Option<Place>) -> Self {
         Self {
             why: why.to_owned(),
-            from: Some(from),
+            from,
         }
     }
 }

@@ -545,6 +545,71 @@ async fn what_was_written_since_it_was_last_seen_is_not_undone() {
     drop(namespaces);
 }
 
+/// A publisher of one webhook that is not there, so that nothing is asked but what watches it.
+async fn watching() -> (Running, Watch) {
+    let mut running = Running::new("validating_webhooks = [\"guard\"]").await;
+    let watch = running.list_anew("7").await;
+    (running, watch)
+}
+
+impl Running {
+    /// Answers a list, and opens the watch from there.
+    async fn list_anew(&mut self, version: &str) -> Watch {
+        let list = json!({"metadata": {"resourceVersion": version}, "items": []});
+        let asked = self.next().await;
+        assert!(!asked.what.contains("watch=true"), "{}", asked.what);
+        asked.whole(200, &list);
+        self.watch(version).await
+    }
+
+    /// Opens the watch, which begins where it is to.
+    async fn watch(&mut self, version: &str) -> Watch {
+        let asked = self.next().await;
+        let place = format!("resourceVersion={version}");
+        assert!(asked.what.contains(&place), "{}", asked.what);
+        asked.open()
+    }
+}
+
+fn bookmark(version: &str) -> Value {
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"resourceVersion": version},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_goes_back_to_an_earlier_version_is_not_believed_and_all_is_listed_anew() {
+    let (mut running, watch) = watching().await;
+    watch.say("BOOKMARK", &bookmark("9"));
+    let began = Instant::now();
+    watch.say("BOOKMARK", &bookmark("8"));
+    let _watch = running.list_anew("4").await;
+    let waited = began.elapsed();
+    assert!(
+        waited < Duration::from_secs(10),
+        "it is not called silent: {waited:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_is_listed_anew_after_long_without_a_word_however_often_the_watch_was_begun_meanwhile()
+{
+    let (mut running, mut watch) = watching().await;
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    watch.say("BOOKMARK", &bookmark("9"));
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        drop(watch);
+        watch = running.watch("9").await;
+    }
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    drop(watch);
+    let silent = running.list_anew("4").await;
+    let _watch = running.list_anew("3").await;
+    drop(silent);
+}
+
 #[tokio::test(start_paused = true)]
 async fn few_objects_are_written_at_a_time_and_each_some_time_after_the_one_before() {
     let mut running = Running::new(OWN).await;

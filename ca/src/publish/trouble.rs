@@ -64,6 +64,12 @@ impl Trouble {
         Self::new("ARX-PUBLISH-AWAY", message)
     }
 
+    /// What the API server tells is of an earlier state.
+    pub(super) fn set_back(how: &str) -> Self {
+        let message = format!("{how}: the API server's own state was set back, and is read anew");
+        Self::new("ARX-PUBLISH-AWAY", message)
+    }
+
     /// What the API server says of it.
     pub(super) fn of(error: &kube::Error) -> Self {
         let kube::Error::Api(status) = error else {

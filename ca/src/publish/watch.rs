@@ -9,12 +9,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::trouble::Trouble;
-use crate::kubernetes::pause;
+use crate::kubernetes::{Place, QUIET, pause};
 
 /// An answer that takes longer has failed.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// An API server says about once a minute how far a watch has come.
-const QUIET: Duration = Duration::from_secs(90);
 /// Objects in a page.
 const PAGE: u32 = 500;
 
@@ -48,15 +46,15 @@ pub(super) async fn watch(
     source: Source,
     tell: mpsc::Sender<(Source, Heard)>,
 ) {
-    let mut version = None;
+    let mut place = None;
     let mut failures = 0;
     loop {
-        let outcome = match version.take() {
+        let outcome = match place.take() {
             None => list(&api, &selection, source, &tell).await,
             Some(from) => follow(&api, &selection, source, &tell, from, &mut failures).await,
         };
         match outcome {
-            Ok(from) => version = from,
+            Ok(from) => place = from,
             Err(Ended::Nobody) => return,
             Err(Ended::Lost(trouble)) => {
                 if tell.send((source, Heard::Away(trouble))).await.is_err() {
@@ -81,13 +79,13 @@ impl From<kube::Error> for Ended {
     }
 }
 
-/// Lists all, and answers from which version to go on.
+/// Lists all, and answers from where to go on.
 async fn list(
     api: &Api<DynamicObject>,
     selection: &Selection,
     source: Source,
     tell: &mpsc::Sender<(Source, Heard)>,
-) -> Result<Option<String>, Ended> {
+) -> Result<Option<Place>, Ended> {
     let mut all = Vec::new();
     let mut parameters = ListParams {
         label_selector: selection.labels.clone(),
@@ -104,60 +102,54 @@ async fn list(
             None => {
                 let heard = (source, Heard::All(all));
                 tell.send(heard).await.map_err(|_| Ended::Nobody)?;
-                return Ok(page.metadata.resource_version);
+                return Ok(page.metadata.resource_version.map(Place::of_list));
             }
         }
     }
 }
 
-/// Follows what happens after a version, and answers from where to go on; anew, if nowhere.
+/// Follows what happens from a place on, and answers from where to go on; anew, if nowhere.
 async fn follow(
     api: &Api<DynamicObject>,
     selection: &Selection,
     source: Source,
     tell: &mpsc::Sender<(Source, Heard)>,
-    mut version: String,
+    mut place: Place,
     failures: &mut u32,
-) -> Result<Option<String>, Ended> {
+) -> Result<Option<Place>, Ended> {
     let parameters = WatchParams {
         label_selector: selection.labels.clone(),
         field_selector: selection.fields.clone(),
         ..WatchParams::default()
     };
-    let opened = timeout(DEADLINE, api.watch(&parameters, &version)).await;
+    let opened = timeout(DEADLINE, api.watch(&parameters, place.version())).await;
     let opened = opened.map_err(|_| Ended::Lost(Trouble::silent(DEADLINE.as_secs())))??;
     let mut events = std::pin::pin!(opened);
     loop {
         let event = timeout(QUIET, events.next()).await;
         let event = match event.map_err(|_| Ended::Lost(Trouble::silent(QUIET.as_secs())))? {
-            None => return Ok(Some(version)),
+            None => return Ok(place.unless_silent()),
             Some(event) => event?,
         };
         *failures = 0;
-        let heard = match event {
-            WatchEvent::Bookmark(mark) => {
-                version = mark.metadata.resource_version;
-                continue;
-            }
+        let (version, heard) = match event {
+            WatchEvent::Bookmark(mark) => (Some(mark.metadata.resource_version), None),
             WatchEvent::Error(status) if status.code == 410 => return Ok(None),
             WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                note(&object, &mut version);
-                Heard::There(Box::new(object))
-            }
-            WatchEvent::Deleted(object) => {
-                note(&object, &mut version);
-                Heard::Gone(Box::new(object))
-            }
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (
+                object.metadata.resource_version.clone(),
+                Some(Heard::There(Box::new(object))),
+            ),
+            WatchEvent::Deleted(object) => (
+                object.metadata.resource_version.clone(),
+                Some(Heard::Gone(Box::new(object))),
+            ),
         };
-        tell.send((source, heard))
-            .await
-            .map_err(|_| Ended::Nobody)?;
-    }
-}
-
-fn note(object: &DynamicObject, version: &mut String) {
-    if let Some(newer) = &object.metadata.resource_version {
-        version.clone_from(newer);
+        let advanced = place.advance(version.unwrap_or_default());
+        advanced.map_err(|why| Ended::Lost(Trouble::set_back(why)))?;
+        if let Some(heard) = heard {
+            let told = tell.send((source, heard)).await;
+            told.map_err(|_| Ended::Nobody)?;
+        }
     }
 }

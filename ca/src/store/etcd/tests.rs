@@ -240,6 +240,25 @@ async fn a_watch_that_has_missed_something_for_good_wakes_everybody_and_begins_a
 }
 
 #[tokio::test]
+async fn a_watch_of_members_that_were_set_back_wakes_everybody_and_begins_anew() {
+    let data = Data::default();
+    let member = Member::start(data.clone()).await;
+    let store = store(&[&member]);
+    let mut changes = store.changes(&Prefix::trust_domain(&td()));
+    changes.changed().await.expect("the watch is there");
+    for name in ["a", "b"] {
+        data.put(&store.inner.path(&key(name)));
+    }
+    member.reset();
+    changes.changed().await.expect("both are told");
+    let mut others = store.changes(&Prefix::kind(&td(), &Segment::fixed("elsewhere")));
+    data.set_back(1);
+    member.reset();
+    others.changed().await.expect("the gap is told");
+    assert_eq!(member.watches(4).await, [0, 1, 3, 0]);
+}
+
+#[tokio::test]
 async fn a_key_that_arx_did_not_write_is_told() {
     let member = Member::start(Data::default()).await;
     let store = store(&[&member]);

@@ -26,9 +26,13 @@ struct Place {
     failures: u32,
 }
 
+/// Of what comes next.
+const COMPACTED: &str = "their history was compacted";
+const SET_BACK: &str = "the member is at an earlier revision than was told of";
+
 enum Ended {
-    /// What would come next is forgotten.
-    Compacted,
+    /// What would come next is not known any more.
+    Missed(&'static str),
     Broken(String),
 }
 
@@ -38,11 +42,11 @@ impl Inner {
         let mut place = Place::default();
         loop {
             match self.follow(&mut place).await {
-                Ended::Compacted => {
+                Ended::Missed(why) => {
                     tracing::warn!(
                         code = "ARX-STORE-WATCH-GAP",
                         store = self.members.place(),
-                        "changes of the store were missed, since their history was compacted: everything is read again"
+                        "changes of the store were missed, since {why}: everything is read again"
                     );
                     place.next = None;
                 }
@@ -69,7 +73,7 @@ impl Inner {
     async fn follow(&self, place: &mut Place) -> Ended {
         let mut told = match self.begin(place.next.unwrap_or_default()).await {
             Ok(told) => told,
-            Err(Failed::Compacted) => return Ended::Compacted,
+            Err(Failed::Compacted) => return Ended::Missed(COMPACTED),
             Err(Failed::NotDone(error)) => return Ended::Broken(error.to_string()),
             Err(Failed::Unknown(why)) => return Ended::Broken(why),
         };
@@ -80,10 +84,13 @@ impl Inner {
                 Err(status) => return Ended::Broken(status.message().to_owned()),
             };
             if response.compact_revision > 0 {
-                return Ended::Compacted;
+                return Ended::Missed(COMPACTED);
             }
             if response.canceled {
                 return Ended::Broken(response.cancel_reason);
+            }
+            if is_set_back(&response, place) {
+                return Ended::Missed(SET_BACK);
             }
             self.take(&response, place);
             place.failures = 0;
@@ -138,4 +145,13 @@ impl Inner {
         };
         self.members.ask(opening, false).await
     }
+}
+
+/// Whether members tell of a state before what they have told of: theirs was set back, and they would
+/// begin to tell in the midst of what happened since. Or a member has not caught up yet, which is no
+/// reason to wait for it.
+fn is_set_back(response: &WatchResponse, place: &Place) -> bool {
+    let now = response.header.as_ref().map(|header| header.revision);
+    now.zip(place.next)
+        .is_some_and(|(now, next)| now + 1 < next)
 }

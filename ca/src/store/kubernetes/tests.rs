@@ -325,6 +325,42 @@ async fn a_watch_goes_on_where_it_broke_off_and_wakes_everybody_where_that_is_fo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_goes_back_to_an_earlier_version_wakes_everybody_and_begins_anew() {
+    let (mut bench, watch) = Bench::new().await;
+    let mut others = bench
+        .store
+        .changes(&Prefix::kind(&td(), &Segment::fixed("other")));
+    others.changed().await.expect("the watch is there");
+    watch.say("BOOKMARK", &json!({"metadata": {"resourceVersion": "9"}}));
+    let mut object = stored(&key(), b"");
+    object["metadata"]["resourceVersion"] = "8".into();
+    watch.say("MODIFIED", &object);
+    let _watch = bench.watch("4").await;
+    others.changed().await.expect("the gap is told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_begins_anew_after_long_without_a_word_however_often_it_was_begun_meanwhile() {
+    let (mut bench, mut watch) = Bench::new().await;
+    let mut changes = bench.store.changes(&Prefix::trust_domain(&td()));
+    changes.changed().await.expect("the watch is there");
+    watch.say("BOOKMARK", &json!({"metadata": {"resourceVersion": "9"}}));
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        drop(watch);
+        watch = bench.next("GET", "resourceVersion=9").await.open();
+    }
+    assert!(changes.changed().now_or_never().is_none());
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    drop(watch);
+    let silent = bench.watch("4").await;
+    changes.changed().await.expect("the gap is told");
+    let _watch = bench.watch("3").await;
+    changes.changed().await.expect("and this one");
+    drop(silent);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_that_is_refused_is_tried_again() {
     let (client, asked) = api_server();
     let api = Api::with(client, "arx-system".to_owned(), Duration::from_secs(5));

@@ -8,7 +8,10 @@ use serde::Deserialize;
 use super::Inner;
 use super::api::Failed;
 use super::object::{List, OF, Object};
-use crate::kubernetes::pause;
+use crate::kubernetes::{Place, pause};
+
+/// Of what comes next.
+const FORGOTTEN: &str = "the API server has forgotten them";
 
 #[derive(Deserialize)]
 struct Event {
@@ -25,31 +28,29 @@ struct Watched {
     code: Option<u16>,
 }
 
-/// How a watch ended.
+/// Why a watch ended out of order.
 enum Ended {
-    /// In good order.
-    Well,
-    /// What would come next is forgotten.
-    Expired,
+    /// What would come next is not known any more.
+    Missed(&'static str),
     Broken(String),
 }
 
 impl Inner {
     /// Watches, for ever.
     pub(super) async fn watch(self: Arc<Self>) {
-        let (mut version, mut failures) = (None, 0);
+        let (mut place, mut failures) = (None, 0);
         loop {
-            match self.follow(&mut version, &mut failures).await {
-                Ended::Well => {}
-                Ended::Expired => {
+            match self.follow(&mut place, &mut failures).await {
+                Ok(()) => {}
+                Err(Ended::Missed(why)) => {
                     tracing::warn!(
                         code = "ARX-STORE-WATCH-GAP",
                         store = self.api.place(),
-                        "changes of the store were missed, since the API server has forgotten them: everything is read again"
+                        "changes of the store were missed, since {why}: everything is read again"
                     );
-                    version = None;
+                    place = None;
                 }
-                Ended::Broken(why) => {
+                Err(Ended::Broken(why)) => {
                     if failures == 0 {
                         tracing::info!(
                             store = self.api.place(),
@@ -61,43 +62,38 @@ impl Inner {
                     failures += 1;
                 }
             }
+            place = place.and_then(Place::unless_silent);
         }
     }
 
-    async fn follow(&self, version: &mut Option<String>, failures: &mut u32) -> Ended {
-        let is_anew = version.is_none();
-        let from = match version.clone() {
-            Some(version) => version,
-            None => match self.now().await {
-                Ok(version) => version,
-                Err(ended) => return ended,
-            },
+    /// Follows what happens from `at` on, and from now on if that is nowhere.
+    async fn follow(&self, at: &mut Option<Place>, failures: &mut u32) -> Result<(), Ended> {
+        let (place, mut lines) = match at {
+            Some(place) => {
+                let lines = self.api.watch(OF, place.version()).await?;
+                (place, lines)
+            }
+            None => {
+                let place = self.now().await?;
+                let lines = self.api.watch(OF, place.version()).await?;
+                // Whatever was written before the watch was there.
+                self.hub.notify_all();
+                (at.insert(place), lines)
+            }
         };
-        let mut lines = match self.api.watch(OF, &from).await {
-            Ok(lines) => lines,
-            Err(failed) => return failed.into(),
-        };
-        *version = Some(from);
-        if is_anew {
-            // Whatever was written before the watch was there.
-            self.hub.notify_all();
-        }
-        loop {
-            let line = match lines.next().await {
-                Ok(Some(line)) => line,
-                Ok(None) => return Ended::Well,
-                Err(broken) => return Ended::Broken(broken.why),
-            };
+        while let Some(line) = lines.next().await.map_err(Ended::Broken)? {
             let Ok(event) = serde_json::from_slice::<Event>(&line) else {
-                *version = None;
-                return Ended::Broken("it sent something that is no event".to_owned());
+                *at = None;
+                let why = "it sent something that is no event".to_owned();
+                return Err(Ended::Broken(why));
             };
             let Watched { object, code } = event.object;
             match &*event.kind {
-                "ERROR" if code == Some(410) => return Ended::Expired,
+                "ERROR" if code == Some(410) => return Err(Ended::Missed(FORGOTTEN)),
                 "ERROR" => {
-                    *version = None;
-                    return Ended::Broken(format!("status {}", code.unwrap_or_default()));
+                    *at = None;
+                    let why = format!("status {}", code.unwrap_or_default());
+                    return Err(Ended::Broken(why));
                 }
                 "BOOKMARK" => {}
                 _ => match object.key() {
@@ -105,24 +101,26 @@ impl Inner {
                     None => self.hub.notify_all(),
                 },
             }
-            *version = Some(object.metadata.resource_version);
+            let advanced = place.advance(object.metadata.resource_version);
+            advanced.map_err(Ended::Missed)?;
             *failures = 0;
         }
+        Ok(())
     }
 
     /// Where the API server is now.
-    async fn now(&self) -> Result<String, Ended> {
+    async fn now(&self) -> Result<Place, Ended> {
         let list = self.api.list(OF, 1, None).await?;
         let list: List = serde_json::from_slice(&list)
             .map_err(|_| Ended::Broken("its list is none".to_owned()))?;
-        Ok(list.metadata.resource_version)
+        Ok(Place::of_list(list.metadata.resource_version))
     }
 }
 
 impl From<Failed> for Ended {
     fn from(failed: Failed) -> Self {
         match failed {
-            Failed::Expired(_) => Self::Expired,
+            Failed::Expired(_) => Self::Missed(FORGOTTEN),
             Failed::NotDone(error) => Self::Broken(error.to_string()),
             Failed::Unknown(why) | Failed::Missing(why) => Self::Broken(why),
             Failed::Conflict => Self::Broken("409".to_owned()),

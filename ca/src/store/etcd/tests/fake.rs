@@ -99,6 +99,17 @@ impl Data {
         content.history.clear();
     }
 
+    /// Is as it was at this revision.
+    pub(super) fn set_back(&self, revision: i64) {
+        let mut content = lock(&self.0);
+        content.revision = revision;
+        let is_older = |stored: &KeyValue| stored.mod_revision <= revision;
+        content.entries.retain(|_, stored| is_older(stored));
+        content
+            .history
+            .retain(|event| event.kv.as_ref().is_some_and(is_older));
+    }
+
     fn range(&self, wanted: &RangeRequest) -> RangeResponse {
         let content = lock(&self.0);
         let found = content.entries.values().filter(|it| {
