@@ -254,6 +254,8 @@ pub struct Readings {
     pub root_key_reachable: bool,
     /// Records that wait to be gathered, and that were removed before they were, if any are.
     pub sink: Option<(u64, u64)>,
+    /// Whether this replica leads.
+    pub leads: bool,
     /// Whether it was restored from a backup and issues nothing yet.
     pub is_shut: bool,
     /// End of each authority's certificate, by role.
@@ -332,6 +334,11 @@ impl<F: Fn() -> Option<Readings> + Send + Sync + 'static> Collector for Gauges<F
             "arx_ca_root_key_reachable",
             "1 if the key that signs intermediates could be reached at the last look",
             u64::from(readings.root_key_reachable),
+        )?;
+        one(
+            "arx_ca_leads",
+            "1 while this replica takes the steps of rotations and writes into clusters",
+            u64::from(readings.leads),
         )?;
         one(
             "arx_ca_restore_shut",
@@ -421,7 +428,7 @@ fn pods(
     clusters: &[(Arc<str>, Health)],
 ) -> Result<(), fmt::Error> {
     type Read = fn(&Health) -> Option<f64>;
-    let metrics: [(&str, &str, Option<&Unit>, Read); 2] = [
+    let metrics: [(&str, &str, Option<&Unit>, Read); 3] = [
         (
             "arx_ca_pods",
             "Pods that are known, by cluster",
@@ -433,6 +440,12 @@ fn pods(
             "Since the API server was last heard that tells of pods, by cluster",
             Some(&Unit::Seconds),
             |health| health.age.map(|age| age.as_secs_f64()),
+        ),
+        (
+            "arx_ca_pods_stale",
+            "1 while the pods of a cluster are not known, or not any more, and its tokens are refused",
+            None,
+            |health| Some(f64::from(u8::from(health.is_stale))),
         ),
     ];
     for (name, help, unit, read) in metrics {
@@ -492,4 +505,59 @@ fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read of it.
+    fn told(readings: Readings) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Gauges(move || Some(readings.clone()))));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("a text");
+        text
+    }
+
+    #[test]
+    fn pods_that_are_not_known_and_not_known_any_more_are_told_as_stale() {
+        let health = |age, is_stale| Health {
+            pods: 1,
+            age,
+            failure: None,
+            events: 0,
+            is_stale,
+            notices: [0; 4],
+        };
+        let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
+        let text = told(Readings {
+            pods: vec![
+                ("new".into(), health(None, true)),
+                ("well".into(), health(hours(0), false)),
+                ("lost".into(), health(hours(2), true)),
+            ],
+            ..Readings::default()
+        });
+        for line in [
+            "arx_ca_pods_stale{cluster=\"new\"} 1.0",
+            "arx_ca_pods_stale{cluster=\"well\"} 0.0",
+            "arx_ca_pods_stale{cluster=\"lost\"} 1.0",
+            "arx_ca_pods_age_seconds{cluster=\"lost\"} 7200.0",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn whether_this_replica_leads_is_told() {
+        for leads in [false, true] {
+            let text = told(Readings {
+                leads,
+                ..Readings::default()
+            });
+            let line = format!("arx_ca_leads {}", u8::from(leads));
+            assert!(text.lines().any(|it| it == line), "{line} in:\n{text}");
+        }
+    }
 }

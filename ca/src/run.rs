@@ -584,6 +584,7 @@ fn readings(ca: &Ca) -> Readings {
                 progress.missed,
             )
         }),
+        leads: ca.is_leader(),
         is_shut: ca.restore.is_open().is_err(),
         upstream_reachable: ca.above_is_reachable(),
         root_key_reachable: ca.authority.reach().borrow().away.is_none(),

@@ -17,8 +17,9 @@ use serde_json::Value;
 
 /// These have no sample before something has happened, so a process that is well does not
 /// show them. They stand here with how they are registered.
-const AFTER_AN_EVENT: [(&str, &str); 7] = [
+const AFTER_AN_EVENT: [(&str, &str); 8] = [
     ("arx_ca_upstream_reachable", "\"arx_ca_upstream_reachable\""),
+    ("arx_ca_published_objects", "\"arx_ca_published_objects\""),
     ("arx_agent_rejected_total", "\"rejected\""),
     ("arx_ca_refusals_total", "\"arx_ca_refusals\""),
     ("arx_ca_files_in_use", "\"arx_ca_files_in_use\""),
@@ -254,9 +255,59 @@ async fn a_root_that_renews_itself_in_time_is_no_warning() -> anyhow::Result<()>
     Ok(())
 }
 
+/// An authority whose records are gathered by whoever listens there.
+fn gathering(socket: &Path) -> Options {
+    Options {
+        authority: format!("[ledger]\nsink = \"unix:{}\"", socket.display()),
+        ..Options::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sink_that_is_away_is_a_warning_in_status_with_how_many_records_wait()
+-> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let socket = directory.path().join("lines");
+    let mesh = Mesh::start(gathering(&socket)).await?;
+    let sink = || async {
+        let health = mesh.status().await?.health;
+        let sink = health.into_iter().find(|it| it.component == "ledger sink");
+        sink.context("a row of its own")
+    };
+    until("it is told", || async {
+        let sink = sink().await?;
+        ensure!(sink.ok, "nothing waits for it: {sink:?}");
+        Ok(sink.code == "ARX-LEDGER-SINK" && sink.warning)
+    })
+    .await?;
+    let message = sink().await?.message;
+    ensure!(message.contains("records wait"), "{message}");
+    let warned = "arx_warned{condition=\"ledger sink\"}";
+    ensure!(metric(mesh.ops_port, warned).await? == Some(1.0));
+    ensure!(metric(mesh.ops_port, "arx_ca_ledger_sink_waiting").await? > Some(0.0));
+
+    let listener = tokio::net::UnixListener::bind(&socket)?;
+    let (_stream, _) = listener.accept().await?;
+    until("everything has come", || async {
+        let sink = sink().await?;
+        Ok(sink.code.is_empty() && sink.message.starts_with("0 records wait"))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_leads_is_seen_in_metrics() -> anyhow::Result<()> {
+    let mesh = Mesh::start(Options::default()).await?;
+    until("it leads", || async {
+        Ok(metric(mesh.ops_port, "arx_ca_leads").await? == Some(1.0))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_metric_of_rules_and_dashboard_is_exported() -> anyhow::Result<()> {
-    let mesh = Mesh::start(Options::default()).await?;
+    let gathered = tempfile::tempdir()?;
+    let mesh = Mesh::start(gathering(&gathered.path().join("lines"))).await?;
     let mut agent = mesh.agent("n1").await?;
     // A proxy that refuses what it gets, so that the agent has something to count.
     let token = mesh.token("shop", "web", "n1");

@@ -199,6 +199,7 @@ fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
     health.push(root_health(ca, now));
     health.extend(key_health(ca));
     health.extend(restored_health(ca));
+    health.extend(sink_health(ca));
     if ca.authority.looks_every().is_some() {
         let told = ca.overview.files().borrow().clone();
         let (code, message) = told.clone().unwrap_or_default();
@@ -257,6 +258,30 @@ fn restored_health(ca: &Ca) -> Option<wire::Health> {
             .map_or_else(String::new, |it| it.code.to_owned()),
         message: shut.map(|it| it.message).unwrap_or_default(),
         warning: false,
+    })
+}
+
+/// Whether the ledger comes to where it is gathered, if it is.
+fn sink_health(ca: &Ca) -> Option<wire::Health> {
+    let progress = ca.sink.as_ref()?.progress().borrow().clone();
+    let waiting = ca.ledger.status().records.saturating_sub(progress.next);
+    let code = match (&progress.trouble, progress.missed) {
+        (Some(_), _) => "ARX-LEDGER-SINK",
+        (None, 1..) => "ARX-LEDGER-SINK-MISSED",
+        (None, 0) => "",
+    };
+    let missed = match progress.missed {
+        0 => String::new(),
+        missed => format!("; {missed} were removed before they were written"),
+    };
+    let why = progress.trouble.map(|why| format!("{why}; "));
+    let why = why.unwrap_or_default();
+    Some(wire::Health {
+        component: "ledger sink".to_owned(),
+        ok: true,
+        code: code.to_owned(),
+        message: format!("{why}{waiting} records wait to be written{missed}"),
+        warning: !code.is_empty(),
     })
 }
 
