@@ -5,6 +5,7 @@
 //! nodes until their certificate ends or its root is no longer trusted. Nobody can hold more
 //! than their share of connections, calls and memory.
 
+mod local;
 mod message;
 mod operator;
 
@@ -19,7 +20,6 @@ use std::time::{Duration, SystemTime};
 use arx_daemon::Clock;
 use arx_daemon::calls::{Calls, Running};
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
-use arx_daemon::idle::Counted;
 use arx_daemon::places::{Place, Places};
 use arx_identity::{KeyId, TrustBundle, tls};
 use arx_proto::nested::v1::nested_server::NestedServer;
@@ -31,7 +31,7 @@ use hyper::rt::bounds::Http2ServerConnExec;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tower_service::Service as _;
 
@@ -42,6 +42,7 @@ use crate::nested::Api as NestedApi;
 use crate::node_api::Api as NodeApi;
 use crate::refusal::{Fault, Peer, Refusal};
 use crate::share::Shares;
+pub use local::serve_admin;
 use message::{Metered, Taken};
 pub use operator::{Answers, Operator};
 
@@ -68,14 +69,9 @@ const WHOLE_CALL: Duration = Duration::from_secs(30);
 /// to somebody else who has the node's key.
 const OF_NODE: usize = 8;
 /// Calls at a time on a connection: of somebody without a certificate, who wants to join once;
-/// of a node; of an operator.
+/// of a node.
 const STREAMS_OF_STRANGER: u32 = 4;
 const STREAMS_OF_NODE: u32 = 64;
-const STREAMS_OF_OPERATOR: u32 = 256;
-/// Connections of operators at a time, and those of them on which nothing is being answered, of which
-/// the oldest goes first: they keep nobody out.
-const OPERATORS: usize = 64;
-const IDLE_OPERATORS: usize = 32;
 /// Of all connections, one in so many may be of those without a certificate; as many more may
 /// wait for such a place, and as many be in their handshake, of which the oldest goes first.
 /// The rest is left to nodes.
@@ -291,53 +287,6 @@ fn lost_its_place() -> Refusal {
             "one node has at most {OF_NODE} connections, and its oldest was closed for a new one: if that goes on, look at what connects with this node's certificate"
         ),
     )
-}
-
-/// Serves the admin API to the CA's own user and to root.
-pub async fn serve_admin(listener: UnixListener, operator: Operator, tasks: Tasks, drain: Drain) {
-    let connections = Arc::new(Semaphore::new(OPERATORS + IDLE_OPERATORS));
-    let idle = Arc::new(Places::new(IDLE_OPERATORS));
-    let own = rustix::process::geteuid().as_raw();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = drain.requested() => return,
-            accepted = accept(&connections, || listener.accept()) => accepted,
-        };
-        let Some((place, (stream, _address))) = accepted else {
-            continue;
-        };
-        match stream.peer_cred() {
-            Ok(peer) if peer.uid() == 0 || peer.uid() == own => {}
-            Ok(peer) => {
-                tracing::warn!(
-                    code = "ARX-ADMIN-REFUSED",
-                    uid = peer.uid(),
-                    "only root and the authority's own user may administer it"
-                );
-                continue;
-            }
-            Err(error) => {
-                tracing::warn!(code = "ARX-ADMIN-REFUSED", %error, "who asks could not be found out");
-                continue;
-            }
-        }
-        let service = operator.clone();
-        let (until, idle) = (drain.clone(), Arc::clone(&idle));
-        tasks.spawn("admin connection", OnPanic::Continue, async move {
-            let calls = Calls::default();
-            let counted = Counted::new(calls.clone());
-            let connection = protocol(&counted, STREAMS_OF_OPERATOR)
-                .serve_connection(TokioIo::new(stream), service);
-            let connection = std::pin::pin!(connection);
-            tokio::select! {
-                () = run(connection, &calls, std::future::pending(), &until) => {}
-                // Nothing is being answered: there is nothing to end in good order.
-                () = counted.idle(&idle) => {}
-            }
-            drop(place);
-        });
-    }
 }
 
 async fn accept<T, F>(

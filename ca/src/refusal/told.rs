@@ -22,7 +22,9 @@ pub enum Peer {
     /// Somebody without a node's certificate, by address: a port would make each connection
     /// another peer.
     Address(IpAddr),
-    /// One of many.
+    /// Somebody on this machine, by number.
+    User(u32),
+    /// One of many, or nobody knows who.
     Other,
 }
 
@@ -77,6 +79,13 @@ impl Told {
         first
     }
 
+    /// Tells of what was counted for a minute.
+    pub fn tell_due(&self, now: Instant) {
+        for Repeated { code, peer, times } in self.due(now) {
+            tracing::info!(code, %peer, times, "refused again, so many times in the last minute");
+        }
+    }
+
     /// What was counted for a minute. A kind of which there was nothing more is forgotten, so
     /// that the next one is told at once.
     pub fn due(&self, now: Instant) -> Vec<Repeated> {
@@ -109,6 +118,7 @@ impl fmt::Display for Peer {
         match self {
             Self::Node(name) => fmt::Display::fmt(name, f),
             Self::Address(address) => fmt::Display::fmt(address, f),
+            Self::User(uid) => write!(f, "uid {uid}"),
             Self::Other => f.write_str("others"),
         }
     }

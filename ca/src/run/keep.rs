@@ -76,9 +76,7 @@ pub(super) async fn watch_authority(ca: Arc<Ca>, condition: Condition) {
 pub(super) async fn tell_refusals(ca: Arc<Ca>) {
     loop {
         tokio::time::sleep(refusal::COUNTED).await;
-        for refusal::Repeated { code, peer, times } in ca.told.due(ca.clock.monotonic()) {
-            tracing::info!(code, %peer, times, "refused again, so many times in the last minute");
-        }
+        ca.told.tell_due(ca.clock.monotonic());
     }
 }
 
