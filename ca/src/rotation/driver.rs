@@ -71,6 +71,18 @@ pub struct Rotator {
 pub(super) type Begin =
     fn(&mut Rotations, KeyId, Terms, String, SystemTime) -> Result<Rotation, RotationError>;
 
+/// When a wish may be done.
+enum May<'a> {
+    Always,
+    /// If everybody who is in the way is on the list of this digest, which was shown.
+    Shown(&'a [u8]),
+    /// If nobody else has turned it round since it was first looked at, and there is a way back.
+    TurnRound {
+        by_operator: bool,
+        turned: OnceLock<usize>,
+    },
+}
+
 impl View {
     /// The digest of the list of who is in the way.
     #[must_use]
@@ -250,55 +262,40 @@ impl Ca {
     /// # Errors
     /// [`Refusal`] if there is none, or it cannot be turned round.
     pub async fn abort_rotation(&self, id: &str, reason: String) -> Result<Arc<View>, Refusal> {
-        let rotations = self.state.rotations().await?;
-        if let Some(running) = rotations.running() {
-            let active = self.active_root().await.map_err(Wrong::refusal)?;
-            self.may_turn_round(running, active.key_id().unwrap_or(running.from))?;
-        }
-        self.turn_round(id, reason).await
+        self.turn(id, reason, true).await
     }
 
     /// The same, whoever wishes it.
     pub(super) async fn turn_round(&self, id: &str, reason: String) -> Result<Arc<View>, Refusal> {
-        self.has_way_back().await?;
-        self.turn(id, reason).await
+        self.turn(id, reason, false).await
     }
 
-    async fn turn(&self, id: &str, reason: String) -> Result<Arc<View>, Refusal> {
-        let turned = OnceLock::new();
-        self.wish(id, &Event::Abort(reason), |rotation, _| {
-            // What somebody else has turned round meanwhile is not turned back.
-            let turns = rotation.passed.iter().filter(|it| it.aborted.is_some());
-            let turns = turns.count();
-            match *turned.get_or_init(|| turns) == turns {
-                true => Ok(()),
-                false => Err(outrun(&rotation.id)),
-            }
-        })
-        .await
+    async fn turn(
+        &self,
+        id: &str,
+        reason: String,
+        by_operator: bool,
+    ) -> Result<Arc<View>, Refusal> {
+        let may = May::TurnRound {
+            by_operator,
+            turned: OnceLock::new(),
+        };
+        self.wish(id, &Event::Abort(reason), &may).await
     }
 
     /// Where the roots are exchanged again, the one that it began with has to sign.
-    async fn has_way_back(&self) -> Result<(), Refusal> {
-        let rotations = self.state.rotations().await;
-        let rotations = rotations.map_err(|error| Wrong::from(error).refusal())?;
+    async fn has_way_back(&self, rotation: &Rotation, active: KeyId) -> Result<(), Refusal> {
         let exchanges = [Phase::Activate, Phase::Reissue, Phase::Held];
-        let stored = self.state.authorities().await;
-        let stored = stored.map_err(|error| Wrong::from(error).refusal())?;
-        let active = stored.as_ref().and_then(|stored| stored.value.active());
-        let active = active.and_then(Root::key_id);
-        match rotations.running() {
-            Some(running) if exchanges.contains(&running.phase) && active != Some(running.from) => {
-                let signs = self.authority.can_sign(running.from).await;
-                signs.map_err(|reason| {
-                    refused(&RotationError::NoWayBack {
-                        id: running.id.clone(),
-                        reason: reason.to_string(),
-                    })
-                })
-            }
-            _ => Ok(()),
+        if !exchanges.contains(&rotation.phase) || active == rotation.from {
+            return Ok(());
         }
+        let signs = self.authority.can_sign(rotation.from).await;
+        signs.map_err(|reason| {
+            refused(&RotationError::NoWayBack {
+                id: rotation.id.clone(),
+                reason: reason.to_string(),
+            })
+        })
     }
 
     /// Lets a rotation go on that waits for the operator; or, forced, past a gate that is
@@ -313,19 +310,10 @@ impl Ca {
         force: Option<(String, &[u8])>,
     ) -> Result<Arc<View>, Refusal> {
         let Some((reason, digest)) = force else {
-            return self.wish(id, &Event::Continue, |_, _| Ok(())).await;
+            return self.wish(id, &Event::Continue, &May::Always).await;
         };
-        self.wish(id, &Event::Force(reason), |rotation, facts| {
-            if self.rotator.shown.has_all(digest, rotation, &facts.obstacles) {
-                return Ok(());
-            }
-            Err(Refusal::new(
-                "ARX-ROTATION-LIST-CHANGED",
-                Fault::Changed,
-                "somebody is in the way who was not on the list that you were shown: look at `arx rotate status` again",
-            ))
-        })
-        .await
+        let event = Event::Force(reason);
+        self.wish(id, &event, &May::Shown(digest)).await
     }
 
     /// One look, for tests that drive by themselves.
@@ -343,27 +331,62 @@ impl Ca {
 
     /// Does what an operator wishes of the rotation `id`, if it `may` be by what is there when it
     /// is done: it has happened, or is refused.
-    async fn wish(
-        &self,
-        id: &str,
-        event: &Event,
-        may: impl Fn(&Rotation, &Facts) -> Result<(), Refusal>,
-    ) -> Result<Arc<View>, Refusal> {
+    async fn wish(&self, id: &str, event: &Event, may: &May<'_>) -> Result<Arc<View>, Refusal> {
         let mut hints = self.rotator.turn.lock().await;
-        let may = |rotation: &Rotation, facts: &Facts| {
-            if !id.is_empty() && rotation.id != id {
-                return Err(refused(&RotationError::None));
-            }
-            may(rotation, facts)
-        };
         for _ in 0..TRIES {
-            let looked = self.look_if(event, &mut hints, may).await;
+            let looked = self.look_if(event, &mut hints, Some((id, may))).await;
             if !matches!(looked.map_err(Wrong::refusal)?, Looked::Outrun) {
                 self.rotator.wake.notify_one();
                 return self.current_view();
             }
         }
         Err(outrun(id))
+    }
+
+    /// Whether what is wished may be done to `rotation`, of which `facts` are seen.
+    async fn may(
+        &self,
+        (id, may): (&str, &May<'_>),
+        rotation: &Rotation,
+        facts: &Facts,
+    ) -> Result<(), Refusal> {
+        if !id.is_empty() && rotation.id != id {
+            return Err(refused(&RotationError::None));
+        }
+        match may {
+            May::Always => Ok(()),
+            May::Shown(digest) => {
+                if self
+                    .rotator
+                    .shown
+                    .has_all(digest, rotation, &facts.obstacles)
+                {
+                    return Ok(());
+                }
+                Err(Refusal::new(
+                    "ARX-ROTATION-LIST-CHANGED",
+                    Fault::Changed,
+                    "somebody is in the way who was not on the list that you were shown: look at `arx rotate status` again",
+                ))
+            }
+            // Nothing is turned round, which is said by whoever would have to.
+            May::TurnRound { .. } if rotation.phase.is_over() => Ok(()),
+            May::TurnRound {
+                by_operator,
+                turned,
+            } => {
+                // What somebody else has turned round meanwhile is not turned back.
+                let turns = rotation.passed.iter().filter(|it| it.aborted.is_some());
+                let turns = turns.count();
+                if *turned.get_or_init(|| turns) != turns {
+                    return Err(outrun(&rotation.id));
+                }
+                if *by_operator {
+                    self.may_turn_round(rotation, facts.active)?;
+                }
+                self.has_way_back(rotation, facts.active).await
+            }
+        }
     }
 
     /// Drives whatever rotation there is, for as long as the process runs.
@@ -447,15 +470,16 @@ impl Ca {
 
     /// Looks once, decides, stores what was decided, and does it.
     pub(super) async fn look(&self, event: &Event, hints: &mut Hints) -> Result<Looked, Wrong> {
-        self.look_if(event, hints, |_, _| Ok(())).await
+        self.look_if(event, hints, None).await
     }
 
-    /// The same, if it `may` be by what is seen.
+    /// The same, if it may be what is wished of a rotation, by what is seen: what is stored has to be
+    /// what was seen, or it is looked at anew.
     async fn look_if(
         &self,
         event: &Event,
         hints: &mut Hints,
-        may: impl Fn(&Rotation, &Facts) -> Result<(), Refusal>,
+        wished: Option<(&str, &May<'_>)>,
     ) -> Result<Looked, Wrong> {
         match (self.restore.lets_rotate(), event) {
             (Ok(()), _) => {}
@@ -474,7 +498,10 @@ impl Ca {
         };
         let (now, doubt) = self.believed_time(&rotation);
         let facts = self.facts(&rotation, now, doubt).await?;
-        may(&rotation, &facts).map_err(Wrong::Refused)?;
+        if let Some(wished) = wished {
+            let may = self.may(wished, &rotation, &facts).await;
+            may.map_err(Wrong::Refused)?;
+        }
         let step =
             step(&rotation, event, &facts, now).map_err(|error| Wrong::Refused(refused(&error)))?;
         // Whoever is asked by an operator acts; what only is looked at is the leader's.

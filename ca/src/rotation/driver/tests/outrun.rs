@@ -5,7 +5,7 @@ use super::*;
 use crate::caller::Node;
 use crate::fleet::Session;
 use crate::seal::Seal;
-use crate::state::{Passed, State};
+use crate::state::{Authorities, Passed, State};
 use crate::store::faults::Fault as StoreFault;
 use crate::testing::node;
 
@@ -56,11 +56,36 @@ impl Waiting {
         Ok(stored.all.pop().ok_or("there is one")?)
     }
 
+    /// The state as another replica has it: whoever wrote something knows when a read is older.
+    async fn another(&self) -> Result<State, StateError> {
+        let (store, domain) = (self.store.clone(), &self.house.ca.trust_domain);
+        State::open(store, Seal::plain(), domain, "another").await
+    }
+
+    /// Another replica has the prepared root sign, and the key of the one before is lost.
+    async fn exchanges_roots(&self) -> Outcome {
+        let state = self.another().await?;
+        state
+            .update(&state.key(&Authorities::KIND), |found| {
+                let found: Option<Loaded<Authorities>> = found;
+                let mut authorities = found.map(|found| found.value).unwrap_or_default();
+                for root in &mut authorities.roots {
+                    if root.state == RootState::Prepared {
+                        root.state = RootState::Active;
+                    } else {
+                        root.state = RootState::Retiring;
+                        root.key = KeyPlace::Erased;
+                    }
+                }
+                Ok::<_, StateError>(Decision::Write(authorities, ()))
+            })
+            .await?;
+        Ok(())
+    }
+
     /// Another replica changes the rotation, which the next `reads` of it do not show yet.
     async fn is_outrun(&self, reads: usize, change: impl Fn(&mut Rotation)) -> Outcome {
-        // With a state of its own: whoever wrote something knows when a read is older.
-        let (store, domain) = (self.store.clone(), &self.house.ca.trust_domain);
-        let state = State::open(store, Seal::plain(), domain, "another").await?;
+        let state = self.another().await?;
         state
             .update(&state.key(&Rotations::KIND), |found| {
                 let found: Option<Loaded<Rotations>> = found;
@@ -90,7 +115,7 @@ fn turned(rotation: &Rotation) -> usize {
 async fn an_abort_that_another_step_comes_before_is_done_after_it() -> Outcome {
     let it = Waiting::start().await?;
     it.is_outrun(1, aside).await?;
-    it.house.ca.turn("", "a mistake".to_owned()).await?;
+    it.house.ca.turn_round("", "a mistake".to_owned()).await?;
     assert!(it.store.is_spent());
     let stored = it.stored().await?;
     assert_eq!((stored.phase, turned(&stored)), (Phase::Withdraw, 1));
@@ -115,11 +140,26 @@ async fn what_another_has_turned_round_at_the_same_moment_is_not_turned_back() -
         rotation.phase = Phase::Held;
     })
     .await?;
-    let refused = it.house.ca.turn("", "a mistake".to_owned()).await;
+    let refused = it.house.ca.turn_round("", "a mistake".to_owned()).await;
     assert!(it.store.is_spent());
     let refused = refused.expect_err("it was turned round already");
     assert_eq!(refused.code, "ARX-ROTATION-OUTRUN");
     assert_eq!(it.stored().await?.phase, Phase::Held);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_abort_that_another_step_leaves_no_way_back_for_is_refused() -> Outcome {
+    let it = Waiting::start().await?;
+    it.exchanges_roots().await?;
+    it.is_outrun(3, |rotation| rotation.phase = Phase::Reissue)
+        .await?;
+    let refused = it.house.ca.turn_round("", "a mistake".to_owned()).await;
+    assert!(it.store.is_spent());
+    let refused = refused.expect_err("the root that would sign again cannot");
+    assert_eq!(refused.code, "ARX-ROTATION-NO-WAY-BACK");
+    let stored = it.stored().await?;
+    assert_eq!((stored.phase, turned(&stored)), (Phase::Reissue, 0));
     Ok(())
 }
 
