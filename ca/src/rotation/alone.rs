@@ -116,6 +116,7 @@ mod tests {
                 ..Obstacle::default()
             }],
             denied: Vec::new(),
+            by_word: false,
         }
     }
 

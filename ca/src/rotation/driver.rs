@@ -116,14 +116,22 @@ impl Rotator {
         *self.marked.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate);
     }
 
-    /// The replicas whose word about a node counts.
+    /// The replicas whose word about a node counts at a gate of this dwell.
     pub(super) fn alive<'a>(
         &self,
         reports: impl Iterator<Item = (&'a String, &'a Report)>,
+        dwell: Duration,
         now: Instant,
     ) -> BTreeSet<&'a str> {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        reports::alive(&mut heard, reports, now)
+        reports::alive(&mut heard, reports, dwell, now)
+    }
+
+    /// Until the next look at what is under way, whatever happens.
+    fn pause(&self) -> Duration {
+        let view = self.view.borrow();
+        let dwell = view.as_ref().map(|view| view.rotation.terms.dwell);
+        dwell.map_or(LOOK, |dwell| LOOK.min(reports::beat(dwell)))
     }
 
     /// Has the rotation looked at.
@@ -402,7 +410,7 @@ impl Ca {
                 let mut hints = self.rotator.turn.lock().await;
                 match self.look(&Event::Looked, &mut hints).await {
                     Ok(Looked::Again | Looked::Outrun) => continue,
-                    Ok(Looked::Waiting) => LOOK,
+                    Ok(Looked::Waiting) => self.rotator.pause(),
                     Ok(Looked::Idle) => Duration::MAX,
                     Err(wrong) => {
                         self.in_trouble(&wrong.refusal()).await;

@@ -40,6 +40,8 @@ pub struct Facts {
     pub obstacles: Vec<Obstacle>,
     /// Denied holders who have not: no gate waits for them.
     pub denied: Vec<Obstacle>,
+    /// Whether somebody is out of the way by another replica's word alone.
+    pub by_word: bool,
 }
 
 /// Somebody who is in the way of a gate.

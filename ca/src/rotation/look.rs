@@ -17,6 +17,18 @@ use crate::state::{
     Authorities, Below, Gate, Phase, ReplicaDocument, Report, Root, RootState, Rotation,
 };
 
+/// How a gate stands.
+struct Judged {
+    /// Who has done what the phase waits for.
+    confirmed: u64,
+    /// Who has not.
+    obstacles: Vec<Obstacle>,
+    /// Denied holders who have not.
+    denied: Vec<Obstacle>,
+    /// Whether somebody is out of the way by another replica's word alone.
+    by_word: bool,
+}
+
 impl Ca {
     /// What is seen at `now` of everything that `rotation` depends on.
     pub(super) async fn facts(
@@ -46,8 +58,12 @@ impl Ca {
             above.find(|id| stored.root(*id).is_some())
         });
         let replicas = self.state.replicas().await?;
-        let gate = self.gate(rotation, &stored, &replicas, now).await?;
-        let (mut confirmed, mut obstacles, denied) = gate;
+        let Judged {
+            mut confirmed,
+            mut obstacles,
+            denied,
+            by_word,
+        } = self.gate(rotation, &stored, &replicas, now).await?;
         let (held, unwritten) = self.published(rotation);
         confirmed += held;
         obstacles.extend(unwritten);
@@ -85,6 +101,7 @@ impl Ca {
             confirmed,
             obstacles,
             denied,
+            by_word,
         })
     }
 
@@ -94,14 +111,14 @@ impl Ca {
         is_ready.then(|| self.rotator.counting_for(self.clock.monotonic()))
     }
 
-    /// Who has done what the phase waits for, who has not, and which denied holders have not.
+    /// How the gate of the phase stands.
     async fn gate(
         &self,
         rotation: &Rotation,
         stored: &Authorities,
         replicas: &[(String, ReplicaDocument)],
         now: SystemTime,
-    ) -> Result<(u64, Vec<Obstacle>, Vec<Obstacle>), Wrong> {
+    ) -> Result<Judged, Wrong> {
         let mut others = stored.registrations.iter();
         let others_sign = others
             .any(|other| *other.replica != *self.replica && !nested::is_below(&other.replica));
@@ -110,7 +127,8 @@ impl Ca {
         let reports = others
             .clone()
             .filter_map(|(name, document)| Some((name, document.report.as_ref()?)));
-        let alive = self.rotator.alive(reports, self.clock.monotonic());
+        let dwell = rotation.terms.dwell;
+        let alive = self.rotator.alive(reports, dwell, self.clock.monotonic());
         let said = others.filter_map(|(name, document)| {
             let report = document.report.as_ref()?;
             (Some(&report.gate) == gate.as_ref()).then(|| (name.clone(), report))
@@ -149,7 +167,7 @@ impl Ca {
             .filter(|(name, _)| alive.contains(name.as_str()));
         let well = alive.flat_map(|(_, report)| report.well.iter().map(String::as_str));
         let well = well.collect();
-        reports::without_well(&mut waits, &well);
+        let mut by_word = reports::without_well(&mut waits, &well);
         let signs_under = self.authority.issuing().map(|it| it.root());
         if let Some(gate) = gate {
             // Not before it is known who has been issued what.
@@ -168,9 +186,10 @@ impl Ca {
                     below: below.collect(),
                     ..sight.report(rotation, gate, signs_under, known, now)
                 };
-                self.tell_replicas(report).await?;
+                self.tell_replicas(report, dwell).await?;
             }
             if others_sign {
+                by_word |= reports::rest_on(sight.reports.values(), &well);
                 confirmed += sight.reports.values().map(|it| it.confirmed).sum::<u64>();
                 let mut others = reports::of_others(sight.reports.iter(), &well);
                 sight.without_well_here(rotation, &mut others, now);
@@ -178,7 +197,12 @@ impl Ca {
             }
         }
         obstacles.extend(waits);
-        Ok((confirmed, obstacles, denied))
+        Ok(Judged {
+            confirmed,
+            obstacles,
+            denied,
+            by_word,
+        })
     }
 
     /// Notes how far the ledger is before the gate can open: what was issued under the root that
@@ -193,10 +217,10 @@ impl Ca {
     }
 
     /// Stores what this replica knows of a gate, for the others.
-    async fn tell_replicas(&self, report: Report) -> Result<(), Wrong> {
+    async fn tell_replicas(&self, report: Report, dwell: Duration) -> Result<(), Wrong> {
         let now = self.clock.monotonic();
         let told = self.rotator.told();
-        if Told::is_out_of_date(told.as_ref(), &report, now) {
+        if Told::is_out_of_date(told.as_ref(), &report, dwell, now) {
             let checkpoint = self.checkpoint();
             let stored = self.state.report(&self.replica, report.clone(), checkpoint);
             stored.await?;

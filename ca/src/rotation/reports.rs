@@ -23,11 +23,13 @@ const NAMED: usize = 100;
 const AWAY: usize = 300;
 /// Reports that say nothing decisive are not stored more often.
 const EVERY: Duration = Duration::from_secs(1);
-/// A report by which others take nodes for well is said again this often,
+/// A report by which others take nodes for well is said again this often at least,
 const BEAT: Duration = Duration::from_secs(4);
-/// and not believed for longer than this, which is shorter than a gate stays shut after the last
-/// that was in its way.
-const BELIEVED: Duration = Duration::from_secs(13);
+/// and not believed for longer than this.
+const BELIEVED: Duration = Duration::from_secs(10);
+/// For so long a gate stays shut at least that rests on another replica's word: in less, nothing can
+/// be said again in time.
+const LEAST: Duration = Duration::from_secs(2);
 
 /// Why somebody is in the way, as other replicas may tell it.
 const REASONS: [&str; 12] = [
@@ -63,11 +65,29 @@ pub(super) struct Saying {
     changed: Option<Instant>,
 }
 
-/// The replicas whose word about a node counts at `now`: a node may have left one that is dead,
-/// and be well no more.
+/// How long a gate stays shut after the last who was in its way, if it rests on another replica's
+/// word.
+pub(super) fn dwell(own: Duration) -> Duration {
+    own.max(LEAST)
+}
+
+/// How often a word is said again at a gate of this dwell; and how often is looked whether it was.
+pub(super) fn beat(own: Duration) -> Duration {
+    (dwell(own) / 4).min(BEAT)
+}
+
+/// For how long a word is believed at a gate of this dwell: what is believed when the gate opens was
+/// said, seen, and counted anew since the last who was in its way.
+fn believed(own: Duration) -> Duration {
+    (dwell(own) * 2 / 3).min(BELIEVED)
+}
+
+/// The replicas whose word about a node counts at `now`, at a gate of this dwell: a node may have
+/// left one that is dead, and be well no more.
 pub(super) fn alive<'a>(
     heard: &mut Heard,
     reports: impl Iterator<Item = (&'a String, &'a Report)>,
+    dwell: Duration,
     now: Instant,
 ) -> BTreeSet<&'a str> {
     let before = heard.take();
@@ -87,7 +107,7 @@ pub(super) fn alive<'a>(
                 changed: None,
             },
         };
-        if saying.changed.is_some_and(|at| now < at + BELIEVED) {
+        if saying.changed.is_some_and(|at| now < at + believed(dwell)) {
             alive.insert(name.as_str());
         }
         all.insert(name.clone(), saying);
@@ -114,9 +134,19 @@ pub fn gate(rotation: &Rotation) -> Option<Gate> {
 }
 
 /// Takes out of `waiting` the nodes that are only not connected here, and are `well` by the word
-/// of another replica.
-pub(super) fn without_well(waiting: &mut Vec<Obstacle>, well: &BTreeSet<&str>) {
+/// of another replica. Whether there are such.
+pub(super) fn without_well(waiting: &mut Vec<Obstacle>, well: &BTreeSet<&str>) -> bool {
+    let before = waiting.len();
     waiting.retain(|it| !(is_away(it.reason) && well.contains(it.node.as_str())));
+    waiting.len() < before
+}
+
+/// Whether some of those whom other replicas miss are out of the way by the word of another.
+pub(super) fn rest_on<'a>(
+    mut reports: impl Iterator<Item = &'a &'a Report>,
+    well: &BTreeSet<&str>,
+) -> bool {
+    reports.any(|report| report.away.iter().any(|node| well.contains(node.as_str())))
 }
 
 /// The first of the nodes that are only not connected here.
@@ -130,7 +160,8 @@ fn is_away(reason: &str) -> bool {
 }
 
 /// What others wait for, as obstacles: those that are named and not `well` by the word of one
-/// of them, and one for the rest of each.
+/// of them, and one for the rest of each. Also those whom they miss and believe to be well, which is
+/// for everybody to judge by what is still said of it.
 pub(super) fn of_others<'a>(
     reports: impl Iterator<Item = (&'a String, &'a &'a Report)>,
     well: &BTreeSet<&str>,
@@ -159,7 +190,19 @@ pub(super) fn of_others<'a>(
                 ..Obstacle::default()
             });
         }
-        if report.open > told {
+        if report.open <= told {
+            let missed = report.away.iter().filter(|node| {
+                let is_named = |open: &Open| open.node == **node && is_away(&open.reason);
+                !well.contains(node.as_str()) && !report.named.iter().any(is_named)
+            });
+            obstacles.extend(missed.map(|node| Obstacle {
+                node: node.clone(),
+                reason: Reason::AgentAway.as_str(),
+                detail: format!("told by {replica}"),
+                told_by: replica.clone(),
+                ..Obstacle::default()
+            }));
+        } else {
             obstacles.push(Obstacle {
                 node: replica.clone(),
                 reason: "replica-waits",
@@ -261,15 +304,20 @@ impl Told {
     }
 
     /// Whether `report` is to be stored now: it says something else, and either decides
-    /// something or the last one was some time ago.
-    pub(super) fn is_out_of_date(told: Option<&Self>, report: &Report, now: Instant) -> bool {
+    /// something or the last one was some time ago, at a gate of this dwell.
+    pub(super) fn is_out_of_date(
+        told: Option<&Self>,
+        report: &Report,
+        dwell: Duration,
+        now: Instant,
+    ) -> bool {
         let Some(told) = told else { return true };
         let as_told = Report {
             said: told.report.said,
             ..report.clone()
         };
         if told.report == as_told {
-            return !report.well.is_empty() && now >= told.at + BEAT;
+            return !report.well.is_empty() && now >= told.at + beat(dwell);
         }
         let decides = told.report.gate != report.gate
             || report.open == 0

@@ -9,7 +9,7 @@ use serde_json::Map;
 
 use super::facts::{Facts, Obstacle};
 use super::terms::last_call;
-use super::{alone, distrust};
+use super::{alone, distrust, reports};
 use crate::state::{
     Forced, Initiator, Kind, LeftBehind, LeftOut, Opener, Passed, Phase, Rotation, Rotations, Terms,
 };
@@ -522,15 +522,19 @@ pub(super) fn gate(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemT
         };
         return Step::stand(rotation, waits);
     }
+    let dwell = match facts.by_word {
+        true => reports::dwell(rotation.terms.dwell),
+        false => rotation.terms.dwell,
+    };
     match rotation.clear_since {
         // A clock that went back would keep the gate shut for as long.
         Some(since) if since <= now => {
-            if now < since + rotation.terms.dwell {
+            if now < since + dwell {
                 return Step::default();
             }
             moved(rotation, next, facts, now)
         }
-        _ if rotation.terms.dwell.is_zero() => moved(rotation, next, facts, now),
+        _ if dwell.is_zero() => moved(rotation, next, facts, now),
         _ => {
             let clear = Rotation {
                 clear_since: Some(now),

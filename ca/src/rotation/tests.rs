@@ -166,6 +166,7 @@ impl World {
             confirmed: AGENTS as u64 - obstacles.len() as u64,
             obstacles,
             denied: Vec::new(),
+            by_word: false,
         }
     }
 

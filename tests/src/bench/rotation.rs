@@ -282,6 +282,7 @@ async fn two_steps(state: &State, rotations: &mut Rotations) -> anyhow::Result<u
             ..Obstacle::default()
         }],
         denied: Vec::new(),
+        by_word: false,
     };
     if rotations.running().is_none() {
         let terms = Terms {

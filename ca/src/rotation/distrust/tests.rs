@@ -66,6 +66,7 @@ fn facts() -> Facts {
         confirmed: 3,
         obstacles: Vec::new(),
         denied: Vec::new(),
+        by_word: false,
     }
 }
 

@@ -32,14 +32,33 @@ async fn begun_with(house: &House, dwell: Duration) -> Outcome {
 /// Looks until nothing changes by looking.
 async fn settles(houses: &[&House]) -> Outcome {
     for _ in 0..16 {
-        for house in houses {
-            house.ca.trust.refresh().await?;
-            house.ca.denials.refresh().await?;
-            house.ca.look_again().await?;
-            renews(house).await?;
-        }
+        look(houses).await?;
     }
     Ok(())
+}
+
+/// The same for as long as a gate stays shut that rests on a word.
+async fn goes_on(houses: &[&House]) -> Outcome {
+    for _ in 0..16 {
+        tokio::time::advance(LEAST / 4).await;
+        look(houses).await?;
+    }
+    Ok(())
+}
+
+async fn look(houses: &[&House]) -> Outcome {
+    for house in houses {
+        house.ca.trust.refresh().await?;
+        house.ca.denials.refresh().await?;
+        house.ca.look_again().await?;
+        renews(house).await?;
+    }
+    Ok(())
+}
+
+/// A clock that stands still unless a test has it go on.
+fn clock() -> Clock {
+    Clock::following_tokio(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 31))
 }
 
 /// What an authority does by itself when another root signs.
@@ -142,28 +161,28 @@ async fn issue(house: &House) -> Outcome {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_node_that_has_gone_over_to_another_replica_is_well_by_the_word_of_that_one() -> Outcome {
-    let one = House::new().await?;
+    let one = House::with("", clock()).await?;
     let other = one.beside("ca-2").await?;
     issue(&one).await?;
     let agent = other.follow(&node(), 1);
     begun(&one).await?;
-    settles(&[&one, &other]).await?;
+    goes_on(&[&one, &other]).await?;
     // The one misses it, the other has not heard that it has the bundle.
     let reasons: Vec<_> = open(&one).into_iter().map(|it| it.1).collect();
     assert!(reasons.contains(&"agent-behind"), "{reasons:?}");
     stores(&other, &agent);
-    settles(&[&one, &other]).await?;
+    goes_on(&[&one, &other]).await?;
     assert_eq!(phase(&one), Phase::Reissue);
     // The ledger of the one has a certificate under the old root, and the node has to show twice
     // that it is gone.
     assert_eq!(open(&one).first().map(|it| it.0.as_str()), Some(NODE));
     shows_nothing(&other, &agent, 1, 1);
-    settles(&[&one, &other]).await?;
+    goes_on(&[&one, &other]).await?;
     assert_eq!(phase(&one), Phase::Reissue);
     shows_nothing(&other, &agent, 1, 2);
-    settles(&[&one, &other]).await?;
+    goes_on(&[&one, &other]).await?;
     assert!(phase(&one) > Phase::Reissue, "{:?}", open(&one));
     Ok(())
 }
@@ -264,8 +283,7 @@ fn those_who_are_waited_for_beyond_the_named_are_counted() {
 #[tokio::test(start_paused = true)]
 async fn the_word_of_a_replica_that_has_died_keeps_no_node_well() -> Outcome {
     let dwell = Duration::from_secs(15);
-    let clock = Clock::following_tokio(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 31));
-    let one = House::with("", clock).await?;
+    let one = House::with("", clock()).await?;
     let other = one.beside("ca-2").await?;
     issue(&one).await?;
     let agent = other.follow(&node(), 1);
@@ -291,6 +309,81 @@ async fn the_word_of_a_replica_that_has_died_keeps_no_node_well() -> Outcome {
     Ok(())
 }
 
+/// One waits for a node that is well by the word of the other, by now.
+async fn resting_on_a_word(
+    dwell: Duration,
+) -> Result<(House, House, Session), Box<dyn std::error::Error>> {
+    let one = House::with("", clock()).await?;
+    let other = one.beside("ca-2").await?;
+    // Which knows of the node by itself.
+    other.ca.leading.set(false);
+    issue(&one).await?;
+    let agent = other.follow(&node(), 1);
+    begun_with(&one, dwell).await?;
+    settles(&[&one, &other]).await?;
+    stores(&other, &agent);
+    settles(&[&one, &other]).await?;
+    assert_eq!((phase(&one), open(&one)), (Phase::Distribute, Vec::new()));
+    Ok((one, other, agent))
+}
+
+/// Between looks in these tests.
+const STEP: Duration = Duration::from_millis(250);
+
+#[tokio::test(start_paused = true)]
+async fn however_short_its_dwell_a_gate_opens_by_no_word_that_is_older_than_the_last_in_its_way()
+-> Outcome {
+    for dwell in [0, 300, 1000, 5000] {
+        let (one, _dead, _agent) = resting_on_a_word(Duration::from_millis(dwell)).await?;
+        for _ in 0..80 {
+            tokio::time::advance(STEP).await;
+            one.ca.look_again().await?;
+        }
+        let left = (phase(&one), open(&one));
+        let waits = vec![(NODE.to_owned(), "agent-away")];
+        assert_eq!(left, (Phase::Distribute, waits), "after {dwell} ms");
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_of_any_dwell_opens_by_a_word_that_is_said_again() -> Outcome {
+    for dwell in [0, 300, 1000, 5000] {
+        let (one, other, _agent) = resting_on_a_word(Duration::from_millis(dwell)).await?;
+        let began = tokio::time::Instant::now();
+        while phase(&one) == Phase::Distribute {
+            tokio::time::advance(STEP).await;
+            other.ca.look_again().await?;
+            one.ca.look_again().await?;
+            assert!(began.elapsed() < Duration::from_secs(60), "{dwell} ms");
+        }
+        assert!(began.elapsed() >= Duration::from_millis(dwell));
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_replica_believes_of_another_is_believed_by_a_third_only_as_long_as_it_is_said()
+-> Outcome {
+    let one = House::with("", clock()).await?;
+    let (misses, has) = (one.beside("ca-2").await?, one.beside("ca-3").await?);
+    issue(&misses).await?;
+    let agent = has.follow(&node(), 1);
+    begun_with(&one, Duration::from_secs(15)).await?;
+    settles(&[&one, &misses, &has]).await?;
+    stores(&has, &agent);
+    settles(&[&one, &misses, &has]).await?;
+    assert_eq!((phase(&one), open(&one)), (Phase::Distribute, Vec::new()));
+    // Both die, and with them what the one has said because of the other.
+    tokio::time::advance(Duration::from_secs(13)).await;
+    one.ca.look_again().await?;
+    assert_eq!(open(&one), [(NODE.to_owned(), "agent-away")]);
+    has.ca.look_again().await?;
+    one.ca.look_again().await?;
+    assert_eq!(open(&one), []);
+    Ok(())
+}
+
 #[test]
 fn a_report_that_was_there_before_anybody_looked_counts_when_it_is_said_again() {
     let well = |said: u64| Report {
@@ -301,14 +394,15 @@ fn a_report_that_was_there_before_anybody_looked_counts_when_it_is_said_again() 
     let mut hears = |said: u64, second: u64| {
         let report = well(said);
         let now = start + Duration::from_secs(second);
-        let alive = alive(&mut heard, [(&name, &report)].into_iter(), now);
+        let dwell = Duration::from_secs(15);
+        let alive = alive(&mut heard, [(&name, &report)].into_iter(), dwell, now);
         !alive.is_empty()
     };
     assert!(!hears(100, 0), "nobody knows how old it is");
     assert!(!hears(100, 4));
     assert!(hears(104, 5));
-    assert!(hears(104, 17));
-    assert!(!hears(104, 18));
+    assert!(hears(104, 14));
+    assert!(!hears(104, 15));
     // By whatever clock.
     assert!(hears(3, 19));
 }
@@ -319,5 +413,17 @@ fn a_report_by_which_nobody_is_well_is_not_said_again() {
     let later = start + 100 * BEAT;
     let (told, again) = (report(0), report(9));
     let told = Told::new(told, start);
-    assert!(!Told::is_out_of_date(Some(&told), &again, later));
+    assert!(!Told::is_out_of_date(Some(&told), &again, BEAT, later));
+}
+
+#[test]
+fn a_word_is_said_in_time_to_be_believed_and_believed_for_less_than_a_gate_stays_shut() {
+    const LOOK: Duration = Duration::from_secs(1);
+    for own in [0, 1, 500, 1000, 2000, 15_000, 3_600_000].map(Duration::from_millis) {
+        let (beat, believed, dwell) = (beat(own), believed(own), dwell(own));
+        assert!(dwell >= own);
+        assert!(2 * beat < believed, "{own:?}");
+        // It is seen at a look after it was said.
+        assert!(believed + beat.min(LOOK) < dwell, "{own:?}");
+    }
 }

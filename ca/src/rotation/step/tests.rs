@@ -52,6 +52,7 @@ fn facts() -> Facts {
         counting_for: Some(HOUR),
         confirmed: 0,
         denied: Vec::new(),
+        by_word: false,
         obstacles: vec![Obstacle {
             node: "c1/n1".to_owned(),
             reason: "agent-away",

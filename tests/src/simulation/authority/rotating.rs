@@ -271,6 +271,7 @@ impl Authority {
             confirmed,
             obstacles,
             denied,
+            by_word: false,
         })
     }
 
