@@ -417,6 +417,22 @@ impl wire::admin_server::Admin for Api {
         Ok(Response::new(answer))
     }
 
+    async fn check_clusters(
+        &self,
+        _request: Request<wire::CheckClustersRequest>,
+    ) -> Result<Response<wire::CheckClustersResponse>, Status> {
+        let findings = self.0.examine().await.into_iter();
+        let findings = findings.map(|found| wire::ClusterFinding {
+            cluster: found.cluster.to_string(),
+            test: found.test,
+            wrong: found.wrong.unwrap_or_default(),
+            warning: found.is_warning,
+        });
+        Ok(Response::new(wire::CheckClustersResponse {
+            findings: findings.collect(),
+        }))
+    }
+
     async fn list_denials(
         &self,
         request: Request<wire::ListDenialsRequest>,

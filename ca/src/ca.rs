@@ -30,6 +30,7 @@ use crate::rotation::{self, Rotator};
 use crate::share::Shares;
 use crate::sink::Sink;
 use crate::state::State;
+use crate::store;
 use crate::token::Tokens;
 use crate::trust::{Standing, Trust};
 
@@ -64,6 +65,8 @@ pub struct Ca {
     pub clock: Clock,
     /// What is stored.
     pub state: State,
+    /// Where that is.
+    pub place: store::Place,
     /// Where keys are that are in the state, in words.
     pub custody: String,
     /// Signs.

@@ -1,5 +1,6 @@
 //! How a cluster's API server is reached, and what it answers is read.
 
+pub(crate) mod access;
 #[cfg(test)]
 pub(crate) mod fake;
 mod lines;

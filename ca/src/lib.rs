@@ -13,6 +13,7 @@ pub mod config;
 pub mod denial;
 mod dial;
 pub mod distrust;
+mod examine;
 pub mod fleet;
 mod hex;
 mod issue;

@@ -11,6 +11,7 @@ mod object;
 mod unproved;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -253,6 +254,23 @@ impl Pods {
             cluster: self.cluster.clone(),
             ..found
         }))
+    }
+
+    /// The nodes on which there are pods, each with the name of one there whose namespace and
+    /// account `wanted` says yes to.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    pub(crate) fn nodes(
+        &self,
+        wanted: impl Fn(&str, &str) -> bool,
+    ) -> Result<BTreeMap<Arc<str>, Option<String>>, String> {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        if self.is_stale(&seen) {
+            let why = seen.failure.as_deref().unwrap_or("they are being read");
+            return Err(format!("its pods are not known ({why})"));
+        }
+        Ok(seen.index.nodes(self.clock.now(), wanted))
     }
 
     /// The UID of the pod that has this name now, by the API server's word.

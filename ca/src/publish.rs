@@ -26,10 +26,11 @@ use arx_identity::{KeyId, TrustBundle};
 use tokio::time::Instant;
 
 pub use config::Options;
-pub(crate) use config::problems;
+pub(crate) use config::{problems, signer};
 use place::Place;
 use trouble::Trouble;
 pub(crate) use view::{Health, Outcome};
+pub(crate) use wanted::DOMAIN;
 use wanted::Wanted;
 use world::World;
 
@@ -51,9 +52,8 @@ pub struct Publishers {
 struct Publisher {
     cluster: Arc<str>,
     client: kube::Client,
+    options: Options,
     places: Vec<Place>,
-    /// Which namespaces, by labels.
-    selector: Option<String>,
     /// How long after it was written something in a file of a pod counts as there.
     settle: Duration,
     /// By which version ClusterTrustBundles are served.
@@ -94,6 +94,12 @@ impl Publishers {
         }
         Ok(Self { all: publishers })
     }
+
+    /// What is published in a cluster, if anything is.
+    pub(crate) fn of(&self, cluster: &str) -> Option<&Options> {
+        let mut all = self.all.iter().map(|it| &it.options);
+        all.find(|it| it.cluster == cluster)
+    }
 }
 
 impl Publisher {
@@ -104,7 +110,7 @@ impl Publisher {
             client,
             world: Mutex::new(World::new(places.clone(), &options.namespaces, wanted)),
             places,
-            selector: options.namespace_selector.clone(),
+            options: options.clone(),
             settle: options.settle.get(),
             version: Mutex::new("v1".to_owned()),
             counted: Default::default(),

@@ -189,6 +189,7 @@ impl Process {
             started: clock.now(),
             clock: clock.clone(),
             state: parts.state,
+            place: config.state.place(),
             custody: open::custody(&config),
             authority: Arc::new(parts.authority),
             trust: Arc::new(parts.trust),

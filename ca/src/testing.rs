@@ -156,6 +156,7 @@ impl House {
         let ca = Ca {
             trust_domain: config.trust_domain.clone(),
             replica: name.into(),
+            place: config.state.place(),
             custody: "memory".to_owned(),
             software: "arx-ca test",
             started: now,

@@ -348,6 +348,11 @@ impl Tokens {
         self.inner.realms.iter().map(|realm| &realm.name)
     }
 
+    /// All clusters as they are configured.
+    pub(crate) fn configured(&self) -> impl Iterator<Item = &Cluster> {
+        self.inner.realms.iter().map(|realm| &realm.options)
+    }
+
     /// The watched pods of a cluster.
     pub(crate) fn pods_of(&self, cluster: &str) -> Option<&Arc<Pods>> {
         self.named(cluster)?.pods.as_ref()

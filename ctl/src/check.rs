@@ -41,10 +41,10 @@ impl Finding {
     }
 }
 
-pub(crate) async fn run(socket: &Path, style: Style) -> Result<Output, Failure> {
+pub(crate) async fn run(socket: &Path, style: Style, kube: bool) -> Result<Output, Failure> {
     let mut findings = Vec::new();
     let reached = match connect(socket).await {
-        Ok(mut client) => look(&mut client, &mut findings, style.now_ms).await,
+        Ok(mut client) => look(&mut client, &mut findings, style.now_ms, kube).await,
         Err(failure) => Err(failure),
     };
     let answers = format!("the authority answers at {}", socket.display());
@@ -73,6 +73,7 @@ async fn look(
     client: &mut Client,
     findings: &mut Vec<Finding>,
     now_ms: i64,
+    kube: bool,
 ) -> Result<(), Failure> {
     let status = client.status(wire::StatusRequest {}).await?.into_inner();
     findings.extend(of_status(&status, now_ms));
@@ -93,7 +94,31 @@ async fn look(
             Some(failure.to_string()),
         )),
     }
+    if !kube {
+        return Ok(());
+    }
+    let checked = client.check_clusters(wire::CheckClustersRequest {}).await;
+    match checked.map_err(Failure::from) {
+        Ok(answer) => findings.extend(of_clusters(answer.into_inner())),
+        Err(Failure::Unreachable(message)) => return Err(Failure::Unreachable(message)),
+        Err(failure) => findings.push(Finding::new(
+            "the clusters can be checked",
+            Some(failure.to_string()),
+        )),
+    }
     Ok(())
+}
+
+fn of_clusters(answer: wire::CheckClustersResponse) -> Vec<Finding> {
+    let of = |found: wire::ClusterFinding| Finding {
+        test: match found.cluster.as_str() {
+            "" => found.test,
+            cluster => format!("cluster {cluster}: {}", found.test),
+        },
+        wrong: (!found.wrong.is_empty()).then_some(found.wrong),
+        warning: found.warning,
+    };
+    answer.findings.into_iter().map(of).collect()
 }
 
 fn of_status(status: &wire::StatusResponse, now_ms: i64) -> Vec<Finding> {

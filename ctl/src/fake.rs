@@ -35,6 +35,8 @@ pub(crate) struct Answers {
     pub(crate) rotations: Arc<Rotations>,
     pub(crate) denials: Arc<Mutex<Denials>>,
     pub(crate) explained: Vec<wire::ExplainedPod>,
+    /// `None`: it is of a version that can't be asked about clusters.
+    pub(crate) clusters: Option<Vec<wire::ClusterFinding>>,
     /// What it answers to a distrust; `None`: it does not know the authority.
     pub(crate) distrust: Option<wire::distrust_response::Outcome>,
 }
@@ -258,6 +260,16 @@ impl Admin for Answers {
     async fn explain(&self, _: Request<wire::ExplainRequest>) -> Answer<wire::ExplainResponse> {
         let pods = self.explained.clone();
         Ok(Response::new(wire::ExplainResponse { pods }))
+    }
+
+    async fn check_clusters(
+        &self,
+        _: Request<wire::CheckClustersRequest>,
+    ) -> Answer<wire::CheckClustersResponse> {
+        match self.clusters.clone() {
+            Some(findings) => Ok(Response::new(wire::CheckClustersResponse { findings })),
+            None => Err(Status::unimplemented("")),
+        }
     }
 
     async fn list_denials(

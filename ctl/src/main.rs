@@ -73,7 +73,12 @@ enum Command {
     /// Authorities, agents, certificates and health on one screen.
     Status,
     /// Check everything that can be checked from here; each line is a test, with a hint when it fails.
-    Check,
+    Check {
+        /// Have the authority ask the API servers of its clusters, too: its rights, their clocks
+        /// and APIs, roots in ConfigMaps, nodes without agents.
+        #[arg(long)]
+        kube: bool,
+    },
     /// List the node agents.
     Agents {
         /// Only those that are not connected.
@@ -179,7 +184,7 @@ async fn run(arguments: Arguments) -> Result<Output, Failure> {
     let socket = &arguments.socket;
     match arguments.command {
         Command::Status => status::run(socket, style).await,
-        Command::Check => check::run(socket, style).await,
+        Command::Check { kube } => check::run(socket, style, kube).await,
         Command::Agents { away, limit } => agents::run(socket, style, away, limit).await,
         Command::Explain(command) => explain::run(socket, style, command).await,
         Command::Svid(command) => svid::run(socket, style, command).await,

@@ -143,6 +143,51 @@ async fn the_check_goes_on_behind_a_line_that_failed() {
 }
 
 #[tokio::test]
+async fn clusters_are_checked_at_a_wish_and_count_as_every_other_line() {
+    let finding = |test: &str, wrong: &str, warning| wire::ClusterFinding {
+        cluster: "c1".to_owned(),
+        test: test.to_owned(),
+        wrong: wrong.to_owned(),
+        warning,
+    };
+    let of = |clusters| Authority::start(Answers { clusters, ..well() });
+    let checked = async |authority: &Authority, arguments: &[&str]| {
+        let output = arx(authority.path(), arguments).await.expect("lines");
+        let shown = String::from_utf8(output.body).expect("text");
+        (output.exit_code, shown)
+    };
+    let failing = of(Some(vec![
+        finding("its API server answers", "", false),
+        finding("it serves x", "it does not", true),
+        finding("it may list pods", "it may not", false),
+    ]));
+    let (code, shown) = checked(&failing, &["check"]).await;
+    assert_eq!(code, 0, "{shown}");
+    assert!(!shown.contains("cluster c1"), "{shown}");
+    let (code, shown) = checked(&failing, &["check", "--kube"]).await;
+    assert_eq!(code, 1, "{shown}");
+    for line in [
+        "ok     cluster c1: its API server answers\n",
+        "warn   cluster c1: it serves x\n       it does not\n",
+        "FAILED cluster c1: it may list pods\n       it may not\n",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let (code, shown) = checked(&failing, &["-o", "json", "check", "--kube"]).await;
+    assert_eq!(code, 1);
+    let lines: Value = serde_json::from_str(&shown).expect("JSON");
+    let last = lines.as_array().and_then(|it| it.last()).expect("a line");
+    assert_eq!(last["result"], "failed");
+    assert_eq!(last["hint"], "it may not");
+    let warned = of(Some(vec![finding("it serves x", "it does not", true)]));
+    let (code, shown) = checked(&warned, &["check", "--kube"]).await;
+    assert_eq!(code, 0, "{shown}");
+    let (code, shown) = checked(&of(None), &["check", "--kube"]).await;
+    assert_eq!(code, 1, "{shown}");
+    assert!(shown.contains("older version"), "{shown}");
+}
+
+#[tokio::test]
 async fn an_authority_that_is_not_there_is_the_check_s_first_line() {
     let nowhere = Path::new("/nonexistent/admin.sock");
     let output = arx(nowhere, &["-o", "json", "check"]).await.expect("lines");

@@ -59,6 +59,7 @@ const AUTHORITY: Program = Program {
         "cluster.kubeconfig",
         "cluster.watch_pods",
         "cluster.pod_labels",
+        "cluster.csi_driver",
     ],
 };
 

@@ -72,6 +72,15 @@ impl Asked {
         self.send(status, body.boxed());
     }
 
+    /// Answers with all of this, as of this time (RFC 9110, 5.6.7).
+    pub(crate) fn dated(self, date: &str, json: &Value) {
+        let body = stream::iter([Ok(Frame::data(Bytes::from(json.to_string())))]);
+        let response = Response::builder().header(http::header::DATE, date);
+        let response = response.body(StreamBody::new(body.boxed()));
+        let response = response.expect("a response");
+        assert!(self.answer.send(response).is_ok(), "nobody waits");
+    }
+
     /// Answers that it is asked too often, and when to come again.
     pub(crate) fn too_many(self, seconds: u32) {
         let response = Response::builder()

@@ -1,6 +1,6 @@
 //! The pods of a cluster in memory: some 150 bytes each.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -129,6 +129,26 @@ impl Index {
             Some(why) => Err(why),
             None => Ok(pod.found(uid)),
         })
+    }
+
+    /// The nodes on which there are pods, each with the name of one there whose namespace and
+    /// account `wanted` says yes to.
+    pub(super) fn nodes(
+        &self,
+        now: SystemTime,
+        wanted: impl Fn(&str, &str) -> bool,
+    ) -> BTreeMap<Arc<str>, Option<String>> {
+        let mut nodes = BTreeMap::<Arc<str>, Option<String>>::new();
+        for pod in self.pods.values() {
+            let Some(node) = pod.node.as_ref().filter(|_| pod.is_over(now).is_none()) else {
+                continue;
+            };
+            let found = nodes.entry(Arc::clone(node)).or_default();
+            if found.is_none() && wanted(&pod.namespace, &pod.account) {
+                *found = Some(format!("{}/{}", pod.namespace, pod.name));
+            }
+        }
+        nodes
     }
 
     /// Takes a pod as it is now, seen in this list or after it.

@@ -10,6 +10,8 @@ use crate::token::{Cluster, is_segment};
 
 /// Where Istio's proxies look for the roots.
 pub(super) const ISTIO: &str = "istio-ca-root-cert";
+/// And under which key there.
+pub(super) const ISTIO_KEY: &str = "root-cert.pem";
 /// Longest time that something written may need to arrive.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -57,7 +59,7 @@ fn three_minutes() -> Span {
 }
 
 /// The signer that the name of a ClusterTrustBundle is of.
-pub(super) fn signer(bundle: &str) -> Option<String> {
+pub(crate) fn signer(bundle: &str) -> Option<String> {
     let (signer, own) = bundle.rsplit_once(':')?;
     (signer.contains(':') && !own.is_empty()).then(|| signer.replace(':', "/"))
 }
@@ -87,6 +89,13 @@ pub(crate) fn problems(all: &[Options], clusters: &[Cluster], problems: &mut Pro
 }
 
 impl Options {
+    /// The ConfigMaps in each namespace: what they are called, and under which key the roots are.
+    pub(crate) fn maps(&self) -> Vec<(&str, &str)> {
+        let own = self.config_map.as_deref().map(|name| (name, &*self.key));
+        let istio = self.istio.then_some((ISTIO, ISTIO_KEY));
+        own.into_iter().chain(istio).collect()
+    }
+
     fn problems(&self, add: &mut impl FnMut(&str, String, &str)) {
         let names = [
             &self.mutating_webhooks,

@@ -100,7 +100,7 @@ impl Publisher {
         let places = self.places.clone();
         let namespaced = places.iter().any(|place| place.is_in_namespaces());
         let selection = Selection {
-            labels: self.selector.clone(),
+            labels: self.options.namespace_selector.clone(),
             fields: None,
         };
         let namespaces = namespaced.then(|| {

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
 
-use super::config::{ISTIO, Options, signer};
+use super::config::{ISTIO, ISTIO_KEY, Options, signer};
 use super::wanted::{self, Stamp, Wanted};
 
 /// Kinds of objects that hold roots.
@@ -137,7 +137,7 @@ impl Place {
         }));
         if options.istio {
             places.push(Self {
-                key: "root-cert.pem".to_owned(),
+                key: ISTIO_KEY.to_owned(),
                 labels: BTreeMap::from([("istio.io/config", "true")]),
                 ..named(Kind::ConfigMap, &ISTIO.to_owned())
             });

@@ -10,7 +10,8 @@ use kube::api::DynamicObject;
 
 use crate::hex::Hex;
 
-const DOMAIN: &str = "arx.dev/trust-domain";
+/// The annotation that says whose roots an object holds.
+pub(crate) const DOMAIN: &str = "arx.dev/trust-domain";
 const SEQUENCE: &str = "arx.dev/bundle-sequence";
 const HASH: &str = "arx.dev/bundle-sha256";
 

@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 impl Ca {
     /// Whether a node is denied: then its word does not count, neither for nor against anything.
-    pub(super) fn is_denied(&self, node: &NodeName, now: SystemTime) -> bool {
+    pub(crate) fn is_denied(&self, node: &NodeName, now: SystemTime) -> bool {
         if self.denials.get().all.is_empty() {
             return false;
         }

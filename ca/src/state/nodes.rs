@@ -41,6 +41,13 @@ impl Nodes {
         }
     }
 
+    /// Whether the node with this hash is among them, or may be: whether it is can't be told of one
+    /// that lies beyond a sample.
+    pub(crate) fn may_have(&self, hash: u64) -> bool {
+        let is_sample = self.0.len() == MOST;
+        self.0.contains(&hash) || (is_sample && self.0.last().is_some_and(|last| *last < hash))
+    }
+
     /// How many are kept.
     #[must_use]
     pub fn kept(&self) -> u64 {
@@ -123,6 +130,21 @@ mod tests {
             both.count()
         );
         assert_eq!(both, nodes(0..100_000));
+    }
+
+    #[test]
+    fn a_node_is_known_to_be_missing_from_all_and_never_from_beyond_a_sample() {
+        let few = nodes(0..100);
+        assert!(few.may_have(hash_of("c1/n99")));
+        assert!(!few.may_have(hash_of("c1/n100")));
+        let sample = nodes(0..100_000);
+        let missing = |range: std::ops::Range<u32>| {
+            let hashes = range.map(|number| hash_of(&format!("c1/n{number}")));
+            hashes.filter(|hash| !sample.may_have(*hash)).count()
+        };
+        assert_eq!(missing(0..100_000), 0);
+        // Of others, the few that would be in the sample.
+        assert!((100..400).contains(&missing(100_000..110_000)));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use super::changes::Hub;
 use super::{
     CasError, Changes, Cursor, Entry, Key, MAX_VALUE, Page, Prefix, Store, StoreError, Version,
 };
+use crate::kubernetes::access::{self, Right, Scope};
 
 /// Entries in a page at most.
 const PAGE: usize = 50;
@@ -44,18 +45,6 @@ pub struct Kubernetes {
 struct Inner {
     api: Api,
     hub: Hub,
-}
-
-#[derive(Deserialize)]
-struct Review {
-    #[serde(default)]
-    status: Verdict,
-}
-
-#[derive(Default, Deserialize)]
-struct Verdict {
-    #[serde(default)]
-    allowed: bool,
 }
 
 impl Kubernetes {
@@ -81,11 +70,11 @@ impl Kubernetes {
         }
     }
 
-    /// Which verbs on Secrets this process would need and does not have.
+    /// Which rights on Secrets this process would need and does not have.
     ///
     /// # Errors
     /// [`StoreError`] if the API server does not say.
-    pub(crate) async fn missing_verbs(options: &Options) -> Result<Vec<&'static str>, StoreError> {
+    pub(crate) async fn missing_rights(options: &Options) -> Result<Vec<Right>, StoreError> {
         let api = Api::new(options).await.map_err(unusable)?;
         let inner = Inner {
             api,
@@ -93,19 +82,18 @@ impl Kubernetes {
         };
         let mut missing = Vec::new();
         for verb in VERBS {
-            let review = json!({
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": {
-                    "namespace": inner.api.namespace(), "verb": verb, "resource": "secrets",
-                }},
-            });
-            let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-            let answer = inner.api.post(path, &review).await;
+            let right = Right {
+                verb,
+                group: "",
+                resource: "secrets",
+                name: String::new(),
+                scope: Scope::Namespace(inner.api.namespace().to_owned()),
+            };
+            let answer = inner.api.post(access::PATH, &right.review()).await;
             let answer = answer.map_err(|failed| inner.unavailable(failed))?;
-            let answer: Review = inner.parse(&answer)?;
-            if !answer.status.allowed {
-                missing.push(verb);
+            let allowed = access::is_allowed(&answer);
+            if !allowed.ok_or_else(|| inner.no_answer())? {
+                missing.push(right);
             }
         }
         Ok(missing)
@@ -121,10 +109,14 @@ fn unusable(detail: String) -> StoreError {
 
 impl Inner {
     fn parse<'a, T: Deserialize<'a>>(&self, json: &'a [u8]) -> Result<T, StoreError> {
-        serde_json::from_slice(json).map_err(|_| StoreError::Unavailable {
+        serde_json::from_slice(json).map_err(|_| self.no_answer())
+    }
+
+    fn no_answer(&self) -> StoreError {
+        StoreError::Unavailable {
             place: self.api.place().to_owned(),
             detail: "its answer is none".to_owned(),
-        })
+        }
     }
 
     fn entry(&self, object: Object) -> Result<Entry, StoreError> {

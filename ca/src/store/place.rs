@@ -62,12 +62,13 @@ impl Place {
             Self::File(_) => Ok(()),
             Self::Etcd(options) => options.try_files(),
             Self::Kubernetes(options) => {
-                let missing = Kubernetes::missing_verbs(options).await;
+                let missing = Kubernetes::missing_rights(options).await;
                 let missing =
                     missing.map_err(|error: StoreError| format!("{error} ({})", error.code()))?;
                 if missing.is_empty() {
                     return Ok(());
                 }
+                let missing: Vec<_> = missing.iter().map(|right| right.verb).collect();
                 Err(format!(
                     "its service account may not {} Secrets of that namespace: grant it with a Role (ARX-STORE-REFUSED)",
                     missing.join(", ")

@@ -69,6 +69,8 @@ pub struct Cluster {
     /// How long pods that are known count after the API server was last heard.
     #[serde(default = "hour")]
     pub pod_grace: Span,
+    /// The CSIDriver object of its agents' pod sockets: `arx check --kube` looks at it.
+    pub csi_driver: Option<String>,
 }
 
 /// Who verifies a cluster's tokens.
@@ -98,12 +100,17 @@ fn ten_seconds() -> Span {
 
 impl Cluster {
     /// Whether its pods are watched.
-    pub(super) fn watches_pods(&self) -> bool {
+    pub(crate) fn watches_pods(&self) -> bool {
         self.watch_pods.unwrap_or(match self.verification {
             Verification::Local => self.kubeconfig.is_some(),
             Verification::Review => false,
             Verification::LocalThenReview => true,
         })
+    }
+
+    /// Whether any of its tokens are reviewed.
+    pub(crate) fn reviews(&self) -> bool {
+        self.verification != Verification::Local
     }
 
     /// Where the discovery documents are.
@@ -181,6 +188,15 @@ impl Check<'_, '_, '_> {
                 "name",
                 "not a name that can stand in a SPIFFE id",
                 "use letters, digits, . - _ and at most 253 of them",
+            );
+        }
+        if let Some(driver) = &self.cluster.csi_driver
+            && !is_segment(driver)
+        {
+            self.add(
+                "csi_driver",
+                format!("\"{driver}\" can't be the name of an object"),
+                "name the CSIDriver object, such as csi.arx.dev",
             );
         }
         if self.cluster.issuer.is_empty() {
@@ -303,7 +319,7 @@ impl Check<'_, '_, '_> {
     fn sources(&mut self) {
         let cluster = self.cluster;
         let local = cluster.verification != Verification::Review;
-        let asked = cluster.verification != Verification::Local || cluster.watches_pods();
+        let asked = cluster.reviews() || cluster.watches_pods() || cluster.csi_driver.is_some();
         let discovery = local && cluster.jwks_file.is_none();
         let given = [
             ("jwks_file", cluster.jwks_file.is_some(), local),

@@ -46,8 +46,7 @@ pub(super) struct Realm {
     pub(super) issuer: String,
     workload: Vec<String>,
     join: Vec<String>,
-    allow_unbound: bool,
-    allow_extended: bool,
+    pub(super) options: Cluster,
     pub(super) verifier: Verifier,
     /// Which pods there are, where they are watched.
     pub(super) pods: Option<Arc<Pods>>,
@@ -144,8 +143,7 @@ impl Realm {
                 .iter()
                 .map(|audience| format!("{audience}{}", JOIN_SUFFIX))
                 .collect(),
-            allow_unbound: cluster.allow_unbound,
-            allow_extended: cluster.allow_extended,
+            options: cluster.clone(),
             verifier,
             pods,
         }
@@ -204,7 +202,7 @@ impl Realm {
             }
         })?;
         claims.check_subject()?;
-        if claims.kubernetes.warnafter.is_some() && !self.allow_extended {
+        if claims.kubernetes.warnafter.is_some() && !self.options.allow_extended {
             return Err(Refused::Extended(self.name.clone()));
         }
         Ok(audience)
@@ -277,7 +275,7 @@ impl Realm {
         pod: Option<Bound>,
         node: Option<Bound>,
     ) -> Result<Verified, Refused> {
-        if pod.is_none() && !self.allow_unbound {
+        if pod.is_none() && !self.options.allow_unbound {
             return Err(Refused::Unbound(self.name.clone()));
         }
         let claims = &case.claims;

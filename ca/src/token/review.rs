@@ -131,7 +131,7 @@ impl Reviewer {
             status if status.is_success() => {}
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 return Err(format!(
-                    "{status}; bind the role system:auth-delegator to this authority's service account"
+                    "{status}: it must be allowed to create tokenreviews (authentication.k8s.io)"
                 ));
             }
             status => return Err(status.to_string()),

@@ -21,6 +21,8 @@ pub struct ClusterHealth {
 pub struct Finding {
     /// Which cluster.
     pub cluster: Arc<str>,
+    /// What should be so; nothing of what is worth knowing besides.
+    pub test: Option<&'static str>,
     /// Reason code of what is wrong; `None` if it only is worth knowing.
     pub code: Option<&'static str>,
     /// What was found, and what to do about it.
@@ -29,6 +31,10 @@ pub struct Finding {
 
 const KEYS: &str = "ARX-TOKEN-KEYS-UNAVAILABLE";
 const REVIEW: &str = "ARX-TOKEN-REVIEW-UNAVAILABLE";
+
+const HAS_KEYS: Option<&str> = Some("the keys of its tokens can be had");
+const REVIEWS: Option<&str> = Some("its API server answers token reviews");
+const LISTS: Option<&str> = Some("its API server lists pods");
 
 impl Tokens {
     /// Keeps the keys of all clusters fresh and watches their pods, for ever.
@@ -99,8 +105,9 @@ impl Tokens {
     /// Tries each cluster's key source or API server now.
     pub async fn check(&self) -> Vec<Finding> {
         let each = self.inner.realms.iter().map(|realm| async move {
-            let finding = |code, message| Finding {
+            let finding = |test, code, message| Finding {
                 cluster: realm.name.clone(),
+                test,
                 code,
                 message,
             };
@@ -110,30 +117,37 @@ impl Tokens {
                     Ok(set) => {
                         let kids: Vec<_> = set.kids().collect();
                         let keys = format!("{}: {}", counted(set.len()), kids.join(", "));
-                        found.push(finding(None, keys));
-                        found.extend(set.skipped.iter().map(|it| finding(None, it.clone())));
+                        found.push(finding(HAS_KEYS, None, keys));
+                        let skipped = set.skipped.iter();
+                        found.extend(skipped.map(|it| finding(None, None, it.clone())));
                     }
                     Err(why) => found.push(finding(
+                        HAS_KEYS,
                         Some(KEYS),
                         format!("the keys of its tokens cannot be had: {why}"),
                     )),
                 }
             }
             if let Some(reviewer) = realm.reviewer(Purpose::Join) {
-                found.push(
-                    match reviewer.probe(realm.audiences(Purpose::Workload)).await {
-                        Ok(()) => finding(None, "the API server answers token reviews".to_owned()),
-                        Err(why) => finding(
-                            Some(REVIEW),
-                            format!("the API server gives no token review: {why}"),
-                        ),
-                    },
-                );
+                let answered = reviewer.probe(realm.audiences(Purpose::Workload)).await;
+                found.push(match answered {
+                    Ok(()) => {
+                        let message = "the API server answers token reviews".to_owned();
+                        finding(REVIEWS, None, message)
+                    }
+                    Err(why) => {
+                        let message = format!("the API server gives no token review: {why}");
+                        finding(REVIEWS, Some(REVIEW), message)
+                    }
+                });
             }
             if let Some(pods) = &realm.pods {
                 found.push(match pods.probe().await {
-                    Ok(()) => finding(None, "the API server lists pods".to_owned()),
-                    Err(why) => finding(Some(AWAY), format!("the API server lists no pods: {why}")),
+                    Ok(()) => finding(LISTS, None, "the API server lists pods".to_owned()),
+                    Err(why) => {
+                        let message = format!("the API server lists no pods: {why}");
+                        finding(LISTS, Some(AWAY), message)
+                    }
                 });
             }
             found

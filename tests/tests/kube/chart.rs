@@ -1,6 +1,7 @@
 //! The chart on a real API server: what it makes is taken there, its programs run with what it gives
 //! them, and need all that it grants and nothing else.
 
+mod checked;
 mod injected;
 mod moved;
 mod rendered;

@@ -79,20 +79,17 @@ impl Shop {
             };
             cluster.pod(pod).await?;
         }
-        let rights = match verification {
-            Verification::Keys => None,
-            Verification::Watched => {
-                let rules = json!([{
-                    "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"],
-                }]);
-                grant(&cluster, &system, "pods", &rules).await?;
-                None
-            }
-            Verification::Review => Some("system:auth-delegator".to_owned()),
+        let rules = match verification {
+            Verification::Keys => json!([]),
+            Verification::Watched => json!([{
+                "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"],
+            }]),
+            Verification::Review => json!([{
+                "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"],
+                "verbs": ["create"],
+            }]),
         };
-        if let Some(role) = rights {
-            bind(&cluster, &system, "own", &role).await?;
-        }
+        grant(&cluster, &system, "own", &rules).await?;
         let mut mesh = Mesh::prepare(Options {
             issuer: Some(cluster.issuer.clone()),
             agents: format!("{system}/arx-node-agent"),

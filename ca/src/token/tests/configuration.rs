@@ -110,6 +110,11 @@ fn each_setting_that_cannot_work_is_named_with_its_line() {
         ("stale_grace = \"8d\"".to_owned(), "stale_grace", "7d"),
         ("pod_grace = \"8d\"".to_owned(), "pod_grace", "7d"),
         (
+            "csi_driver = \"csi/arx\"".to_owned(),
+            "csi_driver",
+            "name of an object",
+        ),
+        (
             "pod_labels = [\"app\"]".to_owned(),
             "pod_labels",
             "not watched",

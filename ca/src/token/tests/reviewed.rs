@@ -250,11 +250,7 @@ async fn an_answer_that_does_not_vouch_for_exactly_this_is_a_refusal() {
 async fn an_answer_that_says_nothing_leaves_the_token_unjudged() {
     for (status, answer, says) in [
         (500, json!({}), "500"),
-        (
-            403,
-            json!({"message": "forbidden"}),
-            "system:auth-delegator",
-        ),
+        (403, json!({"message": "forbidden"}), "create tokenreviews"),
         (201, json!("x"), "not a TokenReview"),
         (
             201,
@@ -313,7 +309,7 @@ async fn check_tells_whether_reviews_are_answered() {
     let found = cast.tokens.check().await.remove(0);
     assert_eq!(found.code, Some("ARX-TOKEN-REVIEW-UNAVAILABLE"));
     assert!(
-        found.message.contains("system:auth-delegator"),
+        found.message.contains("create tokenreviews"),
         "{}",
         found.message
     );

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, ensure};
 use arx_ca::store::{Key, Segment, Store as _};
 use arx_identity::TrustDomain;
-use arx_proto::admin::v1::DenyRequest;
+use arx_proto::admin::v1::{CheckClustersRequest, DenyRequest};
 use arx_tests::kube::{Asked, Chart};
 use arx_tests::process::until;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
@@ -134,7 +134,17 @@ async fn everything_is_asked(site: &Site) -> anyhow::Result<()> {
     until("an event", || async {
         Ok(!events.list(&ListParams::default()).await?.items.is_empty())
     })
-    .await
+    .await?;
+    // It looks at what else it needs, and misses no right.
+    let mut admin = site.admin().await?;
+    let found = admin.check_clusters(CheckClustersRequest {}).await?;
+    let found = found.into_inner().findings;
+    let mut rights = found.iter().filter(|it| it.test.contains("it may "));
+    ensure!(
+        rights.clone().count() > 0 && rights.all(|it| it.wrong.is_empty()),
+        "{found:#?}"
+    );
+    Ok(())
 }
 
 /// Compares what was asked so far with what the chart grants.
