@@ -8,6 +8,7 @@ mod follow;
 mod join;
 mod node;
 pub(crate) mod spread;
+mod way;
 
 pub(crate) use connect::Channel;
 pub use failure::CallFailure;
@@ -25,12 +26,13 @@ use arx_identity::{Certificate, SpiffeId, Svid, TrustBundle, VerifiedPeer, crypt
 use arx_proto::node::v1::node_client::NodeClient;
 use arx_proto::node::v1::{AgentMessage, Hello, RenewalHint, TrustUpdate, Welcome};
 use bytes::Bytes;
-use connect::{ConnectError, Connection, Dial};
-use spread::{Replicas, Target};
+use connect::{ConnectError, Connection};
+use spread::Replicas;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
+use way::{Found, Way};
 
 /// The version of `arx.node.v1` that is spoken here.
 const PROTOCOL: u32 = 1;
@@ -138,6 +140,21 @@ impl SessionError {
         }
     }
 
+    /// Whether no replica was asked.
+    fn is_of_our_own(&self) -> bool {
+        matches!(self, Self::NoAnchors(_) | Self::NoToken(_))
+    }
+
+    /// Whether every replica would say the same: it is about who this node is, not about one of
+    /// them.
+    fn is_about_the_node(&self) -> bool {
+        match self {
+            Self::OtherNode { .. } => true,
+            Self::Join(failure) | Self::Call(failure) => failure.is_about_the_caller(),
+            _ => self.is_of_our_own(),
+        }
+    }
+
     fn retry_after(&self) -> Duration {
         match self {
             Self::Join(failure) | Self::Call(failure) => failure.retry_after,
@@ -178,7 +195,10 @@ struct Running {
     /// Sessions in a row that ended before a Welcome.
     unwelcome: u32,
     renewal: node::Renewal,
+    way: Way,
     replicas: Replicas,
+    /// Its replica has said that it goes away.
+    drained: bool,
     /// Whom this session is with.
     at: Option<SocketAddr>,
     /// Where the node belongs, to be gone to next: it has answered already.
@@ -199,8 +219,14 @@ impl Authority {
             // The first random number of a process takes tens of milliseconds, in which a
             // proxy could already be served from the cache: not on the runtime's thread.
             let instance_id = tokio::task::spawn_blocking(crypto::random::<16>).await;
+            let way = Way {
+                config: Arc::clone(&self.config),
+                ids: self.ids.clone(),
+                trust: self.trust.clone(),
+            };
             let running = Running {
                 instance_id: instance_id.unwrap_or_default(),
+                way,
                 setup: self,
                 client,
                 rejoin,
@@ -208,6 +234,7 @@ impl Authority {
                 unwelcome: 0,
                 renewal: node::Renewal::default(),
                 replicas: Replicas::default(),
+                drained: false,
                 at: None,
                 next: None,
             };
@@ -230,6 +257,8 @@ impl Running {
                     failures = 0;
                     if self.next.is_some() {
                         Duration::ZERO
+                    } else if std::mem::take(&mut self.drained) {
+                        self.within(FAILOVER_SPREAD)
                     } else {
                         self.within(RECONNECT_SPREAD)
                     }
@@ -245,36 +274,39 @@ impl Running {
                     self.setup
                         .condition
                         .set_failing(error.code(), error.to_string());
-                    let longest = self.setup.config.authority.longest_retry.get();
-                    let wait = if self.leaves() {
-                        self.within(FAILOVER_SPREAD.min(longest))
-                    } else {
-                        let draw = u64::from(self.draw());
-                        renewal::backoff(failures, FIRST_RETRY.min(longest), longest, draw)
-                    };
-                    wait.max(error.retry_after())
+                    self.until_next(&error, failures)
                 }
             };
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// After a failure: whether there is another replica that has not failed lately.
-    fn leaves(&mut self) -> bool {
-        let Some(failed) = self.at.take() else {
-            return false;
-        };
-        self.replicas.failed(failed);
-        let leaves = self.replicas.has_another();
-        if leaves {
-            self.setup.metrics.failovers.inc();
-            tracing::warn!(
-                code = "ARX-AGENT-FAILOVER",
-                address = %failed,
-                "this replica of the authority is left: the next one is tried"
-            );
+    /// After a failure: how long until the next attempt.
+    fn until_next(&mut self, error: &SessionError, failures: u32) -> Duration {
+        let longest = self.setup.config.authority.longest_retry.get();
+        let about_the_node = error.is_about_the_node();
+        let asked = self.at.take();
+        if let Some(failed) = asked.filter(|_| !error.is_of_our_own()) {
+            self.replicas.failed(failed, error.retry_after());
+            if !about_the_node && self.replicas.has_another() {
+                self.setup.metrics.failovers.inc();
+                tracing::warn!(
+                    code = "ARX-AGENT-FAILOVER",
+                    address = %failed,
+                    "this replica of the authority is left: the next one is tried"
+                );
+                return self.within(FAILOVER_SPREAD.min(longest));
+            }
         }
-        leaves
+        let draw = u64::from(self.draw());
+        let wait = renewal::backoff(failures, FIRST_RETRY.min(longest), longest, draw);
+        // One that is busy is left alone as long as it wants; what it says of the node, the others
+        // would say too.
+        wait.max(if about_the_node {
+            error.retry_after()
+        } else {
+            self.replicas.until_next()
+        })
     }
 
     fn within(&self, most: Duration) -> Duration {
@@ -313,34 +345,27 @@ impl Running {
     /// To the replica that is the next one to be tried.
     async fn connect(&mut self, svid: Option<&Svid>) -> Result<Connection, SessionError> {
         self.at = None;
-        self.look_up().await?;
+        let known = self.way.look_up().await?;
+        self.replicas.take(known);
         let Some(target) = self.replicas.choose() else {
             return Err(SessionError::Lost("it has no address".to_owned()));
         };
         self.at = Some(target.address);
-        self.dial(&target, svid).await
+        self.way.dial(&target, svid).await
     }
 
-    async fn look_up(&mut self) -> Result<(), SessionError> {
-        let config = Arc::clone(&self.setup.config);
-        let found = self.replicas.look_up(&config.node, &config.authority).await;
-        found.map_err(|(address, error)| ConnectError::Unreachable { address, error }.into())
-    }
-
-    /// Connects to where the node belongs; whether it is to go there now.
-    async fn comes_back(&mut self) -> bool {
-        let sought = self.look_up().await;
-        let Some(target) = self
-            .replicas
-            .preferred()
-            .filter(|it| Some(it.address) != self.at)
-        else {
-            return false;
+    /// Takes what was found on the way back; whether the node goes there now.
+    fn comes_back(&mut self, found: Result<Found, SessionError>) -> bool {
+        let Found { known, own } = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "no replica can be looked up: staying");
+                return false;
+            }
         };
-        let svid = self.setup.svid.clone();
-        let answer = match sought {
-            Ok(()) => self.dial(&target, svid.as_ref()).await,
-            Err(error) => Err(error),
+        self.replicas.take(known);
+        let Some((target, answer)) = own else {
+            return false;
         };
         match answer {
             Ok(connection) => {
@@ -352,24 +377,10 @@ impl Running {
             }
             Err(error) => {
                 tracing::debug!(%error, "the replica of this node does not answer: staying");
-                self.replicas.failed(target.address);
+                self.replicas.failed(target.address, error.retry_after());
                 false
             }
         }
-    }
-
-    async fn dial(&self, target: &Target, svid: Option<&Svid>) -> Result<Connection, SessionError> {
-        let anchors = self.anchors()?;
-        let authority = &self.setup.config.authority;
-        let dial = Dial {
-            name: &target.name,
-            address: target.address,
-            anchors: &anchors,
-            svid,
-            expected: &self.setup.ids.authority,
-            timeout: authority.connect_timeout.get(),
-        };
-        Ok(dial.connect().await?)
     }
 
     /// Lets the connection work until nobody uses it any more.
@@ -392,19 +403,8 @@ impl Running {
         (client, peer)
     }
 
-    /// The bootstrap file as it is now, and what is held durably.
     fn anchors(&self) -> Result<Vec<TrustBundle>, SessionError> {
-        let mut anchors: Vec<_> = self.setup.trust.borrow().iter().cloned().collect();
-        match self.setup.config.bootstrap_bundle() {
-            Ok(bundle) => anchors.push(bundle),
-            Err(reason) if anchors.is_empty() => return Err(SessionError::NoAnchors(reason)),
-            Err(reason) => tracing::warn!(
-                code = "ARX-AGENT-BUNDLE-FILE",
-                reason,
-                "authority.bundle_file cannot be read: going on with the roots in the cache"
-            ),
-        }
-        Ok(anchors)
+        self.way.anchors()
     }
 
     fn hello(&self) -> Hello {

@@ -17,6 +17,7 @@ pub mod demo;
 pub mod dice;
 pub mod envoy;
 pub mod etcd;
+pub mod faketime;
 pub mod fleet;
 pub mod http;
 pub mod kube;

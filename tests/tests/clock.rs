@@ -2,13 +2,14 @@
 //! libfaketime, which lets wall time jump for the processes that it is loaded into and
 //! leaves monotonic time alone.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use arx_proto::admin::v1::Unconfirmed;
 use arx_tests::app::App;
 use arx_tests::envoy::{Envoy, Options as Proxy};
+use arx_tests::faketime;
 use arx_tests::http as web;
 use arx_tests::mesh::{AUDIENCE, Mesh, Options};
 use arx_tests::pair::Pair;
@@ -17,29 +18,10 @@ use arx_tests::rotating::{quickly, reaches, rotate};
 use arx_tests::token_issuer::Claims;
 use rustix::process::Signal;
 
-/// Where Debian's package `faketime` puts it, on each architecture.
-fn library() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib")
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()));
-    folders
-        .map(|folder| folder.join("faketime/libfaketime.so.1"))
-        .find(|path| path.exists())
-}
-
 fn start(name: &str, config: &Path, library: &Path, clock: &Path) -> anyhow::Result<Process> {
-    let program = binary(name)?;
-    let arguments = [
-        format!("LD_PRELOAD={}", library.display()),
-        format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
-        "FAKETIME_NO_CACHE=1".to_owned(),
-        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
-        program.display().to_string(),
-        "--config".to_owned(),
-        config.display().to_string(),
-    ];
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    Process::start(name, Path::new("/usr/bin/env"), &arguments)
+    let config = config.display().to_string();
+    let environment = faketime::environment(library, clock);
+    Process::start_in(&environment, name, &binary(name)?, &["--config", &config])
 }
 
 fn jumps(process: &Process) -> usize {
@@ -53,8 +35,7 @@ fn jumps(process: &Process) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_jump_of_the_clock_is_logged_once_and_starts_no_storm() -> anyhow::Result<()> {
-    let Some(library) = library() else {
-        eprintln!("skipped: libfaketime (Debian's package faketime) is not there");
+    let Some(library) = faketime::library() else {
         return Ok(());
     };
     // Shorter than the jump: whatever a workload has is over by it.
@@ -124,8 +105,7 @@ async fn a_jump_of_the_clock_is_logged_once_and_starts_no_storm() -> anyhow::Res
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_clock_that_is_wrong_ends_nothing_that_a_rotation_waits_for() -> anyhow::Result<()> {
-    let Some(library) = library() else {
-        eprintln!("skipped: libfaketime (Debian's package faketime) is not there");
+    let Some(library) = faketime::library() else {
         return Ok(());
     };
     let mut mesh = Mesh::start(Options::default()).await?;

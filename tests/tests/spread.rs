@@ -1,15 +1,25 @@
 //! Agents that know several replicas of their authority.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use arx_daemon::files::write_atomically;
 use arx_tests::etcd::Etcd;
-use arx_tests::mesh::Mesh;
+use arx_tests::mesh::{Agent, Mesh};
 use arx_tests::pair::Pair;
-use arx_tests::process::until;
+use arx_tests::process::{Process, binary, until};
 use arx_tests::rotating::{quickly, reaches, rotate};
 use rustix::process::Signal;
 
 const REPLICAS: usize = 3;
+
+/// How agents know the replicas.
+enum Known {
+    /// Each by its address.
+    Listed,
+    /// By one name, which has an address for each.
+    Named,
+}
 
 /// Replicas of one authority, and two nodes whose agents know all of them.
 struct Several {
@@ -21,6 +31,10 @@ struct Several {
 
 impl Several {
     async fn start() -> anyhow::Result<Self> {
+        Self::known(Known::Listed).await
+    }
+
+    async fn known(how: Known) -> anyhow::Result<Self> {
         let etcd = Etcd::start(1).await?;
         let mut meshes = Vec::new();
         for n in 0..REPLICAS {
@@ -29,6 +43,9 @@ impl Several {
                 // The same cluster.
                 let keys = |mesh: &Mesh| mesh.directory.join("jwks.json");
                 std::fs::copy(keys(first), keys(&mesh))?;
+                if matches!(how, Known::Named) {
+                    moves(&mut mesh, &format!("127.0.0.{}", n + 1), first.node_port)?;
+                }
             }
             mesh.start_authority().await?;
             meshes.push(mesh);
@@ -38,7 +55,11 @@ impl Several {
             .iter()
             .map(|it| format!("\"127.0.0.1:{it}\""))
             .collect();
-        let known = format!("addresses = [{}]\nrebalance = \"1s\"", addresses.join(", "));
+        let known = match how {
+            Known::Listed => format!("addresses = [{}]", addresses.join(", ")),
+            Known::Named => format!("address = \"{NAME}:{}\"", ports[0]),
+        };
+        let known = format!("{known}\nrebalance = \"1s\"");
         let first = meshes.remove(0);
         let mut pair = Pair::over(first, |_| {}).await?;
         for agent in &mut pair.agents {
@@ -46,7 +67,11 @@ impl Several {
             let text = std::fs::read_to_string(&agent.config)?;
             let one = format!("address = \"127.0.0.1:{}\"", pair.mesh.node_port);
             write_atomically(&agent.config, text.replace(&one, &known).as_bytes(), 0o644)?;
-            agent.start().await?;
+            match how {
+                Known::Listed => agent.spawn()?,
+                Known::Named => agent.process = Some(with_names(agent)?),
+            }
+            agent.is_ready().await?;
         }
         let several = Self {
             pair,
@@ -103,6 +128,50 @@ impl Several {
         })
         .await
     }
+}
+
+/// A name that only those know who have been told of it.
+const NAME: &str = "arx-ca.test";
+
+/// Has a replica listen for agents elsewhere on loopback.
+fn moves(mesh: &mut Mesh, address: &str, port: u16) -> anyhow::Result<()> {
+    let config = mesh.authority_config();
+    let text = std::fs::read_to_string(&config)?;
+    let from = format!("address = \"127.0.0.1:{}\"", mesh.node_port);
+    anyhow::ensure!(text.contains(&from), "{text}");
+    let to = format!("address = \"{address}:{port}\"");
+    write_atomically(&config, text.replace(&from, &to).as_bytes(), 0o644)?;
+    mesh.node_port = port;
+    Ok(())
+}
+
+/// Starts an agent for which the name has an address for each replica.
+fn with_names(agent: &Agent) -> anyhow::Result<Process> {
+    let hosts = agent.config.with_file_name("hosts");
+    let lines = (1..=REPLICAS).map(|n| format!("127.0.0.{n} {NAME}\n"));
+    std::fs::write(&hosts, lines.collect::<String>())?;
+    let text = |path: &Path| path.to_str().context("text").map(str::to_owned);
+    let (hosts, config) = (text(&hosts)?, text(&agent.config)?);
+    let program = text(&binary("arx-node-agent")?)?;
+    // Its own view of files, in which only this one differs.
+    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    let arguments = [
+        "--mount", "--", "sh", "-c", script, &hosts, &program, "--config", &config,
+    ];
+    Process::start("arx-node-agent", Path::new("unshare"), &arguments)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn agents_go_to_every_address_that_the_name_of_their_authority_has() -> anyhow::Result<()> {
+    let mut several = Several::known(Known::Named).await?;
+    let load = several.pair.load();
+    for n in 0..REPLICAS {
+        several.replica_mut(n).kill_authority().await?;
+        several.without(n).await?;
+        several.is_back(n).await?;
+    }
+    load.stop().await.without_failure()?;
+    several.pair.talks().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -48,6 +48,15 @@ impl CallFailure {
         self.code == Code::Unauthenticated
     }
 
+    /// Whether it was refused for who asks and what for, and not because whoever was asked can't
+    /// answer now.
+    pub(crate) fn is_about_the_caller(&self) -> bool {
+        matches!(
+            self.code,
+            Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument
+        )
+    }
+
     /// The stable name of the failure, for logs and metrics: the authority's own reason
     /// code if it gave one.
     pub(crate) fn reason(&self) -> &str {
@@ -141,6 +150,25 @@ mod tests {
             assert_eq!(CallFailure::from(status(Some(delay))).retry_after, expected);
         }
         assert_eq!(CallFailure::from(status(None)).retry_after, Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_said_of_the_caller_is_told_from_what_is_said_of_the_authority() {
+        let is_about = |code| CallFailure::from(Status::new(code, "")).is_about_the_caller();
+        let caller = [
+            Code::Unauthenticated,
+            Code::PermissionDenied,
+            Code::InvalidArgument,
+        ];
+        assert!(caller.into_iter().all(is_about));
+        let authority = [
+            Code::ResourceExhausted,
+            Code::Unavailable,
+            Code::DeadlineExceeded,
+            Code::Internal,
+            Code::Aborted,
+        ];
+        assert!(!authority.into_iter().any(is_about));
     }
 
     #[test]

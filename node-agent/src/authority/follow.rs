@@ -1,6 +1,7 @@
 //! The one long-lived stream each way.
 
 use super::node::Renewed;
+use super::way::Found;
 use super::{CallFailure, Channel, Event, Running, SessionError, is_welcome};
 use crate::{renewal, wire};
 use arx_identity::{KeyId, VerifiedPeer};
@@ -8,7 +9,7 @@ use arx_proto::node::v1::node_client::NodeClient;
 use arx_proto::node::v1::{
     AgentMessage, AuthorityMessage, RenewalHint, agent_message, authority_message::Message,
 };
-use std::future::pending;
+use std::future::{Future, pending};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -78,14 +79,14 @@ impl Running {
         let rejoin = std::sync::Arc::clone(&self.rejoin);
         let mut leave_at: Option<Instant> = None;
         let mut renew_at = Instant::now() + self.until_renewal();
-        let mut rebalance_at = Instant::now() + self.until_rebalance();
+        let mut back = Box::pin(self.way_back());
         loop {
             tokio::select! {
-                () = sleep_until(rebalance_at) => {
-                    if self.comes_back().await {
+                found = &mut back => {
+                    if self.comes_back(found) {
                         return Ok(());
                     }
-                    rebalance_at = Instant::now() + self.until_rebalance();
+                    back = Box::pin(self.way_back());
                 }
                 message = incoming.message() => match message {
                     Ok(Some(AuthorityMessage { message })) => match message {
@@ -107,6 +108,7 @@ impl Running {
                         // A second welcome, or what a newer authority says.
                         Some(Message::Welcome(_)) | None => {}
                     },
+                    Ok(None) if leave_at.is_some() => return self.leaves(),
                     Ok(None) => return Err(SessionError::Lost("it ended the stream".to_owned())),
                     Err(status) => return Err(self.refused(status.into())),
                 },
@@ -123,7 +125,7 @@ impl Running {
                         Renewed::NotYet => renew_at = Instant::now() + self.until_renewal(),
                     }
                 }
-                () = until(leave_at) => return Ok(()),
+                () = until(leave_at) => return self.leaves(),
                 () = rejoin.notified() => {
                     self.refused = true;
                     return Ok(());
@@ -151,9 +153,24 @@ impl Running {
         }
     }
 
-    fn until_rebalance(&self) -> Duration {
+    /// To where the node belongs, at a moment of its own. It does not borrow the session, which
+    /// goes on hearing its replica meanwhile.
+    fn way_back(&self) -> impl Future<Output = Result<Found, SessionError>> + Send + use<> {
         let least = self.setup.config.authority.rebalance.get();
-        least + self.within(least)
+        let wait = least + self.within(least);
+        let wait = wait.max(self.replicas.until_own());
+        let svid = self.setup.svid.clone();
+        self.way.clone().back(wait, svid, self.at)
+    }
+
+    /// The replica goes away, which is no failure of it: the next connection is to another, if
+    /// there is one.
+    fn leaves(&mut self) -> Result<(), SessionError> {
+        self.drained = true;
+        if let Some(at) = self.at {
+            self.replicas.failed(at, Duration::ZERO);
+        }
+        Ok(())
     }
 
     fn refused(&mut self, failure: CallFailure) -> SessionError {

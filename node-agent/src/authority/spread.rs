@@ -42,72 +42,104 @@ fn order(node: &str, mut targets: Vec<Target>) -> Vec<Target> {
     targets
 }
 
+/// Looks the names up, and puts what is found in the order of `node`. One that has no address is
+/// left out if another has.
+pub(super) async fn look_up(
+    node: &str,
+    authority: &config::Authority,
+) -> Result<Vec<Target>, (String, io::Error)> {
+    let mut found = Vec::new();
+    let mut missing = None;
+    for name in authority.names() {
+        let looked_up = tokio::time::timeout(authority.connect_timeout.get(), lookup_host(name));
+        let looked_up = looked_up.await.unwrap_or_else(|_| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "looking it up took too long",
+            ))
+        });
+        match looked_up {
+            Ok(addresses) => found.extend(addresses.map(|address| Target {
+                name: name.to_owned(),
+                address,
+            })),
+            Err(error) => missing = Some((name.to_owned(), error)),
+        }
+    }
+    if found.is_empty() {
+        let nothing = || (String::new(), io::Error::other("no name has an address"));
+        return Err(missing.unwrap_or_else(nothing));
+    }
+    if let Some((name, error)) = missing {
+        tracing::debug!(name, %error, "left out: it cannot be looked up");
+    }
+    Ok(order(node, found))
+}
+
 /// What is known of the replicas.
 #[derive(Debug, Default)]
 pub(super) struct Replicas {
     /// In this node's order, as last looked up.
     known: Vec<Target>,
-    failed: HashMap<SocketAddr, Instant>,
+    failed: HashMap<SocketAddr, Failure>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    at: Instant,
+    /// It has asked to be left alone until then.
+    until: Instant,
 }
 
 impl Replicas {
-    /// Looks the names up anew. One that has no address is left out if another has.
-    pub(super) async fn look_up(
-        &mut self,
-        node: &str,
-        authority: &config::Authority,
-    ) -> Result<(), (String, io::Error)> {
-        let mut found = Vec::new();
-        let mut missing = None;
-        for name in authority.names() {
-            let looked_up =
-                tokio::time::timeout(authority.connect_timeout.get(), lookup_host(name));
-            let looked_up = looked_up.await.unwrap_or_else(|_| {
-                Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "looking it up took too long",
-                ))
-            });
-            match looked_up {
-                Ok(addresses) => found.extend(addresses.map(|address| Target {
-                    name: name.to_owned(),
-                    address,
-                })),
-                Err(error) => missing = Some((name.to_owned(), error)),
-            }
-        }
-        if found.is_empty() {
-            let nothing = || (String::new(), io::Error::other("no name has an address"));
-            return Err(missing.unwrap_or_else(nothing));
-        }
-        if let Some((name, error)) = missing {
-            tracing::debug!(name, %error, "left out: it cannot be looked up");
-        }
-        self.take(node, found);
-        Ok(())
-    }
-
-    fn take(&mut self, node: &str, found: Vec<Target>) {
-        self.known = order(node, found);
+    /// As they were looked up.
+    pub(super) fn take(&mut self, known: Vec<Target>) {
+        self.known = known;
         let known = &self.known;
         self.failed
             .retain(|address, _| known.iter().any(|it| it.address == *address));
     }
 
-    /// The first that has not failed lately, or that whose failure is the longest ago.
+    /// The first that has not failed lately; else, of those that may be asked soonest, that whose
+    /// failure is the longest ago.
     pub(super) fn choose(&self) -> Option<Target> {
-        let failed = |it: &&Target| self.lately(it.address);
+        let now = Instant::now();
+        let failed = |it: &&Target| {
+            let failure = self.lately(it.address)?;
+            Some((failure.until.max(now), failure.at))
+        };
         self.known.iter().min_by_key(failed).cloned()
     }
 
-    /// When it has failed, if that is not forgotten.
-    fn lately(&self, address: SocketAddr) -> Option<Instant> {
-        let at = self.failed.get(&address)?;
-        (at.elapsed() < REMEMBERED).then_some(*at)
+    /// How long the one that is next wants to be left alone.
+    pub(super) fn until_next(&self) -> Duration {
+        self.until(self.choose().as_ref())
     }
 
-    pub(super) fn failed(&mut self, address: SocketAddr) {
-        self.failed.insert(address, Instant::now());
+    /// How long the one to which the node belongs does.
+    pub(super) fn until_own(&self) -> Duration {
+        self.until(self.known.first())
+    }
+
+    fn until(&self, target: Option<&Target>) -> Duration {
+        let failure = target.and_then(|it| self.lately(it.address));
+        failure.map_or(Duration::ZERO, |it| {
+            it.until.saturating_duration_since(Instant::now())
+        })
+    }
+
+    /// Its failure, if that is not forgotten.
+    fn lately(&self, address: SocketAddr) -> Option<Failure> {
+        let failure = *self.failed.get(&address)?;
+        let now = Instant::now();
+        (now < failure.until || now < failure.at + REMEMBERED).then_some(failure)
+    }
+
+    /// It has failed, or is going away, and wants to be left alone for `retry_after`.
+    pub(super) fn failed(&mut self, address: SocketAddr, retry_after: Duration) {
+        let at = Instant::now();
+        let until = at + retry_after;
+        self.failed.insert(address, Failure { at, until });
     }
 
     pub(super) fn is_well(&mut self, address: SocketAddr) {
@@ -128,11 +160,6 @@ impl Replicas {
     /// Whether this is where the node belongs.
     pub(super) fn prefers(&self, address: SocketAddr) -> bool {
         self.known.first().is_none_or(|it| it.address == address)
-    }
-
-    /// Where the node belongs.
-    pub(super) fn preferred(&self) -> Option<Target> {
-        self.known.first().cloned()
     }
 }
 
@@ -207,14 +234,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_has_failed_is_chosen_last_until_that_is_forgotten() {
         let mut replicas = Replicas::default();
-        replicas.take("node-1", targets(3));
+        replicas.take(order("node-1", targets(3)));
         let mut chosen = Vec::new();
         for _ in 0..3 {
             assert!(replicas.has_another());
             let next = replicas.choose().expect("three").address;
             assert!(!chosen.contains(&next));
             chosen.push(next);
-            replicas.failed(next);
+            replicas.failed(next, Duration::ZERO);
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert!(!replicas.has_another());
@@ -222,10 +249,32 @@ mod tests {
             replicas.choose().map(|it| it.address),
             chosen.first().copied()
         );
-        replicas.failed(chosen[0]);
+        replicas.failed(chosen[0], Duration::ZERO);
         assert_eq!(replicas.choose().map(|it| it.address), Some(chosen[1]));
         tokio::time::advance(REMEMBERED).await;
         assert_eq!(replicas.choose().map(|it| it.address), Some(chosen[0]));
         assert!(replicas.prefers(chosen[0]) && !replicas.prefers(chosen[1]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_asks_to_be_left_alone_is_and_nobody_waits_for_it_while_there_is_another() {
+        let mut replicas = Replicas::default();
+        replicas.take(order("node-1", targets(2)));
+        let busy = replicas.choose().expect("two").address;
+        replicas.failed(busy, Duration::from_secs(300));
+        let other = replicas.choose().expect("two").address;
+        assert_ne!(other, busy);
+        assert_eq!(replicas.until_next(), Duration::ZERO);
+        // The other fails later, and may be asked sooner.
+        tokio::time::advance(Duration::from_secs(1)).await;
+        replicas.failed(other, Duration::from_secs(2));
+        assert!(!replicas.has_another());
+        assert_eq!(replicas.choose().map(|it| it.address), Some(other));
+        assert_eq!(replicas.until_next(), Duration::from_secs(2));
+        tokio::time::advance(REMEMBERED * 2).await;
+        assert_eq!(replicas.choose().map(|it| it.address), Some(other));
+        replicas.failed(other, Duration::from_secs(600));
+        assert_eq!(replicas.choose().map(|it| it.address), Some(busy));
+        assert_eq!(replicas.until_next(), Duration::from_secs(179));
     }
 }

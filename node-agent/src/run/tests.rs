@@ -21,6 +21,8 @@ struct Node {
     directory: tempfile::TempDir,
     /// Its addresses, with a space between.
     authority: String,
+    /// How long one of several may take to answer.
+    patience: &'static str,
     extra: String,
     drain: Drain,
     running: Option<Running>,
@@ -46,6 +48,7 @@ impl Node {
         Self {
             directory,
             authority: ca.ca.address.clone(),
+            patience: "500ms",
             extra: extra.to_owned(),
             drain: Drain::new(GRACE),
             running: None,
@@ -59,8 +62,9 @@ impl Node {
             match self.authority.split_once(' ') {
                 None => format!("address = \"{}\"", self.authority),
                 Some(_) => format!(
-                    "addresses = [\"{}\"], rebalance = \"100ms\", connect_timeout = \"500ms\"",
-                    self.authority.replace(' ', "\", \"")
+                    "addresses = [\"{}\"], rebalance = \"100ms\", connect_timeout = \"{}\"",
+                    self.authority.replace(' ', "\", \""),
+                    self.patience
                 ),
             },
             &self.extra,

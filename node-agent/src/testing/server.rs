@@ -7,6 +7,7 @@ use crate::wire;
 use arx_daemon::drain::{Drain, OnPanic, Tasks};
 use arx_identity::tls::Server;
 use arx_identity::{Certificate, KeyPolicy, SpiffeId, TrustBundle, VerifiedCsr};
+use arx_proto::google::rpc;
 use arx_proto::node::v1::node_server::{Node, NodeServer};
 use arx_proto::node::v1::*;
 use bytes::Bytes;
@@ -14,13 +15,14 @@ use futures_util::stream::{BoxStream, StreamExt, poll_fn};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tower_service::Service;
 
 pub(crate) const NODE: &str = "/arx/node/demo/node-1";
@@ -44,6 +46,18 @@ pub(crate) struct Mind {
     pub(crate) forged: HashSet<String>,
     pub(crate) refuse_local: bool,
     follows: Vec<mpsc::UnboundedSender<AuthorityMessage>>,
+    silent: Vec<mpsc::UnboundedSender<AuthorityMessage>>,
+}
+
+/// How one replica of it behaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Manner {
+    #[default]
+    Good,
+    /// Takes a Follow, and never answers it.
+    Mute,
+    /// Refuses whoever joins or follows with this code, and wants to be left alone for so long.
+    Refuses(Code, Duration),
 }
 
 /// The authority at work.
@@ -51,6 +65,7 @@ pub(crate) struct Mind {
 pub(crate) struct Ca {
     pub(crate) address: String,
     mind: Arc<Mutex<Mind>>,
+    manner: Arc<Mutex<Manner>>,
     told: mpsc::UnboundedSender<Told>,
 }
 
@@ -80,6 +95,7 @@ impl Running {
             forged: HashSet::new(),
             refuse_local: false,
             follows: Vec::new(),
+            silent: Vec::new(),
         }));
         Self::listen("127.0.0.1:0", mind).await
     }
@@ -91,6 +107,7 @@ impl Running {
         let ca = Ca {
             address,
             mind,
+            manner: Arc::default(),
             told,
         };
         let (stop, stopped) = watch::channel(false);
@@ -107,8 +124,18 @@ impl Running {
     /// Closes the port and every connection.
     pub(crate) async fn stop(&mut self) {
         self.stop.send_replace(true);
-        self.ca.mind().follows.clear();
+        self.end_follows();
         self.stop.closed().await;
+    }
+
+    /// Ends every Follow, and no connection.
+    pub(crate) fn end_follows(&self) {
+        self.mind().follows.clear();
+    }
+
+    /// From now on.
+    pub(crate) fn behaves(&self, manner: Manner) {
+        *self.ca.manner.lock().expect("no test panics with it") = manner;
     }
 
     /// The same authority on the same port.
@@ -179,6 +206,20 @@ impl Running {
     }
 }
 
+fn refusal(code: Code, after: Duration) -> Status {
+    let info = rpc::RetryInfo {
+        retry_delay: after.try_into().ok(),
+    };
+    let details = rpc::Status {
+        details: vec![prost_types::Any {
+            type_url: "type.googleapis.com/google.rpc.RetryInfo".into(),
+            value: info.encode_to_vec(),
+        }],
+        ..rpc::Status::default()
+    };
+    Status::with_details(code, "as the test wants it", details.encode_to_vec().into())
+}
+
 pub(crate) fn update(bundle: &TrustBundle) -> TrustUpdate {
     TrustUpdate {
         position: Some(wire::position(bundle.sequence(), &bundle.sha256())),
@@ -231,6 +272,17 @@ impl Ca {
         }
     }
 
+    fn manner(&self) -> Manner {
+        *self.manner.lock().expect("no test panics with it")
+    }
+
+    fn admit(&self) -> Result<(), Status> {
+        match self.manner() {
+            Manner::Good | Manner::Mute => Ok(()),
+            Manner::Refuses(code, after) => Err(refusal(code, after)),
+        }
+    }
+
     fn tell(&self, told: Told) {
         let _ = self.told.send(told);
     }
@@ -241,7 +293,7 @@ impl Ca {
         Welcome {
             version: 1,
             trust_domain: trust_domain().to_string(),
-            replica_id: "test".into(),
+            replica_id: self.address.clone(),
             trust: vec![wire::position(sequence, &sha256)],
             ..Welcome::default()
         }
@@ -308,6 +360,7 @@ impl Ca {
 impl Node for Ca {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         self.tell(Told::Join);
+        self.admit()?;
         let bearer = request.metadata().get("authorization");
         if bearer.is_none_or(|value| !value.as_bytes().starts_with(b"Bearer ")) {
             return Err(Status::unauthenticated("no token"));
@@ -350,12 +403,16 @@ impl Node for Ca {
         if request.extensions().get::<SpiffeId>().is_none() {
             return Err(Status::unauthenticated("no certificate"));
         }
+        self.admit()?;
         let mut incoming = request.into_inner();
         let (down, mut outgoing) = mpsc::unbounded_channel();
-        let _ = down.send(AuthorityMessage {
-            message: Some(authority_message::Message::Welcome(self.welcome())),
-        });
-        {
+        if matches!(self.manner(), Manner::Mute) {
+            // The stream has nothing to say, and does not end.
+            self.mind().silent.push(down.clone());
+        } else {
+            let _ = down.send(AuthorityMessage {
+                message: Some(authority_message::Message::Welcome(self.welcome())),
+            });
             let mut mind = self.mind();
             // Whatever was published since the agent joined.
             let _ = down.send(AuthorityMessage {

@@ -4,6 +4,7 @@
 mod checked;
 mod injected;
 mod moved;
+mod probed;
 mod rendered;
 mod replicas;
 mod rights;
