@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "arx/node/v1/node.proto",
         "arx/admin/v1/admin.proto",
         "arx/nested/v1/nested.proto",
+        "arx/peer/v1/peer.proto",
         "arx/signer/v1/signer.proto",
         "csi/csi.proto",
         "kubelet/registration.proto",

@@ -27,6 +27,7 @@ use crate::ca::Ca;
 use crate::caller::NodeName;
 use crate::fleet::Agent;
 use crate::ledger::{self, LiveFilter, LiveLeaf, Query};
+use crate::peer::Wanted;
 use crate::refusal::{Fault, Refusal};
 use crate::rotation::View;
 use crate::state::Initiator;
@@ -174,14 +175,22 @@ impl wire::admin_server::Admin for Api {
                 .into());
             }
         };
-        let size = page_size(request.page_size);
-        let page = self
-            .blocking(move |ca| ca.ledger.search(&query, size, &request.page_token))
-            .await?;
-        let records = page.records.iter().map(ledger::Entry::to_json).collect();
+        let wanted = Wanted {
+            query,
+            size: page_size(request.page_size),
+            token: request.page_token,
+            here: request.here,
+        };
+        let found = self.0.search_all(wanted).await?;
+        let unanswered = found.unanswered.into_iter().map(|it| wire::Unanswered {
+            replica: it.replica,
+            reason: it.reason,
+        });
         Ok(Response::new(wire::SearchLedgerResponse {
-            records,
-            page_token: page.next.unwrap_or_default(),
+            records: found.records,
+            page_token: found.next.unwrap_or_default(),
+            replicas: count(found.replicas),
+            unanswered: unanswered.collect(),
         }))
     }
 

@@ -20,6 +20,7 @@ use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
 use crate::nested;
 use crate::overview::Overview;
+use crate::peer::Replicas;
 use crate::policy::Policy;
 use crate::publish::Publishers;
 use crate::queue::Queue;
@@ -57,6 +58,8 @@ pub struct Ca {
     pub trust_domain: TrustDomain,
     /// What this replica is called.
     pub replica: Arc<str>,
+    /// Whether there may be others.
+    pub replicas: Replicas,
     /// Version of the program.
     pub software: &'static str,
     /// When the process was started.

@@ -1,12 +1,15 @@
 //! Who is at the other end of a connection, by what its handshake proved. A closed set:
 //! a node with its SVID, or somebody who has yet to prove who they are by a token.
 
+mod own;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arx_identity::{KeyId, Serial, SpiffeId, TrustDomain, VerifiedPeer};
 
+pub(crate) use self::own::is_our_own;
 use crate::refusal::{Fault, Refusal};
 
 /// A node of a cluster.

@@ -1,6 +1,7 @@
 //! The authority's configuration: one TOML file, refused as a whole if anything in it
 //! can't work.
 
+mod announce;
 mod host;
 mod upstream;
 
@@ -91,6 +92,8 @@ pub struct Ops {
 pub struct NodeApi {
     /// Where agents connect.
     pub address: SocketAddr,
+    /// Where other replicas reach this one, host and port; `{replica}` in it is its name.
+    pub announce: Option<String>,
     /// Connections at a time; further ones wait.
     #[serde(default = "many")]
     pub max_connections: usize,
@@ -416,6 +419,7 @@ impl Config {
         self.check_rotation(problems);
         self.check_keys(problems);
         self.check_ledger(problems);
+        announce::problems(self, problems);
         nested::problems(&self.nested, &self.trust_domain, problems);
         token::problems(&self.clusters, problems);
         publish::problems(&self.publish, &self.clusters, problems);

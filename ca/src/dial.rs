@@ -1,5 +1,8 @@
 //! Connections to services of the operator's, such as a signer or a store: over TCP, and by mutual
-//! TLS with certificates in files.
+//! TLS with certificates in files. Those to another authority, or to another replica, are in
+//! [`authority`].
+
+pub(crate) mod authority;
 
 use std::io;
 use std::path::{Path, PathBuf};

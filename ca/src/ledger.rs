@@ -51,7 +51,7 @@ pub use record::{
     Event, IntermediateRegistered, Issued, KeyId, MAX_KEY_ID, MAX_SERIAL, Operator, Pruned,
     Published, Record, Refused, Released, Rotation, Validity,
 };
-pub use search::{Page, Query};
+pub use search::{Found, Page, Place, Query};
 pub use verify::Report;
 
 use commit::Commits;

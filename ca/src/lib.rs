@@ -26,6 +26,7 @@ pub mod nested;
 pub mod node_api;
 pub mod overview;
 pub mod page;
+pub mod peer;
 pub mod pods;
 pub mod policy;
 pub mod publish;

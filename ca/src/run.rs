@@ -33,6 +33,7 @@ use crate::metrics::{Gauges, Metrics, Readings, RootLabel, Rotating};
 use crate::nested;
 use crate::overview::Overview;
 use crate::page::{Page, Place};
+use crate::peer::Replicas;
 use crate::policy::Policy;
 use crate::publish::Publishers;
 use crate::queue::Queue;
@@ -185,6 +186,10 @@ impl Process {
         let ca = Arc::new(Ca {
             trust_domain: config.trust_domain.clone(),
             replica: parts.replica.clone(),
+            replicas: match config.state.place().is_shared() {
+                true => Replicas::Several,
+                false => Replicas::One,
+            },
             software: SOFTWARE,
             started: clock.now(),
             clock: clock.clone(),

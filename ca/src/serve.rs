@@ -24,6 +24,7 @@ use arx_daemon::places::{Place, Places};
 use arx_identity::{KeyId, TrustBundle, tls};
 use arx_proto::nested::v1::nested_server::NestedServer;
 use arx_proto::node::v1::node_server::NodeServer;
+use arx_proto::peer::v1::peer_server::PeerServer;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -40,6 +41,7 @@ use crate::caller::{Caller, NodeName};
 use crate::metrics::OpenConnection;
 use crate::nested::Api as NestedApi;
 use crate::node_api::Api as NodeApi;
+use crate::peer::Api as PeerApi;
 use crate::refusal::{Fault, Peer, Refusal};
 use crate::share::Shares;
 pub use local::serve_admin;
@@ -86,6 +88,8 @@ const FOLLOW: &str = "/arx.node.v1.Node/Follow";
 const JOIN: &str = "/arx.node.v1.Node/Join";
 /// The calls of authorities below begin so.
 const NESTED: &str = "/arx.nested.v1.Nested/";
+/// And those of other replicas.
+const PEER: &str = "/arx.peer.v1.Peer/";
 /// Connections whose root left the bundle close within this, not all at once.
 const SPREAD: Duration = Duration::from_secs(5);
 
@@ -98,6 +102,7 @@ pub struct Nodes {
     api: NodeServer<NodeApi>,
     api_of_strangers: NodeServer<NodeApi>,
     nested: NestedServer<NestedApi>,
+    peer: PeerServer<PeerApi>,
     places: Places<NodeName>,
     handshakes: Places<()>,
     strangers: Semaphore,
@@ -112,6 +117,7 @@ impl Nodes {
     pub fn new(ca: Arc<Ca>, tls: Arc<tls::Server>, tasks: Tasks, most: usize) -> Self {
         let api = NodeServer::new(NodeApi::new(Arc::clone(&ca)));
         let nested = NestedServer::new(NestedApi::new(Arc::clone(&ca)));
+        let peer = PeerServer::new(PeerApi::new(Arc::clone(&ca)));
         let share = (most / SHARE_OF_STRANGERS).max(1);
         Self {
             ca,
@@ -120,6 +126,7 @@ impl Nodes {
             api: api.clone().max_decoding_message_size(message::LARGEST),
             api_of_strangers: api.max_decoding_message_size(STRANGERS_MESSAGE),
             nested: nested.max_decoding_message_size(STRANGERS_MESSAGE),
+            peer: peer.max_decoding_message_size(STRANGERS_MESSAGE),
             places: Places::new(OF_NODE),
             // Nodes must get in, whoever else calls.
             handshakes: Places::new(share),
@@ -430,6 +437,7 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let path = request.uri().path();
         let (follow, nested) = (path == FOLLOW, path.starts_with(NESTED));
+        let replicas = path.starts_with(PEER);
         let peer = Peer::of(&self.caller, self.address);
         if let Some(refusal) = self.nodes.turned_away(&self.caller, path) {
             self.nodes.ca.refused(&refusal, &peer, "call refused");
@@ -441,6 +449,10 @@ impl hyper::service::Service<Request<Incoming>> for Connection {
         request.extensions_mut().insert(peer);
         if nested {
             let mut api = self.nodes.nested.clone();
+            return whole(api.call(request));
+        }
+        if replicas {
+            let mut api = self.nodes.peer.clone();
             return whole(api.call(request));
         }
         let node = match &self.caller {

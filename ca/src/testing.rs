@@ -157,6 +157,7 @@ impl House {
             trust_domain: config.trust_domain.clone(),
             replica: name.into(),
             place: config.state.place(),
+            replicas: crate::peer::Replicas::Several,
             custody: "memory".to_owned(),
             software: "arx-ca test",
             started: now,

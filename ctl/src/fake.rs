@@ -27,6 +27,9 @@ pub(crate) struct Answers {
     pub(crate) agents: Vec<wire::Agent>,
     pub(crate) svids: Vec<wire::SvidRecord>,
     pub(crate) records: Vec<String>,
+    /// How many replicas there are, and who of them does not answer.
+    pub(crate) replicas: u32,
+    pub(crate) unanswered: Vec<wire::Unanswered>,
     pub(crate) roots: Vec<Vec<u8>>,
     /// Subject key id of the one that signs.
     pub(crate) active_root: Vec<u8>,
@@ -153,9 +156,15 @@ impl Admin for Answers {
         request: Request<wire::SearchLedgerRequest>,
     ) -> Answer<wire::SearchLedgerResponse> {
         let (records, page_token) = page(&self.records, &request.get_ref().page_token)?;
+        let (replicas, unanswered) = match request.get_ref().here {
+            true => (1, Vec::new()),
+            false => (self.replicas, self.unanswered.clone()),
+        };
         Ok(Response::new(wire::SearchLedgerResponse {
             records,
             page_token,
+            replicas,
+            unanswered,
         }))
     }
 

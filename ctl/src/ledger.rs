@@ -1,21 +1,23 @@
 //! `arx ledger`: what was issued and refused, and whether the record of it holds.
 
+mod search;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use arx_proto::admin::v1 as wire;
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::client::{Failure, connect};
-use crate::output::{Output, Style, columns, count, hex, limit, parse_span, serial};
+use crate::output::{Output, Style, count, hex, limit, parse_span, serial};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Verify the hash of every record.
     Verify,
-    /// Find the records of a serial number or an identity, newest first.
+    /// Find the records of a serial number or an identity at all replicas, newest first.
     Search {
         /// A serial number, in hex.
         #[arg(
@@ -30,6 +32,9 @@ pub(crate) enum Command {
         /// Stop after so many.
         #[arg(long, default_value_t = 50, value_parser = limit)]
         limit: usize,
+        /// Only in the ledger of the replica that is asked.
+        #[arg(long)]
+        here: bool,
     },
     /// Print records as JSON lines, oldest first.
     Export {
@@ -85,45 +90,15 @@ pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result
             serial,
             identity,
             limit,
+            here,
         } => {
-            let (serial_hex, identity) = (serial.unwrap_or_default(), identity.unwrap_or_default());
-            let mut records: Vec<Value> = Vec::new();
-            let mut page_token = String::new();
-            loop {
-                let left = limit.saturating_sub(records.len());
-                let request = wire::SearchLedgerRequest {
-                    serial_hex: serial_hex.clone(),
-                    identity: identity.clone(),
-                    page_size: u32::try_from(left.min(500)).unwrap_or(500),
-                    page_token,
-                };
-                let page = client.search_ledger(request).await?.into_inner();
-                for record in &page.records {
-                    let record = serde_json::from_str(record).map_err(|error| {
-                        Failure::Failed(format!(
-                            "the authority sent a record that is no JSON: {error}"
-                        ))
-                    })?;
-                    records.push(record);
-                }
-                page_token = page.page_token;
-                if page_token.is_empty() || records.len() >= limit {
-                    break;
-                }
-            }
-            let well = !records.is_empty();
-            if style.json {
-                return Ok(Output::json(&Value::Array(records)).well_if(well));
-            }
-            if !well {
-                return Ok(Output::text("no record\n").well_if(false));
-            }
-            let rows: Vec<_> = records.iter().map(row).collect();
-            let mut text = columns(&["TIME", "EVENT", "WHO", "SERIAL", "NODE", "WHY"], &rows);
-            if !page_token.is_empty() {
-                text.push_str(&format!("only the newest {limit}; --limit shows more\n"));
-            }
-            Ok(Output::text(&text))
+            let request = wire::SearchLedgerRequest {
+                serial_hex: serial.unwrap_or_default(),
+                identity: identity.unwrap_or_default(),
+                here,
+                ..wire::SearchLedgerRequest::default()
+            };
+            search::run(&mut client, style, request, limit).await
         }
         Command::Export { last } => {
             let since = last.map_or(0, |span| {
@@ -147,19 +122,4 @@ pub(crate) async fn run(socket: &Path, style: Style, command: Command) -> Result
             Ok(Output::text(""))
         }
     }
-}
-
-fn row(record: &Value) -> Vec<String> {
-    let text = |keys: &[&str]| {
-        let found = keys.iter().find_map(|key| record[*key].as_str());
-        found.unwrap_or("-").to_owned()
-    };
-    vec![
-        text(&["time"]),
-        text(&["event"]),
-        text(&["spiffe_id", "who", "replica"]),
-        text(&["serial", "code"]),
-        text(&["node"]),
-        text(&["evidence", "message", "reason", "detail"]),
-    ]
 }

@@ -32,13 +32,14 @@ use client::Failure;
 use output::{Output, Style};
 
 /// Exit codes: 0 it is well; 1 it is not, or could not be done; 2 the command line is
-/// wrong; 3 the authority can't be reached; 130 a watch was interrupted.
+/// wrong; 3 the authority can't be reached; 4 nothing was found, and not everybody who was asked has
+/// answered; 130 a watch was interrupted.
 #[derive(Debug, Parser)]
 #[command(
     name = "arx",
     version,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 well, 1 not well or not done, 2 wrong usage, 3 authority not reached, 130 watch interrupted. More in docs/cli.md."
+    after_help = "Exit codes: 0 well, 1 not well or not done, 2 wrong usage, 3 authority not reached, 4 nothing found and not all answered, 130 watch interrupted. More in docs/cli.md."
 )]
 struct Arguments {
     /// The authority's admin socket.

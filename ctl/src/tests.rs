@@ -73,14 +73,22 @@ async fn lists_are_followed_page_by_page_up_to_the_limit() {
         (&["agents", "--limit", "3"], 3),
         (&["svid", "list"], 5),
         (&["svid", "list", "--limit", "3"], 3),
-        (&["ledger", "search", "--serial", "01"], 5),
-        (&["ledger", "search", "--serial", "01", "--limit", "4"], 4),
     ] {
         let list = json(socket, arguments).await;
         assert_eq!(
             list.as_array().map(Vec::len),
             Some(expected),
             "{arguments:?}"
+        );
+    }
+    for (limit, more) in [(4, true), (5, false), (6, false)] {
+        let limit = limit.to_string();
+        let search = ["ledger", "search", "--serial", "01", "--limit", &limit];
+        let found = json(socket, &search).await;
+        let shown = found["records"].as_array().map(Vec::len);
+        assert_eq!(
+            (shown, &found["more"]),
+            (Some(if more { 4 } else { 5 }), &more.into())
         );
     }
     let short = text(socket, &["svid", "list", "--limit", "3"]).await;
@@ -119,6 +127,72 @@ async fn what_is_not_found_is_exit_code_1() {
         2,
         "everything is renewed only when that is said"
     );
+}
+
+/// An authority of three replicas, of which one does not answer.
+fn of_three(records: &[&str]) -> Authority {
+    Authority::start(Answers {
+        records: records.iter().map(|record| (*record).to_owned()).collect(),
+        replicas: 3,
+        unanswered: vec![wire::Unanswered {
+            replica: "ca-3".to_owned(),
+            reason: "10.0.0.3:8443 cannot be reached: connection refused".to_owned(),
+        }],
+        ..Answers::default()
+    })
+}
+
+#[tokio::test]
+async fn a_search_names_who_has_not_answered_and_finds_nothing_for_certain_without_them() {
+    let search = ["ledger", "search", "--serial", "01"];
+    let gap =
+        "2 of 3 replicas answered; ca-3: 10.0.0.3:8443 cannot be reached: connection refused\n";
+    let found = of_three(&[r#"{"event":"issued","ledger":"ca-2"}"#]);
+    let shown = arx(found.path(), &search).await.expect("an answer");
+    let told = String::from_utf8(shown.body).expect("text");
+    assert!(told.contains("LEDGER") && told.contains("ca-2"), "{told}");
+    assert!(told.ends_with(gap), "{told}");
+    assert_eq!(shown.exit_code, 0);
+    let nothing = of_three(&[]);
+    let shown = arx(nothing.path(), &search).await.expect("an answer");
+    let told = String::from_utf8(shown.body).expect("text");
+    assert_eq!((told, shown.exit_code), (format!("no record\n{gap}"), 4));
+    let value = json(nothing.path(), &search).await;
+    assert_eq!(value["replicas"], 3);
+    assert_eq!(value["unanswered"][0]["replica"], "ca-3");
+    // Here, nobody else is asked.
+    let here = [&search[..], &["--here"]].concat();
+    let shown = arx(nothing.path(), &here).await.expect("an answer");
+    assert_eq!((&*shown.body, shown.exit_code), (&b"no record\n"[..], 1));
+    let shown = text(found.path(), &here).await;
+    assert!(
+        !shown.contains("LEDGER") && !shown.contains("replica"),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
+async fn where_it_is_not_known_who_else_there_is_a_search_says_so() {
+    let authority = Authority::start(Answers {
+        replicas: 1,
+        unanswered: vec![wire::Unanswered {
+            replica: String::new(),
+            reason: "the state is away".to_owned(),
+        }],
+        ..Answers::default()
+    });
+    let search = ["ledger", "search", "--serial", "01"];
+    let shown = arx(authority.path(), &search).await.expect("an answer");
+    let told = String::from_utf8(shown.body).expect("text");
+    assert_eq!(shown.exit_code, 4);
+    assert!(
+        told.ends_with(
+            "1 of 1 replica answered; which others there are is not known: the state is away\n"
+        ),
+        "{told}"
+    );
+    let value = json(authority.path(), &search).await;
+    assert!(value["unanswered"][0]["replica"].is_null(), "{value}");
 }
 
 #[tokio::test]
@@ -335,6 +409,7 @@ async fn the_manual_names_every_field_of_the_json() {
         &["svid", "list"],
         &["svid", "renew", "--all"],
         &["ledger", "verify"],
+        &["ledger", "search", "--serial", "01"],
         &["version"],
         &["rotate", "root"],
         &["rotate", "root", "--dry-run"],

@@ -34,6 +34,14 @@ pub mod nested {
     }
 }
 
+/// What one replica of an authority asks of another.
+pub mod peer {
+    /// Version 1 of `arx.peer`.
+    pub mod v1 {
+        tonic::include_proto!("arx.peer.v1");
+    }
+}
+
 /// What an authority asks of whatever holds its root's key.
 pub mod signer {
     /// Version 1 of `arx.signer`.

@@ -56,7 +56,9 @@ async fn an_operator_sees_the_whole_fleet_and_a_well_one_passes_the_check() -> a
     let serial = svids[0]["serial"].as_str().context("a serial number")?;
     ensure!(text(&arx(&socket, &["svid", "show", serial])?).contains("arx-system/arx-node-agent"));
     let found = json(&socket, &["ledger", "search", "--serial", serial])?;
-    ensure!(found[0]["spiffe_id"] == node, "{found}");
+    let record = &found["records"][0];
+    ensure!(record["spiffe_id"] == node, "{found}");
+    ensure!(found["replicas"] == 1 && found["unanswered"] == serde_json::json!([]));
     ensure!(json(&socket, &["ledger", "verify"])?["problems"] == serde_json::json!([]));
     let export = arx(&socket, &["ledger", "export", "--last", "1h"])?;
     ensure!(text(&export).lines().count() >= 3, "{export:?}");

@@ -37,6 +37,7 @@ const AUTHORITY: Program = Program {
         "page.address",
         "page.token_file",
         "state.seal",
+        "node_api.announce",
         "state.etcd",
         "state.kubernetes",
         "authority.root_renewal_lead",

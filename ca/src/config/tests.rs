@@ -29,12 +29,12 @@ agents = ["arx-system/arx-node-agent"]
 verification = "review"
 "#;
 
-fn read(text: &str) -> Result<Config, ConfigError> {
+pub(super) fn read(text: &str) -> Result<Config, ConfigError> {
     Config::read(&File::from_text("arx-ca.toml", text)?, |_, _| {})
 }
 
 /// The message for the good configuration with `from` replaced by `to`.
-fn broken(from: &str, to: &str) -> String {
+pub(super) fn broken(from: &str, to: &str) -> String {
     assert!(
         GOOD.contains(from),
         "the test replaces what is not there: {from}"

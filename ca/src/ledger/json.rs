@@ -35,6 +35,18 @@ impl Entry {
     /// is empty is left out.
     #[must_use]
     pub fn to_json(&self) -> String {
+        Value::Object(self.object()).to_string()
+    }
+
+    /// The same, with `ledger`: the replica whose ledger has it.
+    #[must_use]
+    pub fn to_json_of(&self, replica: &str) -> String {
+        let mut object = self.object();
+        object.insert("ledger".to_owned(), replica.into());
+        Value::Object(object).to_string()
+    }
+
+    fn object(&self) -> Map<String, Value> {
         let mut object = Map::new();
         object.insert("index".to_owned(), self.index.into());
         object.insert("time".to_owned(), rfc3339(self.time).into());
@@ -51,7 +63,7 @@ impl Entry {
                 .filter(|(_, value)| value.as_str() != Some(""));
             object.extend(filled);
         }
-        Value::Object(object).to_string()
+        object
     }
 }
 

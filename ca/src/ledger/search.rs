@@ -1,10 +1,12 @@
 //! Finding what was recorded of a serial number or an identity, newest first. The indexes
 //! say where to look, the records whether it is there.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::str::FromStr;
 
 use super::codec::{self, Kind};
 use super::error::{Error, Problem};
@@ -29,6 +31,22 @@ pub struct Page {
     pub records: Vec<Entry>,
     /// Where the next page begins; `None` if this is the last.
     pub next: Option<String>,
+}
+
+/// Where a record stands; a later one is greater. It stays true as long as the record is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    segment: u32,
+    offset: u32,
+}
+
+/// Records with their places.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Newest first.
+    pub records: Vec<(Place, Entry)>,
+    /// There are older ones.
+    pub more: bool,
 }
 
 impl Query {
@@ -60,15 +78,30 @@ impl Ledger {
     /// [`Error::Token`] if the token is none of a search, and what keeps a segment from
     /// being read.
     pub fn search(&self, query: &Query, size: usize, token: &str) -> Result<Page, Error> {
-        let from = decode_token(token)?;
+        let after = match token {
+            "" => None,
+            token => Some(token.parse()?),
+        };
+        let found = self.find(query, size, after)?;
+        let last = found.records.last().filter(|_| found.more);
+        Ok(Page {
+            next: last.map(|(place, _)| place.to_string()),
+            records: found.records.into_iter().map(|(_, entry)| entry).collect(),
+        })
+    }
+
+    /// The same with their places, going on behind one of them. Blocks.
+    ///
+    /// # Errors
+    /// What keeps a segment from being read.
+    pub fn find(&self, query: &Query, size: usize, after: Option<Place>) -> Result<Found, Error> {
         let (active, in_active, sealed) = {
             // Together: a segment that is sealed in between would be searched twice.
             let segments = self.0.commits.segments();
             let in_active = segments.pairs.find(query.term());
             (segments.active, in_active, segments.sealed.clone())
         };
-        let mut records = Vec::new();
-        let mut last = None;
+        let mut found = Found::default();
         let segments = std::iter::once((active, None)).chain(
             sealed
                 .into_iter()
@@ -76,7 +109,7 @@ impl Ledger {
                 .map(|(number, length)| (number, Some(length))),
         );
         for (number, length) in segments {
-            if from.is_some_and(|(last, _)| number > last) {
+            if after.is_some_and(|last| number > last.segment) {
                 continue;
             }
             let path = segment::path(&self.0.directory, number);
@@ -93,26 +126,44 @@ impl Ledger {
                 opened => opened?,
             };
             for offset in offsets {
-                if from.is_some_and(|last| (number, offset) >= last) {
+                let place = Place {
+                    segment: number,
+                    offset,
+                };
+                if after.is_some_and(|last| place >= last) {
                     continue;
                 }
                 let (index, body) = body_at(&file, &path, offset)?;
                 if !query.fits(&body) {
                     continue;
                 }
-                if records.len() == size.max(1) {
-                    return Ok(Page {
-                        records,
-                        next: last,
-                    });
+                if found.records.len() == size.max(1) {
+                    found.more = true;
+                    return Ok(found);
                 }
-                records.push(Entry::decode(index, &body));
-                last = Some(format!("{number}.{offset}"));
+                let entry = Entry::decode(index, &body);
+                found.records.push((place, entry));
             }
         }
-        Ok(Page {
-            records,
-            next: None,
+        Ok(found)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.segment, self.offset)
+    }
+}
+
+impl FromStr for Place {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (segment, offset) = text.split_once('.').ok_or(Error::Token)?;
+        let parse = |text: &str| text.parse().map_err(|_| Error::Token);
+        Ok(Self {
+            segment: parse(segment)?,
+            offset: parse(offset)?,
         })
     }
 }
@@ -170,13 +221,4 @@ fn damaged(path: &Path, offset: u32, what: &str) -> Error {
         offset: offset.into(),
         what: what.to_owned(),
     })
-}
-
-fn decode_token(token: &str) -> Result<Option<(u32, u32)>, Error> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let (segment, offset) = token.split_once('.').ok_or(Error::Token)?;
-    let parse = |text: &str| text.parse().map_err(|_| Error::Token);
-    Ok(Some((parse(segment)?, parse(offset)?)))
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arx_identity::{Certificate, KeyId, SpiffeId, VerifiedPeer};
+use arx_identity::{SpiffeId, VerifiedPeer};
 
 use crate::ca::Ca;
-use crate::caller::{Caller, NodeName};
+use crate::caller::{Caller, NodeName, is_our_own};
 use crate::refusal::{Fault, Refusal};
-use crate::state::{Authorities, Intermediate, StateError};
+use crate::state::StateError;
 use crate::token::{Purpose, Token, Verified};
 
 /// An authority that asks.
@@ -82,12 +82,10 @@ impl Known {
                 "the certificate of this connection has run out: connect with a renewed one",
             ));
         }
+        let own = is_our_own(&ca.state, &peer.issuers).await;
         let unreadable =
             |error: StateError| Refusal::new(error.code(), Fault::Dependency, error.to_string());
-        let stored = ca.state.authorities().await.map_err(unreadable)?;
-        let stored = stored.map(|stored| stored.value).unwrap_or_default();
-        let registered = ca.state.intermediates().await.map_err(unreadable)?;
-        if !is_our_own(&peer.issuers, &registered, &stored) {
+        if !own.map_err(unreadable)? {
             return Err(Refusal::new(
                 "ARX-NESTED-ISSUER",
                 Fault::Forbidden,
@@ -110,41 +108,13 @@ impl Known {
     }
 }
 
-/// Whether a replica's own intermediate has signed it, which stands directly below what signs for
-/// one of the roots here; above that there may be other roots of ours, that vouch for it.
-///
-/// Key identifiers are what a certificate says of itself, and below an authority below anything
-/// can be said. So each of them has to be known, from the root down: what our own keys have signed
-/// says the truth.
-fn is_our_own(issuers: &[KeyId], registered: &[Intermediate], stored: &Authorities) -> bool {
-    let Some((intermediate, above)) = issuers.split_first() else {
-        return false;
-    };
-    let known = registered
-        .iter()
-        .find(|known| known.certificate.subject_key_id() == Some(*intermediate));
-    let Some(root) = known.and_then(|known| stored.root(known.root)) else {
-        return false;
-    };
-    let ids = root.above.iter().chain([&root.certificate]);
-    let Some(ids) = ids
-        .map(Certificate::subject_key_id)
-        .collect::<Option<Vec<_>>>()
-    else {
-        return false;
-    };
-    above
-        .strip_prefix(&ids[..])
-        .is_some_and(|others| others.iter().all(|other| stored.root(*other).is_some()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::authority::Below;
     use crate::testing::House;
     use arx_identity::profile::{self, Issuer, Leaf, Validity};
-    use arx_identity::{CertChain, KeyAlgorithm, PrivateKey, verify};
+    use arx_identity::{CertChain, Certificate, KeyAlgorithm, PrivateKey, verify};
     use std::time::Duration;
 
     type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -226,32 +196,6 @@ mod tests {
         let another = judge(&house, leaf(&house, &chain, &own)).await;
         let refused = another.expect_err("it could name anybody");
         assert_eq!(refused.code, "ARX-NESTED-ISSUER");
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn no_identifier_that_somebody_below_has_copied_makes_a_chain_our_own() -> Outcome {
-        let house = House::new().await?;
-        let stored = house.ca.state.authorities().await?.ok_or("a root")?.value;
-        let registered = house.ca.state.intermediates().await?;
-        let issuing = house.ca.authority.issuing().ok_or("it issues")?;
-        let (own, root) = (issuing.intermediate(), issuing.root());
-        let other = KeyId::from_slice(&[1; 20]).ok_or("20 bytes")?;
-        let is_ours = |issuers: &[KeyId]| is_our_own(issuers, &registered, &stored);
-        assert!(is_ours(&[own, root]));
-        assert!(is_ours(&[own, root, root]), "a root of ours above another");
-        for chain in [
-            &[][..],
-            &[own],
-            &[root],
-            &[other, root],
-            &[own, other],
-            &[own, other, root],
-            &[own, root, other],
-            &[own, root, other, root],
-        ] {
-            assert!(!is_ours(chain), "{chain:?}");
-        }
         Ok(())
     }
 }

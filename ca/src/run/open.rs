@@ -176,6 +176,8 @@ impl Parts {
         // Before this start is noted anywhere, and again with what this replica has seen.
         Trust::examine(&state, None, evidence).await?;
         let replica = state.replica(config.replica_name().as_deref(), now).await?;
+        let announced = config.announced(replica.name());
+        replica.announce(announced.as_deref()).await?;
         Trust::examine(&state, Some(&replica), evidence).await?;
         restore::note_history(&state, replica.name(), &ledger).await?;
         let longest = config.policy.longest_ttl();

@@ -36,6 +36,9 @@ pub struct ReplicaDocument {
     pub started_ms: u64,
     /// The program that started, by name and version.
     pub software: String,
+    /// Where other replicas reach it, host and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<String>,
     /// What it has seen, and hands out nothing lower than.
     pub seen: Seen,
     /// How far its ledger is at least: one that is behind this was lost, or is an older copy.
@@ -342,6 +345,15 @@ impl ReplicaDocument {
 }
 
 impl Replica {
+    /// Tells other replicas where they reach this one, if they do.
+    ///
+    /// # Errors
+    /// [`StateError`] if it could not be stored.
+    pub async fn announce(&self, address: Option<&str>) -> Result<(), StateError> {
+        self.change(|document| document.announced = address.map(str::to_owned))
+            .await
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

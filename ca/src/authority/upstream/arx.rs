@@ -1,8 +1,6 @@
 //! Another Arx that certifies what signs here: asked over TLS beside its node API, by a client
 //! certificate of the trust domain or by a service-account token.
 
-mod connect;
-
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,11 +24,14 @@ use zeroize::Zeroizing;
 
 use super::super::outside::PATH_LENGTH;
 use super::super::{AuthorityError, SERVING_PATH};
+use crate::dial::authority::{NoConnection, connect};
 use crate::rotation::Heard;
 use crate::state::{Authorities, State};
 
 /// Longest text of the other authority's that is passed on.
 const SAID: usize = 400;
+/// Largest answer that is taken.
+const LARGEST: usize = 256 * 1024;
 /// Longest chain that is taken.
 const LONGEST: usize = 16;
 
@@ -223,7 +224,9 @@ impl Arx {
             SpiffeId::new(state.trust_domain(), SERVING_PATH).expect("it is a path of a SPIFFE id");
         let whole = async {
             let (svid, bearer) = self.credentials()?;
-            let client = connect::connect(&self.address, &anchors, svid.as_ref(), expected).await?;
+            let connected = connect(&self.address, &anchors, svid.as_ref(), expected).await;
+            let (channel, _) = connected.map_err(|why| self.not_connected(why))?;
+            let client = NestedClient::new(channel).max_decoding_message_size(LARGEST);
             let mut request = Request::new(asked);
             if let Some(bearer) = bearer {
                 request.metadata_mut().insert("authorization", bearer);
@@ -303,6 +306,14 @@ impl Arx {
         ArxError::File {
             path: path.to_owned(),
             reason,
+        }
+    }
+
+    fn not_connected(&self, why: NoConnection) -> ArxError {
+        let address = self.address.clone();
+        match why {
+            NoConnection::Unreachable(error) => ArxError::Unreachable { address, error },
+            NoConnection::Tls(error) => ArxError::Tls { address, error },
         }
     }
 

@@ -213,8 +213,8 @@ fn state_is_refused_beside_the_sealing_key() -> anyhow::Result<()> {
 
 #[test]
 #[ignore = "needs helm: make test-kube"]
-fn several_replicas_start_at_once_on_different_nodes_and_leave_one_at_a_time() -> anyhow::Result<()>
-{
+fn several_replicas_start_at_once_on_different_nodes_leave_one_at_a_time_and_reach_each_other()
+-> anyhow::Result<()> {
     let chart = Chart::render("arx-system", THREE)?;
     let set = &chart.object("StatefulSet", "arx-ca")?["spec"];
     ensure!(set["replicas"] == 3 && set["podManagementPolicy"] == "Parallel");
@@ -245,6 +245,28 @@ fn several_replicas_start_at_once_on_different_nodes_and_leave_one_at_a_time() -
     let agent = &chart.object("ConfigMap", "arx-node-agent")?["data"]["node-agent.toml"];
     let agent = agent.as_str().context("text")?;
     ensure!(agent.contains("\"arx-ca-replicas.arx-system.svc:8443\""));
+    // Each is called by its name there, and the others are let in.
+    let config = &chart.object("ConfigMap", "arx-ca")?["data"]["ca.toml"];
+    let config = File::from_text("ca.toml", config.as_str().context("text")?.to_owned())?;
+    let config: arx_ca::config::Config = config.parse()?;
+    let announced = config.announced("arx-ca-2");
+    ensure!(announced.as_deref() == Some("arx-ca-2.arx-ca-replicas.arx-system.svc:8443"));
+    let policy = &chart.object("NetworkPolicy", "arx-ca")?["spec"]["ingress"][0];
+    let from = policy["from"].as_array().context("peers")?;
+    let mut others = from
+        .iter()
+        .filter_map(|it| it["podSelector"]["matchLabels"].as_object());
+    ensure!(
+        policy["ports"][0]["port"] == 8443
+            && others.any(|it| it.iter().all(|(key, value)| labels[key] == *value)),
+        "{policy}"
+    );
+    let alone = Chart::render("arx-system", VALUES[0])?;
+    let policy = &alone.object("NetworkPolicy", "arx-ca")?["spec"]["ingress"][0];
+    ensure!(
+        policy["from"].as_array().map(Vec::len) == Some(1),
+        "{policy}"
+    );
     Ok(())
 }
 
