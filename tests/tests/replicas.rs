@@ -89,7 +89,14 @@ async fn when_the_leader_dies_another_goes_on_as_far_as_may_be_and_ends_it_when_
     let mut slowly = quickly();
     slowly.window_ms = Some(20_000);
     rotate(&two.pair.mesh, slowly).await?;
-    reaches(&two.other, "reissue", |it| it.phase == "reissue").await?;
+    // A leader that dies before it has said that it signs under the new root is waited for.
+    let signs = |it: &Unconfirmed| it.node == "ca-1" && it.reason == "replica-signs";
+    reaches(
+        &two.other,
+        "the leader has said what it signs under",
+        |it| it.phase == "reissue" && !it.unconfirmed.iter().any(signs),
+    )
+    .await?;
     two.pair.mesh.kill_authority().await?;
     two.goes_over(0).await?;
     // What it has issued is known by those who have it; whether it hands out the bundle of before
