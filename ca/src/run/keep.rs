@@ -20,6 +20,8 @@ const PROBE: Duration = Duration::from_secs(5);
 const UPPER: Duration = Duration::from_secs(60);
 /// Between looks at how the pods of clusters are known.
 const PODS: Duration = Duration::from_secs(1);
+/// A cluster whose pods were never read keeps others waiting for so long after the start.
+const FIRST_READ: Duration = Duration::from_secs(30);
 /// Between looks at what is published in clusters.
 const PUBLISHED: Duration = Duration::from_secs(1);
 /// Between removals of old segments.
@@ -195,14 +197,15 @@ pub(super) async fn watch_ledger(ca: Arc<Ca>, condition: Condition) {
     }
 }
 
-/// An index of pods that was never read keeps the process from being ready; one that is not kept
-/// up is told, since whoever it knows goes on.
+/// Pods are read before the process is ready, so that no token is refused for want of them. But a
+/// cluster that can't be read keeps the agents of others waiting for [`FIRST_READ`] at most. One
+/// that is not kept up is told, since whoever it knows goes on.
 pub(super) async fn watch_pods(ca: Arc<Ca>, condition: Condition) {
+    let begun = ca.clock.monotonic();
     loop {
+        let waited = ca.clock.monotonic().saturating_duration_since(begun);
         let tokens = ca.rules.get().tokens.clone();
-        let mut troubles: Vec<_> = tokens.pods().filter_map(|pods| pods.trouble()).collect();
-        troubles.sort_by_key(|(_, _, is_shut)| !is_shut);
-        match troubles.into_iter().next() {
+        match tokens.trouble(waited < FIRST_READ) {
             Some((code, message, true)) => condition.set_failing(code, message),
             Some((code, message, false)) => condition.set_warning(code, message),
             None => condition.set_ok(),

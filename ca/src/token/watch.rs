@@ -64,6 +64,18 @@ impl Tokens {
             .filter_map(|realm| realm.pods.as_ref())
     }
 
+    /// The worst that is to be told of the pods of clusters, and whether it keeps the process from
+    /// being ready: while one cluster `is_waited_for` whose pods were never read, and for as long
+    /// as there is no other cluster.
+    pub(crate) fn trouble(&self, is_waited_for: bool) -> Option<(&'static str, String, bool)> {
+        let mut troubles: Vec<_> = self.pods().filter_map(|pods| pods.trouble()).collect();
+        troubles.sort_by_key(|(_, _, is_shut)| !is_shut);
+        let shut = troubles.iter().filter(|(_, _, is_shut)| *is_shut).count();
+        let is_alone = shut == self.inner.realms.len();
+        let (code, message, is_shut) = troubles.into_iter().next()?;
+        Some((code, message, is_shut && (is_waited_for || is_alone)))
+    }
+
     /// How each cluster stands, by what is in memory.
     #[must_use]
     pub fn health(&self) -> Vec<ClusterHealth> {

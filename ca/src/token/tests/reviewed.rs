@@ -361,3 +361,53 @@ async fn where_pods_are_watched_a_review_that_speaks_against_what_is_known_of_on
         () = test => {}
     }
 }
+
+#[tokio::test]
+async fn a_cluster_whose_pods_cannot_be_read_keeps_the_agents_of_others_waiting_for_a_while_alone()
+{
+    let clock = Clock::manual(now());
+    let ours = cluster("verification = \"review\"\nwatch_pods = true");
+    let pods = |name: &str| {
+        let (client, asked) = api_server();
+        let api = Api::with(client, None);
+        let hour = std::time::Duration::from_secs(3600);
+        let pods = Pods::new(name.into(), api, hour, &[], false, clock.clone());
+        (Arc::new(pods), asked)
+    };
+    let api = Cast::new("", |_| None).api;
+    let realm = |pods: Option<&Arc<Pods>>| {
+        let reviewer = Reviewer::with(kube::Client::new(api.clone(), "default"));
+        Realm::new(&ours, Verifier::Review(reviewer), pods.cloned())
+    };
+    let tokens = |realms: Vec<Realm>| Tokens {
+        inner: Arc::new(Inner {
+            realms,
+            clock: clock.clone(),
+        }),
+    };
+    let (home, mut asked) = pods("home");
+    let (away, _unanswered) = pods("away");
+    let both = tokens(vec![realm(Some(&home)), realm(Some(&away))]);
+    let stands = |tokens: &Tokens, is_waited_for| {
+        let (code, message, is_failing) = tokens.trouble(is_waited_for).expect("it is told");
+        assert_eq!(code, "ARX-PODS-UNREAD");
+        (message, is_failing)
+    };
+    assert!(stands(&both, false).1, "there is no other");
+    let test = async {
+        let list = asked.recv().await.expect("a list");
+        let version = json!({"metadata": {"resourceVersion": "7"}, "items": []});
+        list.whole(200, &version);
+        let _watch = asked.recv().await.expect("a watch").open();
+        let (message, is_failing) = stands(&both, false);
+        assert!(message.contains("away") && !is_failing, "{message}");
+        assert!(stands(&both, true).1, "it may be there at once");
+        assert!(stands(&tokens(vec![realm(Some(&away))]), false).1);
+        let (_, is_failing) = stands(&tokens(vec![realm(None), realm(Some(&away))]), false);
+        assert!(!is_failing, "the other's tokens need no pods");
+    };
+    tokio::select! {
+        () = home.keep() => panic!("it is kept for ever"),
+        () = test => {}
+    }
+}

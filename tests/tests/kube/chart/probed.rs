@@ -98,6 +98,28 @@ fn each_program_listens_where_its_pod_is_probed() -> anyhow::Result<()> {
 
 #[test]
 #[ignore = "needs helm: make test-kube"]
+fn agents_reach_an_authority_that_is_not_ready() -> anyhow::Result<()> {
+    for values in super::rendered::VALUES {
+        let chart = Chart::render("arx-system", values)?;
+        let services: Vec<_> = chart
+            .objects
+            .iter()
+            .filter(|object| object["kind"] == "Service")
+            .filter(|object| object["spec"]["selector"]["app.kubernetes.io/name"] == "arx-ca")
+            .collect();
+        ensure!(!services.is_empty(), "{values}");
+        for service in services {
+            ensure!(
+                service["spec"]["publishNotReadyAddresses"] == true,
+                "{service}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm: make test-kube"]
 fn pods_go_before_others_and_ask_for_what_the_values_say() -> anyhow::Result<()> {
     let chart = Chart::render("arx-system", "trustDomain: example.org")?;
     for (object, class) in [
