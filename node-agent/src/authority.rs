@@ -145,6 +145,12 @@ impl SessionError {
         matches!(self, Self::NoAnchors(_) | Self::NoToken(_))
     }
 
+    /// Whether the node is believed no more by whoever was asked, and a join there begins another
+    /// line of certificates.
+    fn asks_for_a_join(&self) -> bool {
+        matches!(self, Self::Call(failure) if failure.refuses_the_node())
+    }
+
     /// Whether every replica would say the same: it is about who this node is, not about one of
     /// them.
     fn is_about_the_node(&self) -> bool {
@@ -286,7 +292,8 @@ impl Running {
         let longest = self.setup.config.authority.longest_retry.get();
         let about_the_node = error.is_about_the_node();
         let asked = self.at.take();
-        if let Some(failed) = asked.filter(|_| !error.is_of_our_own()) {
+        let has_failed = !error.is_of_our_own() && !error.asks_for_a_join();
+        if let Some(failed) = asked.filter(|_| has_failed) {
             self.replicas.failed(failed, error.retry_after());
             if !about_the_node && self.replicas.has_another() {
                 self.setup.metrics.failovers.inc();

@@ -191,6 +191,22 @@ async fn a_node_that_is_refused_for_what_it_is_asks_one_replica_after_the_other_
 }
 
 #[tokio::test]
+async fn a_node_whose_line_is_another_at_a_replica_joins_again_there() {
+    let (mut own, mut next, addresses) = two().await;
+    let mut node = at(&own, addresses).await;
+    own.hear(settled).await;
+    next.behaves(Manner::Forgot);
+    own.say(authority_message::Message::DrainAfterMs(0));
+    next.hear(join).await;
+    next.hear(settled).await;
+    while let Ok(told) = own.told.try_recv() {
+        assert!(join(&told).is_none(), "it has joined elsewhere");
+    }
+    assert_eq!(node.failovers().await, counted(0));
+    node.end().await;
+}
+
+#[tokio::test]
 async fn while_an_agent_waits_for_its_own_replica_to_answer_it_hears_the_one_that_it_is_at() {
     let (mut own, mut next, addresses) = two().await;
     let mut node = Node::prepare(&own, "");
