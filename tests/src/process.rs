@@ -155,6 +155,7 @@ impl Process {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait()? {
+                self.log.clone().is_whole().await;
                 return Ok(status);
             }
             if Instant::now() > until {

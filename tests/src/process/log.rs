@@ -1,6 +1,7 @@
 //! What a program says while it runs.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::bail;
 use serde_json::Value;
@@ -8,6 +9,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::PATIENCE;
+
+/// How long the rest of what a program has said may be on its way.
+const REST: Duration = Duration::from_secs(1);
 
 /// What a program has said on standard error, line by line.
 #[derive(Clone)]
@@ -64,6 +68,12 @@ impl Log {
             .iter()
             .filter(|line| line.contains(text))
             .count()
+    }
+
+    /// Waits until all is read that it has said, unless another process goes on in its place.
+    pub(super) async fn is_whole(&mut self) {
+        let whole = async { while self.count.changed().await.is_ok() {} };
+        let _whole = timeout(REST, whole).await;
     }
 
     /// Waits for a line that contains `text`, beginning with line number `from`. Answers
