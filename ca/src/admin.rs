@@ -5,7 +5,6 @@ pub(crate) mod agents;
 mod custody;
 pub(crate) mod denial;
 mod distrust;
-mod explain;
 mod recovery;
 pub(crate) mod rotation;
 pub(crate) mod status;
@@ -182,15 +181,11 @@ impl wire::admin_server::Admin for Api {
             here: request.here,
         };
         let found = self.0.search_all(wanted).await?;
-        let unanswered = found.unanswered.into_iter().map(|it| wire::Unanswered {
-            replica: it.replica,
-            reason: it.reason,
-        });
         Ok(Response::new(wire::SearchLedgerResponse {
             records: found.records,
             page_token: found.next.unwrap_or_default(),
             replicas: count(found.replicas),
-            unanswered: unanswered.collect(),
+            unanswered: found.unanswered.into_iter().map(Into::into).collect(),
         }))
     }
 
@@ -422,7 +417,7 @@ impl wire::admin_server::Admin for Api {
         &self,
         request: Request<wire::ExplainRequest>,
     ) -> Result<Response<wire::ExplainResponse>, Status> {
-        let answer = explain::explain(&self.0, request.into_inner()).await?;
+        let answer = self.0.explain(request.into_inner()).await?;
         Ok(Response::new(answer))
     }
 

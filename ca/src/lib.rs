@@ -14,6 +14,7 @@ pub mod denial;
 mod dial;
 pub mod distrust;
 mod examine;
+mod explain;
 pub mod fleet;
 mod hex;
 mod issue;

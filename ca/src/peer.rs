@@ -1,12 +1,13 @@
 //! The other replicas of this authority, asked directly for what no store has: the records of their
-//! ledgers.
+//! ledgers, and what they know of pods.
 //!
 //! Nothing that is decided rests on it. Who does not answer is named, and what it would have said is
 //! missing ([ADR 24](../../docs/adr/0024-a-search-asks-every-replica.md)). A question is answered
-//! only to a replica, from the answerer's own ledger, and is never passed on.
+//! only to a replica, by what the answerer has itself, and is never passed on.
 
 mod api;
 mod ask;
+mod explain;
 mod merge;
 mod search;
 #[cfg(test)]

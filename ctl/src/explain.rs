@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::client::{Failure, connect};
 use crate::output::{Output, Style, hex, instant_json};
+use crate::unanswered::Unanswered;
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
@@ -24,18 +25,24 @@ pub(crate) async fn run(socket: &Path, style: Style, asked: Explain) -> Result<O
         cluster: asked.cluster,
     };
     let answer = connect(socket).await?.explain(request).await?;
-    let pods = answer.into_inner().pods;
+    let wire::ExplainResponse {
+        pods,
+        replicas,
+        unanswered,
+    } = answer.into_inner();
+    let unanswered = Unanswered::from(unanswered);
     let granted = |pod: &wire::ExplainedPod| {
         let decision = pod.decision.as_ref();
         decision.is_some_and(|decision| decision.code.is_empty())
     };
     let well = pods.iter().all(granted);
     if style.json {
-        let pods = pods.iter().map(to_json).collect();
+        let pods = pods.iter().map(|pod| to_json(pod, &unanswered)).collect();
         return Ok(Output::json(&Value::Array(pods)).well_if(well));
     }
     let each: Vec<_> = pods.iter().map(|pod| shown(pod, style)).collect();
-    Ok(Output::text(&each.join("\n")).well_if(well))
+    let text = each.join("\n") + &unanswered.gaps(replicas);
+    Ok(Output::text(&text).well_if(well))
 }
 
 fn shown(pod: &wire::ExplainedPod, style: Style) -> String {
@@ -150,7 +157,14 @@ fn agent(pod: &wire::ExplainedPod, style: Style) -> String {
         Some(agent) => {
             let state = if agent.connected { "connected" } else { "away" };
             let since = style.time(agent.since_unix_ms);
-            format!("{}/{}, {state} since {since}", agent.cluster, agent.node)
+            let at = match &*agent.replica {
+                "" => String::new(),
+                replica => format!(" at {replica}"),
+            };
+            format!(
+                "{}/{}, {state}{at} since {since}",
+                agent.cluster, agent.node
+            )
         }
     }
 }
@@ -168,7 +182,7 @@ fn certificate(certificate: Option<&wire::LastCertificate>, style: Style) -> Str
     )
 }
 
-fn to_json(pod: &wire::ExplainedPod) -> Value {
+fn to_json(pod: &wire::ExplainedPod, unanswered: &Unanswered) -> Value {
     let index = pod.index.as_ref().map(|index| {
         let labels: Map<String, Value> = sorted(index)
             .into_iter()
@@ -199,7 +213,7 @@ fn to_json(pod: &wire::ExplainedPod) -> Value {
     let agent = pod.agent.as_ref().map(|agent| {
         json!({
             "cluster": agent.cluster, "node": agent.node, "connected": agent.connected,
-            "since": instant_json(agent.since_unix_ms),
+            "since": instant_json(agent.since_unix_ms), "replica": agent.replica,
         })
     });
     let certificate = pod.certificate.as_ref().map(|it| {
@@ -218,7 +232,7 @@ fn to_json(pod: &wire::ExplainedPod) -> Value {
     json!({
         "cluster": pod.cluster, "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
         "index": index, "token": token, "decision": decision, "agent": agent,
-        "certificate": certificate, "refusal": refusal,
+        "certificate": certificate, "refusal": refusal, "unanswered": unanswered.json(),
     })
 }
 
@@ -295,6 +309,9 @@ mod tests {
             text.contains("decision  nothing: ARX-DENIED\n          it is denied\n          docs/errors.md#arx-denied\n"),
             "{text}"
         );
-        assert_eq!(to_json(&pod)["decision"]["code"], "ARX-DENIED");
+        assert_eq!(
+            to_json(&pod, &Unanswered::default())["decision"]["code"],
+            "ARX-DENIED"
+        );
     }
 }

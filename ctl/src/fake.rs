@@ -267,8 +267,11 @@ impl Admin for Answers {
     }
 
     async fn explain(&self, _: Request<wire::ExplainRequest>) -> Answer<wire::ExplainResponse> {
-        let pods = self.explained.clone();
-        Ok(Response::new(wire::ExplainResponse { pods }))
+        Ok(Response::new(wire::ExplainResponse {
+            pods: self.explained.clone(),
+            replicas: self.replicas,
+            unanswered: self.unanswered.clone(),
+        }))
     }
 
     async fn check_clusters(

@@ -17,6 +17,7 @@ mod output;
 mod rotate;
 mod status;
 mod svid;
+mod unanswered;
 mod version;
 
 #[cfg(test)]

@@ -143,6 +143,37 @@ fn of_three(records: &[&str]) -> Authority {
 }
 
 #[tokio::test]
+async fn an_explanation_names_whose_word_is_missing() {
+    let unanswered = wire::Unanswered {
+        replica: "ca-3".to_owned(),
+        reason: "10.0.0.3:8443 has not answered within 5 s".to_owned(),
+    };
+    let mut pod = explain::example();
+    pod.agent = Some(wire::Agent {
+        cluster: "c1".to_owned(),
+        node: "n1".to_owned(),
+        connected: true,
+        replica: "ca-2".to_owned(),
+        ..wire::Agent::default()
+    });
+    let authority = Authority::start(Answers {
+        explained: vec![pod],
+        replicas: 3,
+        unanswered: vec![unanswered],
+        ..Answers::default()
+    });
+    let asked = ["explain", "shop/web-1"];
+    let shown = arx(authority.path(), &asked).await.expect("an answer");
+    let told = String::from_utf8(shown.body).expect("text");
+    assert!(told.contains("c1/n1, connected at ca-2 since"), "{told}");
+    let gap = "2 of 3 replicas answered; ca-3: 10.0.0.3:8443 has not answered within 5 s\n";
+    assert!(told.ends_with(gap), "{told}");
+    let value = json(authority.path(), &asked).await;
+    assert_eq!(value[0]["agent"]["replica"], "ca-2");
+    assert_eq!(value[0]["unanswered"][0]["replica"], "ca-3");
+}
+
+#[tokio::test]
 async fn a_search_names_who_has_not_answered_and_finds_nothing_for_certain_without_them() {
     let search = ["ledger", "search", "--serial", "01"];
     let gap =

@@ -18,6 +18,7 @@ pub(crate) fn agent(ca: &Ca, agent: &Agent, newest: Sequence) -> wire::Agent {
         false => agent.away_since(),
     };
     wire::Agent {
+        replica: ca.replica.to_string(),
         spiffe_id: ca
             .node_id(name)
             .map(|id| id.as_str().to_owned())

@@ -12,6 +12,7 @@ use super::merge::Piece;
 use crate::authority::SERVING_PATH;
 use crate::ca::Ca;
 use crate::caller::{Caller, is_our_own};
+use crate::explain;
 use crate::ledger::{Place, Query};
 use crate::node_api::{peer, within};
 use crate::refusal::{Fault, Refusal};
@@ -39,13 +40,33 @@ impl wire::peer_server::Peer for Api {
         &self,
         request: Request<wire::SearchLedgerRequest>,
     ) -> Result<Response<wire::SearchLedgerResponse>, Status> {
+        let answer = async |asked| self.0.search_for_another(asked).await;
+        self.answer(request, answer).await
+    }
+
+    async fn explain_pods(
+        &self,
+        request: Request<wire::ExplainPodsRequest>,
+    ) -> Result<Response<wire::ExplainPodsResponse>, Status> {
+        let answer = async |asked| self.0.explain_for_another(asked).await;
+        self.answer(request, answer).await
+    }
+}
+
+impl Api {
+    /// Answers a replica, and nobody else.
+    async fn answer<Q, A>(
+        &self,
+        request: Request<Q>,
+        answer: impl AsyncFnOnce(Q) -> Result<A, Refusal>,
+    ) -> Result<Response<A>, Status> {
         let peer = peer(&request);
         let caller = request.extensions().get::<Caller>().cloned();
         let caller = caller.unwrap_or(Caller::Stranger);
         let asked = request.into_inner();
         let outcome = within(DEADLINE, async {
             self.0.is_replica(&caller).await?;
-            self.0.search_for_another(asked).await
+            answer(asked).await
         });
         outcome.await.map(Response::new).map_err(|refusal| {
             self.0.refused(&refusal, &peer, "call refused");
@@ -94,22 +115,39 @@ impl Ca {
         }
     }
 
+    fn is_meant(&self, replica: &str) -> Result<(), Refusal> {
+        if *replica == *self.replica {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            "ARX-PEER-ANOTHER",
+            Fault::Request,
+            format!(
+                "this is {}, and not {replica:?}: correct node_api.announce of the replica that is meant",
+                self.replica
+            ),
+        ))
+    }
+
+    async fn explain_for_another(
+        self: &Arc<Self>,
+        asked: wire::ExplainPodsRequest,
+    ) -> Result<wire::ExplainPodsResponse, Refusal> {
+        self.is_meant(&asked.replica)?;
+        let mut pods = Vec::new();
+        for pod in &asked.pods {
+            pods.extend(explain::here(self, pod).await?);
+        }
+        Ok(wire::ExplainPodsResponse { pods })
+    }
+
     async fn search_for_another(
         self: &Arc<Self>,
         asked: wire::SearchLedgerRequest,
     ) -> Result<wire::SearchLedgerResponse, Refusal> {
         let malformed =
             |message: String| Refusal::new("ARX-REQUEST-MALFORMED", Fault::Request, message);
-        if *asked.replica != *self.replica {
-            return Err(Refusal::new(
-                "ARX-PEER-ANOTHER",
-                Fault::Request,
-                format!(
-                    "this is {}, and not {:?}: correct node_api.announce of the replica that is meant",
-                    self.replica, asked.replica
-                ),
-            ));
-        }
+        self.is_meant(&asked.replica)?;
         let query = match (asked.serial.is_empty(), asked.identity.is_empty()) {
             (false, true) => Query::Serial(asked.serial.to_vec()),
             (true, false) => Query::Identity(asked.identity),

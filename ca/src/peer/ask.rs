@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arx_identity::SpiffeId;
+use arx_proto::admin::v1::{ExplainRequest, ExplainedPod};
 use arx_proto::peer::v1 as wire;
 use bytes::Bytes;
-use tonic::{Code, Status};
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
 use wire::peer_client::PeerClient;
 
 use super::merge::{Piece, Record};
-use super::{ANSWER, PATIENCE};
+use super::{ANSWER, PATIENCE, Replicas};
 use crate::authority::SERVING_PATH;
 use crate::ca::Ca;
 use crate::caller::is_our_own;
@@ -23,6 +25,8 @@ const LARGEST: usize = 2 * ANSWER;
 /// Longest text of the other's that is passed on.
 const SAID: usize = 400;
 
+type Client = PeerClient<Channel>;
+
 /// A question, as each of them is asked it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question<'q> {
@@ -31,10 +35,13 @@ pub(super) struct Question<'q> {
     pub(super) after: Option<Place>,
 }
 
+/// The other replicas, and where they are reached; or why that is not known.
+pub(super) type Others = Result<BTreeMap<String, Option<String>>, String>;
+
 impl Ca {
     /// The other replicas, and where they are reached if they have said so. Of those that have not, only the
     /// ones that may still sign: the others were there before anybody said it.
-    pub(super) async fn others(&self) -> Result<BTreeMap<String, Option<String>>, StateError> {
+    async fn others(&self) -> Result<BTreeMap<String, Option<String>>, StateError> {
         let replicas = self.state.replicas().await?;
         if replicas.iter().all(|(name, _)| **name == *self.replica) {
             return Ok(BTreeMap::new());
@@ -57,6 +64,24 @@ impl Ca {
             .collect())
     }
 
+    /// The other replicas, if the state says in time who they are.
+    pub(super) async fn others_in_time(&self) -> Others {
+        if self.replicas == Replicas::One {
+            return Ok(BTreeMap::new());
+        }
+        let others = tokio::time::timeout(PATIENCE, self.others()).await;
+        let others = match others {
+            Ok(others) => others.map_err(|error| error.to_string()),
+            Err(_) => Err(format!(
+                "the state has not answered within {} s",
+                PATIENCE.as_secs()
+            )),
+        };
+        others.inspect_err(|reason| {
+            tracing::warn!(code = "ARX-PEER-UNANSWERED", %reason, "nobody else is asked: which other replicas there are is not known");
+        })
+    }
+
     /// What the ledger of `replica` has, by its own word.
     ///
     /// # Errors
@@ -67,13 +92,47 @@ impl Ca {
         address: Option<&str>,
         question: Question<'_>,
     ) -> Result<Piece, String> {
-        let Some(address) = address else {
-            return Err(
-                "it has not said where it is reached: upgrade it, or set its node_api.announce"
-                    .to_owned(),
-            );
+        let address = announced(address)?;
+        let request = request(replica, question);
+        let answered = self.answered(address, async |mut client: Client| {
+            client.search_ledger(request).await
+        });
+        piece(answered.await?)
+            .ok_or_else(|| format!("what {address} answers makes no sense: upgrade the older one"))
+    }
+
+    /// What `replica` knows of pods.
+    ///
+    /// # Errors
+    /// Why that is not known, for people.
+    pub(super) async fn ask_of_pods(
+        &self,
+        replica: &str,
+        address: Option<&str>,
+        pods: &[ExplainRequest],
+    ) -> Result<Vec<ExplainedPod>, String> {
+        let address = announced(address)?;
+        let request = wire::ExplainPodsRequest {
+            replica: replica.to_owned(),
+            pods: pods.to_vec(),
         };
-        let answered = self.ask_at(address, replica, question);
+        let answered = self.answered(address, async |mut client: Client| {
+            client.explain_pods(request).await
+        });
+        Ok(answered.await?.pods)
+    }
+
+    /// What the replica at `address` answers to a call, if it does so in time.
+    async fn answered<T>(
+        &self,
+        address: &str,
+        call: impl AsyncFnOnce(Client) -> Result<Response<T>, Status>,
+    ) -> Result<T, String> {
+        let answered = async {
+            let answered = call(self.client(address).await?).await;
+            let answered = answered.map_err(|status| refused(address, &status))?;
+            Ok(answered.into_inner())
+        };
         let answered = tokio::time::timeout(PATIENCE, answered).await;
         answered.unwrap_or_else(|_| {
             let seconds = PATIENCE.as_secs();
@@ -81,12 +140,8 @@ impl Ca {
         })
     }
 
-    async fn ask_at(
-        &self,
-        address: &str,
-        replica: &str,
-        question: Question<'_>,
-    ) -> Result<Piece, String> {
+    /// A connection to the replica at `address`.
+    async fn client(&self, address: &str) -> Result<Client, String> {
         let Some(svid) = self.authority.serving() else {
             return Err("this replica has no certificate to ask with yet".to_owned());
         };
@@ -104,21 +159,20 @@ impl Ca {
             NoConnection::Tls(error) => format!("no connection to {address}: {error}"),
         })?;
         match is_our_own(&self.state, &peer.issuers).await {
-            Ok(true) => {}
-            Ok(false) => {
-                return Err(format!(
-                    "at {address} is an authority below this one, and none of its replicas"
-                ));
-            }
-            Err(error) => return Err(error.to_string()),
+            Ok(true) => Ok(PeerClient::new(channel).max_decoding_message_size(LARGEST)),
+            Ok(false) => Err(format!(
+                "at {address} is an authority below this one, and none of its replicas"
+            )),
+            Err(error) => Err(error.to_string()),
         }
-        let request = request(replica, question);
-        let mut client = PeerClient::new(channel).max_decoding_message_size(LARGEST);
-        let answered = client.search_ledger(request).await;
-        let answered = answered.map_err(|status| refused(address, &status))?;
-        piece(answered.into_inner())
-            .ok_or_else(|| format!("what {address} answers makes no sense: upgrade the older one"))
     }
+}
+
+/// Where a replica is reached, if it has said so.
+fn announced(address: Option<&str>) -> Result<&str, String> {
+    address.ok_or_else(|| {
+        "it has not said where it is reached: upgrade it, or set its node_api.announce".to_owned()
+    })
 }
 
 fn request(replica: &str, question: Question<'_>) -> wire::SearchLedgerRequest {

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arx_proto::admin::v1 as wire;
 use futures_util::future::join_all;
 
-use super::ask::Question;
+use super::ask::{Others, Question};
 use super::merge::{Piece, Position, Positions, merge};
-use super::{PATIENCE, Replicas};
 use crate::ca::Ca;
 use crate::ledger::{self, Place, Query};
 use crate::refusal::{Fault, Refusal};
@@ -48,16 +48,13 @@ pub struct Unanswered {
     pub reason: String,
 }
 
-/// The other replicas, and where they are reached; or why that is not known.
-type Others = Result<BTreeMap<String, Option<String>>, String>;
-
 impl Ca {
     /// A page of what all replicas have recorded, or this one alone.
     ///
     /// # Errors
     /// If the token is none of a search, or this replica's own ledger cannot be read.
     pub async fn search_all(self: &Arc<Self>, wanted: Wanted) -> Result<Answer, Refusal> {
-        let others = match wanted.here || self.replicas == Replicas::One {
+        let others = match wanted.here {
             true => Ok(BTreeMap::new()),
             false => self.others_in_time().await,
         };
@@ -161,20 +158,6 @@ impl Ca {
         (name.to_owned(), piece)
     }
 
-    async fn others_in_time(&self) -> Others {
-        let others = tokio::time::timeout(PATIENCE, self.others()).await;
-        let others = match others {
-            Ok(others) => others.map_err(|error| error.to_string()),
-            Err(_) => Err(format!(
-                "the state has not answered within {} s",
-                PATIENCE.as_secs()
-            )),
-        };
-        others.inspect_err(|reason| {
-            tracing::warn!(code = "ARX-PEER-UNANSWERED", %reason, "a search asks nobody else: which other replicas there are is not known");
-        })
-    }
-
     /// What this replica's own ledger has.
     pub(super) async fn search_own(
         self: &Arc<Self>,
@@ -197,10 +180,23 @@ impl Ca {
 
 impl Answer {
     fn misses(&mut self, replica: &str, reason: &str) {
-        self.unanswered.push(Unanswered {
+        self.unanswered.push(Unanswered::new(replica, reason));
+    }
+}
+
+impl Unanswered {
+    pub(super) fn new(replica: &str, reason: &str) -> Self {
+        Self {
             replica: replica.to_owned(),
             reason: reason.to_owned(),
-        });
+        }
+    }
+}
+
+impl From<Unanswered> for wire::Unanswered {
+    fn from(unanswered: Unanswered) -> Self {
+        let Unanswered { replica, reason } = unanswered;
+        Self { replica, reason }
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 use arx_daemon::drain::Tasks;
 use arx_identity::profile::{self, Issuer, Leaf, Validity};
 use arx_identity::{CertChain, Certificate, KeyAlgorithm, PrivateKey, Serial, SpiffeId, Svid, tls};
+use arx_proto::admin::v1::ExplainRequest;
+use arx_proto::node::v1::issue_item::Evidence;
 use arx_proto::peer::v1 as wire;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -16,12 +18,13 @@ use wire::peer_client::PeerClient;
 
 use super::{Answer, Replicas, Unanswered, Wanted};
 use crate::authority::{Below, sign_leaf};
+use crate::denial::Subject;
 use crate::dial::authority::connect;
 use crate::ledger::{Issued, Query, Record, Validity as Valid};
 use crate::serve::Nodes;
 use crate::store::Memory;
 use crate::store::faults::{Fault, Faulty};
-use crate::testing::{House, Outcome};
+use crate::testing::{House, Outcome, node};
 
 const WEB: &str = "spiffe://example.org/ns/shop/sa/web";
 const SERVING: &str = "spiffe://example.org/arx/ca";
@@ -438,5 +441,88 @@ async fn a_serial_number_is_searched_for_at_all_replicas_too() -> Outcome {
     };
     let answer = several.replicas[0].ca.search_all(by_serial).await?;
     assert_eq!(shown(&answer), pairs(&[("ca-2", "42"), ("ca-1", "41")]));
+    Ok(())
+}
+
+async fn issue(house: &House) {
+    let token = house.token("arx", "shop", "web", "n1");
+    let item = house.item(Evidence::ServiceAccountToken(token));
+    house.ca.issue(&node(), vec![item]).await;
+}
+
+fn pod(name: &str) -> ExplainRequest {
+    ExplainRequest {
+        pod: name.to_owned(),
+        cluster: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_pod_is_explained_at_any_replica_by_what_was_issued_and_refused_at_others() -> Outcome {
+    let mut several = Several::start(&[&[], &[], &[]]).await?;
+    let [asked, other, another] = &several.replicas[..] else {
+        return Err("three".into());
+    };
+    let nobody = asked.ca.explain(pod("shop/pod")).await;
+    let nobody = nobody.expect_err("it has not asked");
+    assert_eq!(nobody.code, "ARX-REQUEST-MALFORMED");
+    let _following = other.follow(&node(), 1);
+    issue(other).await;
+    let subject = Subject::parse("sa/shop/web", &asked.ca.trust_domain)?;
+    another.ca.deny(&subject, None, "a test".to_owned()).await?;
+    issue(another).await;
+    for house in &several.replicas {
+        for name in ["shop/pod", "pod-uid"] {
+            let answer = house.ca.explain(pod(name)).await?;
+            assert_eq!((answer.replicas, answer.unanswered.len()), (3, 0));
+            let [pod] = &answer.pods[..] else {
+                return Err("one pod".into());
+            };
+            let certificate = pod.certificate.as_ref().ok_or("it was issued")?;
+            assert_eq!(certificate.replica, "ca-2");
+            let refusal = pod.refusal.as_ref().ok_or("it was refused")?;
+            assert_eq!(refusal.code, "ARX-DENIED");
+            let agent = pod.agent.as_ref().ok_or("its agent is there")?;
+            assert_eq!((&*agent.replica, agent.connected), ("ca-2", true));
+            let token = pod.token.as_ref().ok_or("it was shown")?;
+            assert_eq!(token.id, last_token(another).await?, "the one shown last");
+        }
+    }
+    several.serving.truncate(2);
+    let answer = several.replicas[0].ca.explain(pod("pod-uid")).await?;
+    assert!(answer.pods[0].certificate.is_some() && answer.pods[0].refusal.is_none());
+    assert_eq!(answer.unanswered[0].replica, "ca-3");
+    let nobody = several.replicas[0].ca.explain(pod("no-uid")).await;
+    let message = nobody.expect_err("it is not known").message;
+    assert!(message.contains("; ca-3 has not answered: "), "{message}");
+    Ok(())
+}
+
+/// The token that a replica was shown last.
+async fn last_token(house: &House) -> Result<String, Box<dyn std::error::Error>> {
+    let pods = crate::explain::here(&house.ca, &pod("pod-uid")).await?;
+    let token = pods.first().and_then(|pod| pod.token.clone());
+    Ok(token.ok_or("it was shown one")?.id)
+}
+
+#[tokio::test]
+async fn nobody_but_a_replica_is_told_of_pods() -> Outcome {
+    let several = Several::start(&[&[], &[]]).await?;
+    let (house, at) = (&several.replicas[0], several.serving[0].0);
+    let bundle = house.ca.trust.current();
+    let request = wire::ExplainPodsRequest {
+        replica: house.ca.replica.to_string(),
+        pods: vec![pod("shop/pod")],
+    };
+    let agent = issued(house, "spiffe://example.org/arx/node/c1/n1")?;
+    let own = several.replicas[1].ca.authority.serving();
+    for (svid, is_told) in [(own.as_ref(), true), (Some(&agent), false), (None, false)] {
+        let expected = SpiffeId::parse(SERVING)?;
+        let anchors = std::slice::from_ref(&*bundle);
+        let connected = connect(&at.to_string(), anchors, svid, expected).await;
+        let (channel, _) = connected.map_err(|why| format!("{why:?}"))?;
+        let told = PeerClient::new(channel).explain_pods(request.clone()).await;
+        assert_eq!(told.is_ok(), is_told, "{told:?}");
+    }
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! `arx ledger search`: what all replicas have recorded, and who of them has not answered.
 
-use std::collections::BTreeMap;
-
 use arx_proto::admin::v1 as wire;
 use serde_json::{Value, json};
 
 use crate::client::{Client, Failure};
 use crate::output::{Output, Style, columns};
+use crate::unanswered::Unanswered;
 
 /// Nothing was found, and not everybody has said that there is nothing.
 const NOT_KNOWN: u8 = 4;
@@ -21,8 +20,7 @@ struct Found {
     more: bool,
     /// How many replicas there are.
     replicas: u32,
-    /// Why one of them has not answered, by its name: the first that was said of it.
-    unanswered: BTreeMap<String, String>,
+    unanswered: Unanswered,
 }
 
 pub(super) async fn run(
@@ -63,10 +61,7 @@ async fn find(
             found.records.push(record);
         }
         found.replicas = found.replicas.max(page.replicas);
-        for missing in page.unanswered {
-            let reason = found.unanswered.entry(missing.replica);
-            reason.or_insert(missing.reason);
-        }
+        found.unanswered.note(page.unanswered);
         found.more = !page.page_token.is_empty();
         if !found.more || found.records.len() >= limit {
             return Ok(found);
@@ -77,13 +72,9 @@ async fn find(
 
 impl Found {
     fn json(&self) -> Value {
-        let unanswered = self.unanswered.iter().map(|(replica, reason)| {
-            let replica = (!replica.is_empty()).then_some(replica);
-            json!({"replica": replica, "reason": reason})
-        });
         json!({
             "records": self.records, "more": self.more, "replicas": self.replicas,
-            "unanswered": unanswered.collect::<Vec<_>>(),
+            "unanswered": self.unanswered.json(),
         })
     }
 
@@ -108,30 +99,8 @@ impl Found {
         if self.more {
             text.push_str(&format!("only the newest {limit}; --limit shows more\n"));
         }
-        text.push_str(&self.gaps());
+        text.push_str(&self.unanswered.gaps(self.replicas));
         text
-    }
-
-    /// Whose records are missing: "2 of 3 replicas answered; ca-3: ...".
-    fn gaps(&self) -> String {
-        if self.unanswered.is_empty() {
-            return String::new();
-        }
-        let named = self.unanswered.keys().filter(|name| !name.is_empty());
-        let answered = u64::from(self.replicas).saturating_sub(named.count() as u64);
-        let reasons = self
-            .unanswered
-            .iter()
-            .map(|(replica, reason)| match &**replica {
-                "" => format!("which others there are is not known: {reason}"),
-                replica => format!("{replica}: {reason}"),
-            });
-        format!(
-            "{answered} of {} replica{} answered; {}\n",
-            self.replicas,
-            if self.replicas == 1 { "" } else { "s" },
-            reasons.collect::<Vec<_>>().join("; ")
-        )
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is decided for a pod, and by what: each step of an admission again, without issuing
-//! anything, and what was last asked for it.
+//! anything, and what was last asked for it. By what this replica knows; [`crate::peer`] asks the
+//! others.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,7 +11,7 @@ use arx_identity::profile::Validity;
 use arx_proto::admin::v1 as wire;
 use bytes::Bytes;
 
-use super::agents;
+use crate::admin::agents;
 use crate::ca::{Ca, Rules};
 use crate::caller::NodeName;
 use crate::ledger::{Content, Entry, Event, Query};
@@ -29,11 +30,11 @@ struct Wanted<'a> {
     name: Option<(&'a str, &'a str)>,
 }
 
-/// Answers for the pod in each cluster that is asked for.
-pub(super) async fn explain(
+/// The pod in each cluster that is asked for, where it is known here.
+pub(crate) async fn here(
     ca: &Arc<Ca>,
-    request: wire::ExplainRequest,
-) -> Result<wire::ExplainResponse, Refusal> {
+    request: &wire::ExplainRequest,
+) -> Result<Vec<wire::ExplainedPod>, Refusal> {
     let rules = ca.rules.get();
     let clusters = rules.tokens.clusters();
     let chosen: Vec<_> = clusters
@@ -50,14 +51,7 @@ pub(super) async fn explain(
         let wanted = wanted(&request.pod)?;
         pods.extend(in_cluster(ca, &rules, cluster, wanted).await?);
     }
-    if pods.is_empty() {
-        let message = format!(
-            "no pod {:?} is known, nor was one asked for since the authority was started: name it as NAMESPACE/NAME or by its UID",
-            request.pod
-        );
-        return Err(malformed(&message));
-    }
-    Ok(wire::ExplainResponse { pods })
+    Ok(pods)
 }
 
 fn wanted(pod: &str) -> Result<Wanted<'_>, Refusal> {
@@ -362,7 +356,7 @@ mod tests {
             pod: pod.to_owned(),
             cluster: String::new(),
         };
-        Ok(explain(&house.ca, request).await?.pods)
+        Ok(house.ca.explain(request).await?.pods)
     }
 
     async fn issue(house: &House, token: String) {
