@@ -10,6 +10,7 @@ mod kube {
     mod pods;
     mod process;
     mod publish;
+    mod served;
     mod shop;
     mod store;
     mod tokens;

@@ -22,6 +22,15 @@ securityContext:
       - {key: {{ .Values.ca.sealingKey.key | quote }}, path: key}
 {{- end -}}
 
+{{/* The objects of a kind whose `caBundle` is kept, as JSON: a list of names. */}}
+{{- define "arx.caBundles" -}}
+{{- $names := list -}}
+{{- range .root.Values.publish.caBundles -}}
+{{- if eq .kind $.kind -}}{{- $names = append $names .name -}}{{- end -}}
+{{- end -}}
+{{- toJson $names -}}
+{{- end -}}
+
 {{- define "arx.pullSecrets" -}}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:

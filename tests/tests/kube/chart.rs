@@ -5,9 +5,11 @@ mod checked;
 mod injected;
 mod moved;
 mod probed;
+mod refused;
 mod rendered;
 mod replicas;
 mod rights;
+mod settings;
 mod table;
 
 use std::path::Path;

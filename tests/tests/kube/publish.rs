@@ -10,16 +10,13 @@ use arx_tests::mesh::Options;
 use arx_tests::process::until;
 use arx_tests::rotating::{quickly, reaches, rotate};
 use futures_util::StreamExt as _;
-use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
-};
 use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
+use super::served::Served;
 use super::shop::{Shop, Site, Verification, grant};
 
 /// All that is published in these tests, in namespaces with a label of the test's own.
@@ -105,65 +102,9 @@ impl Stage {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Webhooks and an API service of somebody who serves with certificates of the mesh.
-    async fn serve(&self) -> anyhow::Result<()> {
-        let (cluster, system) = (&self.shop.cluster, &self.shop.system);
-        let service = json!({"namespace": system, "name": "guard"});
-        let webhook = |name: &str| {
-            json!({
-                "name": format!("{name}.example.org"),
-                "clientConfig": {"service": service},
-                "failurePolicy": "Ignore",
-                "sideEffects": "None",
-                "admissionReviewVersions": ["v1"],
-                "rules": [{
-                    "apiGroups": ["none.example.org"], "apiVersions": ["v1"],
-                    "operations": ["CREATE"], "resources": ["none"],
-                }],
-            })
-        };
-        let both = json!([webhook("a"), webhook("b")]);
-        let of = |name: &str| json!({"metadata": {"name": format!("{system}-{name}")}, "webhooks": both});
-        let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-        cluster.create(api, of("m")).await?;
-        let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-        cluster.create(api, of("v")).await?;
-        let api = Api::<APIService>::all(self.client.clone());
-        let group = format!("{system}.example.org");
-        let served = json!({
-            "metadata": {"name": format!("v1.{group}")},
-            "spec": {
-                "group": group, "version": "v1", "groupPriorityMinimum": 100,
-                "versionPriority": 10, "service": service,
-            },
-        });
-        cluster.create(api, served).await?;
-        Ok(())
-    }
-
-    /// All of `caBundle` that are not what is given, by name.
-    async fn others_than(&self, pem: &str) -> anyhow::Result<Vec<String>> {
-        let system = &self.shop.system;
-        let mut all: Vec<(String, Option<Vec<u8>>)> = Vec::new();
-        let name = format!("{system}-m");
-        let object = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-        for webhook in object.get(&name).await?.webhooks.unwrap_or_default() {
-            all.push((webhook.name, webhook.client_config.ca_bundle.map(|it| it.0)));
-        }
-        let name = format!("{system}-v");
-        let object = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-        for webhook in object.get(&name).await?.webhooks.unwrap_or_default() {
-            all.push((webhook.name, webhook.client_config.ca_bundle.map(|it| it.0)));
-        }
-        let name = format!("v1.{system}.example.org");
-        let object = Api::<APIService>::all(self.client.clone());
-        let spec = object.get(&name).await?.spec.context("a spec")?;
-        all.push((name, spec.ca_bundle.map(|it| it.0)));
-        ensure!(all.len() == 5, "{all:?}");
-        let others = all
-            .into_iter()
-            .filter(|(_, it)| it.as_deref() != Some(pem.as_bytes()));
-        Ok(others.map(|(name, _)| name).collect())
+    /// Webhooks and an API service, whose `caBundle` is kept.
+    fn served(&self) -> Served<'_> {
+        Served::of(&self.shop.cluster, &self.shop.system)
     }
 
     /// What the ClusterTrustBundle has.
@@ -187,21 +128,6 @@ impl Stage {
         })
         .await
     }
-
-    /// Removes what does not go with the test's namespaces.
-    async fn close(self) -> anyhow::Result<()> {
-        let system = &self.shop.system;
-        let gone = DeleteParams::default();
-        let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-        let _m = api.delete(&format!("{system}-m"), &gone).await?;
-        let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-        let _v = api.delete(&format!("{system}-v"), &gone).await?;
-        let api = Api::<APIService>::all(self.client.clone());
-        let _a = api
-            .delete(&format!("v1.{system}.example.org"), &gone)
-            .await?;
-        Ok(())
-    }
 }
 
 /// The roots in a ConfigMap, in their order.
@@ -224,7 +150,7 @@ const ISTIO: (&str, &str) = ("istio-ca-root-cert", "root-cert.pem");
 async fn the_roots_are_in_every_object_that_is_named_and_in_a_new_namespace_too()
 -> anyhow::Result<()> {
     let stage = Stage::open(everything).await?;
-    stage.serve().await?;
+    stage.served().make().await?;
     stage.choose(&stage.shop.namespace).await?;
     let pem = std::fs::read_to_string(stage.shop.mesh.bundle())?;
     let new = stage.shop.cluster.namespace("new").await?;
@@ -249,7 +175,7 @@ async fn the_roots_are_in_every_object_that_is_named_and_in_a_new_namespace_too(
     })
     .await?;
     until("every caBundle is there", || async {
-        let others = stage.others_than(&pem).await?;
+        let others = stage.served().others_than(&pem).await?;
         ensure!(others.is_empty(), "{others:?}");
         Ok(true)
     })
@@ -261,7 +187,7 @@ async fn the_roots_are_in_every_object_that_is_named_and_in_a_new_namespace_too(
         Ok(maps.get_opt(OWN.0).await?.is_some())
     })
     .await?;
-    stage.close().await
+    stage.served().remove().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -269,7 +195,7 @@ async fn the_roots_are_in_every_object_that_is_named_and_in_a_new_namespace_too(
 async fn a_rotation_waits_for_each_object_and_each_sees_the_roots_in_their_order()
 -> anyhow::Result<()> {
     let stage = Stage::open(everything).await?;
-    stage.serve().await?;
+    stage.served().make().await?;
     let namespace = stage.shop.namespace.clone();
     stage.choose(&namespace).await?;
     let maps = stage.maps(&namespace);
@@ -323,7 +249,7 @@ async fn a_rotation_waits_for_each_object_and_each_sees_the_roots_in_their_order
     let pem = stage.bundle().await?.context("it is there")?;
     ensure!(names(&pem)? == after);
     ensure!(roots(&theirs.get(OWN.0).await?, OWN.1)? == after);
-    ensure!(stage.others_than(&pem).await?.is_empty());
+    ensure!(stage.served().others_than(&pem).await?.is_empty());
 
     // What whoever watches has seen.
     let order = [
@@ -344,7 +270,7 @@ async fn a_rotation_waits_for_each_object_and_each_sees_the_roots_in_their_order
             "both before the new one alone: {places:?}"
         );
     }
-    stage.close().await
+    stage.served().remove().await
 }
 
 /// The roots of each version of a ConfigMap from there on until it has `last`.

@@ -16,8 +16,12 @@ use serde_json::{Value, json};
 
 use super::Site;
 
-const PUBLISHED: &str =
-    "publish: {istio: true, namespaces: [SHOP], clusterTrustBundle: 'example.org:mesh:SYSTEM'}\n";
+const PUBLISHED: &str = "publish:
+  istio: true
+  namespaces: [SHOP]
+  clusterTrustBundle: 'example.org:mesh:SYSTEM'
+  caBundles: [{kind: ValidatingWebhookConfiguration, name: SYSTEM-v}]
+";
 
 impl Site {
     /// Whether all is well, and each line that was printed, by what it is about.
@@ -82,8 +86,13 @@ async fn a_cluster_as_the_chart_makes_it_is_well_and_whatever_is_wrong_with_it_i
         "it may patch configmaps \"arx-trust\" in namespace {}",
         site.shop
     );
+    let bundle = format!(
+        "it may patch validatingwebhookconfigurations.admissionregistration.k8s.io \"{}-v\"",
+        site.system
+    );
     let wrong = [
         (right, "the roots are not written there"),
+        (bundle, "the caBundle there stays behind a rotation"),
         (driver, "tokenRequests is empty"),
         (
             "ConfigMaps arx-trust hold the roots and no others, in 2 namespaces".to_owned(),
@@ -116,7 +125,7 @@ async fn a_cluster_as_the_chart_makes_it_is_well_and_whatever_is_wrong_with_it_i
     Ok(())
 }
 
-/// Somebody takes a right away, writes another root where ours is, empties the driver's audiences, and
+/// Somebody takes rights away, writes another root where ours is, empties the driver's audiences, and
 /// adds a node.
 async fn spoil(site: &Site) -> anyhow::Result<()> {
     let client = &site.cluster.admin;
@@ -128,6 +137,9 @@ async fn spoil(site: &Site) -> anyhow::Result<()> {
     for rule in rules.iter_mut() {
         if rule["resources"] == json!(["configmaps"]) {
             rule["verbs"] = json!(["list", "watch", "create"]);
+        }
+        if rule["resources"] == json!(["validatingwebhookconfigurations"]) {
+            rule["verbs"] = json!(["list", "watch"]);
         }
     }
     let rules = Patch::Merge(json!({"rules": rules}));

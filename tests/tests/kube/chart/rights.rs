@@ -15,6 +15,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams, PostParams};
 use serde_json::{Value, json};
 
+use super::super::served::Served;
 use super::Site;
 use super::replicas::SHARED;
 
@@ -121,6 +122,19 @@ async fn everything_is_asked(site: &Site) -> anyhow::Result<()> {
     Api::<ClusterTrustBundle>::all(client.clone())
         .get(&bundle)
         .await?;
+    // So are those of webhooks and of an API service that somebody makes now.
+    let served = Served::of(&site.cluster, &site.system);
+    served.make().await?;
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), &site.system);
+    let pem = maps.get("arx-trust").await?.data.unwrap_or_default();
+    let pem = pem.get("bundle.pem").context("the roots")?;
+    until("every caBundle is there", async || {
+        let others = served.others_than(pem).await?;
+        ensure!(others.is_empty(), "{others:?}");
+        Ok(true)
+    })
+    .await?;
+    served.remove().await?;
     // A refusal is told on its pod.
     let denied = site.workload("web-3").await?;
     let request = DenyRequest {
@@ -174,8 +188,15 @@ fn as_much_as_is_needed_is_granted(site: &Site) -> anyhow::Result<()> {
     Ok(())
 }
 
-const ALL: &str =
-    "publish: {istio: true, namespaces: [SHOP], clusterTrustBundle: 'example.org:mesh:SYSTEM'}\n";
+const ALL: &str = "publish:
+  istio: true
+  namespaces: [SHOP]
+  clusterTrustBundle: 'example.org:mesh:SYSTEM'
+  caBundles:
+    - {kind: MutatingWebhookConfiguration, name: SYSTEM-m}
+    - {kind: ValidatingWebhookConfiguration, name: SYSTEM-v}
+    - {kind: APIService, name: v1.SYSTEM.example.org}
+";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[ignore = "needs a control plane: make test-kube"]
