@@ -3,6 +3,7 @@
 
 mod checked;
 mod injected;
+mod monitored;
 mod moved;
 mod probed;
 mod refused;
@@ -139,9 +140,12 @@ impl Site {
     async fn upgrade(&mut self, values: &str) -> anyhow::Result<()> {
         let (issuer, shop) = (&self.cluster.issuer, &self.shop);
         // Objects of drivers have no namespace.
-        let own = format!(
-            "trustDomain: example.org\ncluster: {{issuer: '{issuer}'}}\npodSockets: {{driver: {shop}.csi.arx.dev}}\n"
-        );
+        let own = format!("trustDomain: example.org\npodSockets: {{driver: {shop}.csi.arx.dev}}\n");
+        let cluster = format!("cluster: {{issuer: '{issuer}'");
+        let values = match values.contains("cluster: {") {
+            true => values.replace("cluster: {", &format!("{cluster}, ")),
+            false => format!("{cluster}}}\n{values}"),
+        };
         let values = values
             .replace("SYSTEM", &self.system)
             .replace("STATE", &self.state)
@@ -210,15 +214,8 @@ impl Site {
         std::fs::copy(self.cluster.ca_file()?, account.join("ca.crt"))?;
         installed.mount(kubelet, &self.system, pod).await?;
         installed.configure(&[
-            (
-                "\"https://kubernetes.default.svc\"",
-                format!("\"{}\"", self.cluster.url()?),
-            ),
             // In a pod the address comes from the environment, and the token from a path that is fixed.
-            (
-                "watch_pods = true",
-                format!("watch_pods = true\n{kubeconfig}"),
-            ),
+            ("verification =", format!("{kubeconfig}\nverification =")),
             // Nobody else comes.
             (
                 "seal_key_file",
@@ -227,6 +224,10 @@ impl Site {
             // No kubelet brings ConfigMaps anew.
             ("[[publish]]", "[[publish]]\nsettle = \"1s\"".to_owned()),
         ])?;
+        if self.has_keys()? {
+            let url = format!("\"{}\"", self.cluster.url()?);
+            installed.change(&[("\"https://kubernetes.default.svc\"", url)])?;
+        }
         if self.is_shared()? {
             let namespace = format!("namespace = \"{}\"", self.state);
             let there = format!("{namespace}\n{kubeconfig}");
@@ -237,9 +238,18 @@ impl Site {
 
     /// Whether the state is in Secrets.
     fn is_shared(&self) -> anyhow::Result<bool> {
+        Ok(self.configured()?.contains("[state.kubernetes]"))
+    }
+
+    /// Whether the authority verifies any tokens itself.
+    fn has_keys(&self) -> anyhow::Result<bool> {
+        Ok(self.configured()?.contains("discovery_url"))
+    }
+
+    /// The authority's configuration, as the chart has it.
+    fn configured(&self) -> anyhow::Result<&str> {
         let text = &self.chart.object("ConfigMap", "arx-ca")?["data"]["ca.toml"];
-        let text = text.as_str().context("text")?;
-        Ok(text.contains("[state.kubernetes]"))
+        text.as_str().context("text")
     }
 
     async fn start_agent(&mut self, n: usize, node_port: u16) -> anyhow::Result<()> {
