@@ -43,6 +43,17 @@ pub struct Cluster {
     own: Option<ControlPlane>,
 }
 
+/// Whether the cluster is the tests' own. In one that `ARX_TEST_KUBECONFIG` names, a test is skipped
+/// that `needs` what nobody does to somebody else's.
+#[must_use]
+pub fn is_ours(needs: &str) -> bool {
+    let is_ours = std::env::var_os(ELSEWHERE).is_none();
+    if !is_ours {
+        eprintln!("skipped: it {needs}, which needs a cluster of its own: unset {ELSEWHERE}");
+    }
+    is_ours
+}
+
 /// What a new pod is like.
 #[derive(Clone, Copy, Debug)]
 pub struct NewPod<'a> {
