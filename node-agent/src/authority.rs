@@ -225,25 +225,7 @@ impl Authority {
             // The first random number of a process takes tens of milliseconds, in which a
             // proxy could already be served from the cache: not on the runtime's thread.
             let instance_id = tokio::task::spawn_blocking(crypto::random::<16>).await;
-            let way = Way {
-                config: Arc::clone(&self.config),
-                ids: self.ids.clone(),
-                trust: self.trust.clone(),
-            };
-            let running = Running {
-                instance_id: instance_id.unwrap_or_default(),
-                way,
-                setup: self,
-                client,
-                rejoin,
-                refused: false,
-                unwelcome: 0,
-                renewal: node::Renewal::default(),
-                replicas: Replicas::default(),
-                drained: false,
-                at: None,
-                next: None,
-            };
+            let running = Running::new(self, instance_id.unwrap_or_default(), client, rejoin);
             tokio::select! {
                 () = running.run() => {}
                 () = drain.requested() => {}
@@ -254,37 +236,69 @@ impl Authority {
 }
 
 impl Running {
+    fn new(
+        setup: Authority,
+        instance_id: [u8; 16],
+        client: watch::Sender<Option<NodeClient<Channel>>>,
+        rejoin: Arc<Notify>,
+    ) -> Self {
+        let way = Way {
+            config: Arc::clone(&setup.config),
+            ids: setup.ids.clone(),
+            trust: setup.trust.clone(),
+        };
+        Self {
+            instance_id,
+            way,
+            setup,
+            client,
+            rejoin,
+            refused: false,
+            unwelcome: 0,
+            renewal: node::Renewal::default(),
+            replicas: Replicas::default(),
+            drained: false,
+            at: None,
+            next: None,
+        }
+    }
+
     async fn run(mut self) {
         let mut failures = 0u32;
         loop {
-            let session = Box::pin(self.session()).await;
-            let wait = match session {
-                Ok(()) => {
-                    failures = 0;
-                    if self.next.is_some() {
-                        Duration::ZERO
-                    } else if std::mem::take(&mut self.drained) {
-                        self.within(FAILOVER_SPREAD)
-                    } else {
-                        self.within(RECONNECT_SPREAD)
-                    }
-                }
-                Err(error) => {
-                    let was_up = self.client.send_replace(None).is_some();
-                    if was_up {
-                        failures = 0;
-                        let _ = self.setup.events.send(Event::Lost).await;
-                    }
-                    failures = failures.saturating_add(1);
-                    tracing::debug!(code = error.code(), %error, failures, "session failed");
-                    self.setup
-                        .condition
-                        .set_failing(error.code(), error.to_string());
-                    self.until_next(&error, failures)
-                }
-            };
+            let ended = Box::pin(self.session()).await;
+            let wait = self.wait_after(ended, &mut failures).await;
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// How long until the next session.
+    async fn wait_after(
+        &mut self,
+        ended: Result<(), SessionError>,
+        failures: &mut u32,
+    ) -> Duration {
+        let Err(error) = ended else {
+            *failures = 0;
+            return if self.next.is_some() {
+                Duration::ZERO
+            } else if std::mem::take(&mut self.drained) {
+                self.within(FAILOVER_SPREAD)
+            } else {
+                self.within(RECONNECT_SPREAD)
+            };
+        };
+        let was_up = self.client.send_replace(None).is_some();
+        if was_up {
+            *failures = 0;
+            let _ = self.setup.events.send(Event::Lost).await;
+        }
+        *failures = failures.saturating_add(1);
+        tracing::debug!(code = error.code(), %error, failures, "session failed");
+        self.setup
+            .condition
+            .set_failing(error.code(), error.to_string());
+        self.until_next(&error, *failures)
     }
 
     /// After a failure: how long until the next attempt.
@@ -461,3 +475,6 @@ fn is_welcome(welcome: &Welcome, trust_domain: &SpiffeId) -> Result<(), SessionE
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -155,7 +155,9 @@ impl Running {
 
     /// To where the node belongs, at a moment of its own. It does not borrow the session, which
     /// goes on hearing its replica meanwhile.
-    fn way_back(&self) -> impl Future<Output = Result<Found, SessionError>> + Send + use<> {
+    pub(super) fn way_back(
+        &self,
+    ) -> impl Future<Output = Result<Found, SessionError>> + Send + use<> {
         let least = self.setup.config.authority.rebalance.get();
         let wait = least + self.within(least);
         let wait = wait.max(self.replicas.until_own());
