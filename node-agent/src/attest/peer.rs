@@ -74,6 +74,10 @@ impl Peer {
     /// holds it. A pid that was reused by another user's process, or by one that started
     /// in between, is noticed.
     fn by_pid(pid: u32, uid: u32, gid: u32) -> Result<Self, PeerError> {
+        if pid == 0 {
+            // In a pid namespace that the agent does not see into.
+            return Ok(Self::unseen(uid, gid));
+        }
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let raw = raw.ok_or(PeerError::Gone)?;
         let before = ProcessId::read(pid)?;
@@ -117,20 +121,14 @@ impl Peer {
             return Ok(peer);
         }
         let credentials = stream.peer_cred()?;
-        Ok(Self {
-            uid: credentials.uid(),
-            gid: credentials.gid(),
-            process: None,
-            pidfd: None,
-        })
+        Ok(Self::unseen(credentials.uid(), credentials.gid()))
     }
 
-    /// One in a pid namespace that is not seen.
-    #[cfg(test)]
-    pub(crate) fn hidden() -> Self {
+    /// One of whom nothing is known but the user.
+    pub(crate) fn unseen(uid: u32, gid: u32) -> Self {
         Self {
-            uid: 0,
-            gid: 0,
+            uid,
+            gid,
             process: None,
             pidfd: None,
         }
@@ -288,6 +286,14 @@ mod tests {
             rustix::process::getgid().as_raw(),
         )?;
         assert_eq!(peer.process().map(|p| p.pid), Some(std::process::id()));
+        Ok(())
+    }
+
+    #[test]
+    fn the_older_way_takes_pid_0_for_a_process_that_is_not_seen() -> Result<(), PeerError> {
+        let peer = Peer::by_pid(0, 7, 8)?;
+        assert_eq!(peer.process(), None);
+        assert_eq!((peer.uid(), peer.gid()), (7, 8));
         Ok(())
     }
 

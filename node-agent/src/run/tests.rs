@@ -2,6 +2,7 @@
 
 mod pods;
 mod replicas;
+mod unseen;
 
 use super::*;
 use crate::testing::proxy::{Proxy, Stream};

@@ -63,6 +63,11 @@ impl Proxy {
         let stream = UnixStream::connect(socket)
             .await
             .expect("the agent listens");
+        Self::over(stream).await
+    }
+
+    /// On a connection that somebody has made.
+    pub(crate) async fn over(stream: UnixStream) -> Self {
         let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .expect("it speaks HTTP/2");

@@ -12,20 +12,24 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 const DRIVER: &str = "csi.arx.dev";
-const PODS: &str = r#"pod_sockets = { kubelet_root = "{HERE}/kubelet", directory = "{HERE}/pods" }
+pub(super) const PODS: &str = r#"pod_sockets = { kubelet_root = "{HERE}/kubelet", directory = "{HERE}/pods" }
 attestation = { attestors = ["token"], linger = "1h" }"#;
 
 /// A node with its kubelet; no mount outlives it.
-struct World {
-    ca: server::Running,
-    node: Node,
-    kubelet: Kubelet,
+pub(super) struct World {
+    pub(super) ca: server::Running,
+    pub(super) node: Node,
+    pub(super) kubelet: Kubelet,
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
+        Self::with(PODS).await
+    }
+
+    pub(super) async fn with(pods: &str) -> Self {
         let ca = server::Running::start().await;
-        let node = Node::with(&ca, PODS).await;
+        let node = Node::with(&ca, pods).await;
         let kubelet = Kubelet::new(&node.directory.path().join("kubelet"), DRIVER);
         Self { ca, node, kubelet }
     }
@@ -58,7 +62,7 @@ impl Drop for World {
     }
 }
 
-fn wanted(n: u32) -> Wanted {
+pub(super) fn wanted(n: u32) -> Wanted {
     let uid = format!("u-{n}");
     Wanted {
         volume: format!("csi-{n}"),

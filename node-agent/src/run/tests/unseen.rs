@@ -122,12 +122,16 @@ async fn who_connects_from_a_pid_namespace_that_is_not_seen_is_the_pod_of_its_so
 }
 
 #[test]
+#[expect(
+    clippy::zombie_processes,
+    reason = "it outlives this process, with the connection"
+)]
 fn connects_and_leaves_the_connection_to_another() {
     let Some(socket) = std::env::var_os(CONNECT) else {
         return;
     };
     let connection = Blocking::connect(socket).expect("the agent listens");
-    // It outlives this process, with the connection and with what is read of what it says.
+    // With the connection it takes the pipe by which what it says is read.
     Command::new(std::env::current_exe().expect("it runs"))
         .args(["--exact", "run::tests::unseen::speaks_on_what_it_is_given"])
         .arg("--nocapture")
