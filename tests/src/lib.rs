@@ -30,6 +30,7 @@ pub mod process;
 pub mod root;
 pub mod rotating;
 pub mod sds;
+pub mod several;
 pub mod signer;
 pub mod simulation;
 pub mod stack;
