@@ -112,7 +112,7 @@ fn began(process: &Process) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn replicas_whose_clocks_are_minutes_apart_never_both_lead_and_a_late_one_changes_nothing()
 -> anyhow::Result<()> {
-    let Some(library) = faketime::library() else {
+    let Some(library) = faketime::library()? else {
         return Ok(());
     };
     let two = Two::start(&library, ["+30m", "+40m"]).await?;

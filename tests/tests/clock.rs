@@ -35,7 +35,7 @@ fn jumps(process: &Process) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_jump_of_the_clock_is_logged_once_and_starts_no_storm() -> anyhow::Result<()> {
-    let Some(library) = faketime::library() else {
+    let Some(library) = faketime::library()? else {
         return Ok(());
     };
     // Shorter than the jump: whatever a workload has is over by it.
@@ -105,7 +105,7 @@ async fn a_jump_of_the_clock_is_logged_once_and_starts_no_storm() -> anyhow::Res
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_clock_that_is_wrong_ends_nothing_that_a_rotation_waits_for() -> anyhow::Result<()> {
-    let Some(library) = faketime::library() else {
+    let Some(library) = faketime::library()? else {
         return Ok(());
     };
     let mut mesh = Mesh::start(Options::default()).await?;

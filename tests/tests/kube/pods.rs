@@ -37,7 +37,16 @@ async fn while_the_api_server_is_away_pods_that_are_known_get_in_and_others_wait
     ensure!(shop.identity(&known).await? == expected);
     shop.is_refused(&unheard, "ARX-TOKEN-POD-UNKNOWN").await?;
     shop.cluster.api_server()?.signal(Signal::CONT)?;
-    shop.is_refused(&unheard, "ARX-TOKEN-POD-GONE").await
+    shop.is_refused(&unheard, "ARX-TOKEN-POD-GONE").await?;
+    // And whoever asks how the authority is hears whose pods are not read any more.
+    shop.cluster.api_server()?.signal(Signal::KILL)?;
+    let port = shop.mesh.ops_port;
+    let told = "the pods of cluster c1 can't be watched";
+    until("it is told", || async move {
+        let (_, body) = web::get(port, "/readyz").await?;
+        Ok(body.contains("ARX-PODS-AWAY") && body.contains(told))
+    })
+    .await
 }
 
 impl Shop {
