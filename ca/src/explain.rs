@@ -349,6 +349,7 @@ mod tests {
     use super::*;
     use crate::denial::Subject;
     use crate::testing::{House, Outcome, node};
+    use arx_daemon::Clock;
     use arx_proto::node::v1::issue_item::Evidence as Brought;
 
     async fn asked(house: &House, pod: &str) -> Result<Vec<wire::ExplainedPod>, Refusal> {
@@ -397,6 +398,24 @@ mod tests {
         assert_eq!(refusal.code, "ARX-DENIED");
         assert_eq!(refusal.page, "docs/errors.md#arx-denied");
         assert!(pods[0].certificate.is_some(), "it has one all the same");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_lifetime_that_the_end_of_the_intermediate_cuts_short_is_told_so() -> Outcome {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000);
+        let house = House::with("", Clock::manual(start)).await?;
+        // It could not be renewed in time: the root's key is out of reach.
+        let issuing = house.ca.authority.issuing().ok_or("it issues")?;
+        house
+            .clock
+            .set(issuing.not_after() - Duration::from_secs(1800));
+        issue(&house, house.token("arx", "shop", "web", "n1")).await;
+        let pods = asked(&house, "shop/pod").await?;
+        let decision = pods[0].decision.as_ref().expect("it is told");
+        assert_eq!(decision.ttl_by, "the intermediate, which ends then");
+        // The policy gives an hour.
+        assert_eq!(decision.ttl_seconds, 1800);
         Ok(())
     }
 

@@ -52,6 +52,54 @@ fn a_lifetime_that_is_asked_for_is_cut_to_what_is_allowed() {
 }
 
 #[test]
+fn what_has_made_a_lifetime_what_it_is_is_told() {
+    let policy = policy(
+        r#"
+        ttl = "30m"
+        max_ttl = "2h"
+        [[exception]]
+        namespace = "payments"
+        service_account = "api"
+        ttl = "10m"
+        max_ttl = "20m"
+        "#,
+    );
+    let (usual, exceptional) = (token("shop", "web"), token("payments", "api"));
+    let exception = "policy.exception[0], or policy";
+    for (token, asked, seconds, by) in [
+        (&usual, None, 1800, "policy.ttl".to_owned()),
+        (&usual, Some(0), 1800, "policy.ttl".to_owned()),
+        (&usual, Some(60), 60, "as was asked for".to_owned()),
+        (&usual, Some(7200), 7200, "as was asked for".to_owned()),
+        (
+            &usual,
+            Some(7201),
+            7200,
+            "policy.max_ttl; 7201 s were asked for".to_owned(),
+        ),
+        (&usual, Some(1), 5, "the shortest there is".to_owned()),
+        (&exceptional, None, 600, format!("{exception}.ttl")),
+        (&exceptional, Some(900), 900, "as was asked for".to_owned()),
+        (
+            &exceptional,
+            Some(1800),
+            1200,
+            format!("{exception}.max_ttl; 1800 s were asked for"),
+        ),
+    ] {
+        let pod = Found::of_token(token).expect("it is bound to one");
+        let ttl = asked.map(Duration::from_secs);
+        let granted = policy.decide(&Request {
+            ttl,
+            ..request(Evidence::Pod(&pod))
+        });
+        let granted = granted.expect("granted").ttl;
+        assert_eq!(granted.as_secs(), seconds, "{asked:?}");
+        assert_eq!(policy.lifetime_by(&pod, ttl), by, "{asked:?}");
+    }
+}
+
+#[test]
 fn the_exception_that_names_the_account_counts_before_the_one_for_its_namespace() {
     let policy = policy(
         r#"
