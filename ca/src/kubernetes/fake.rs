@@ -1,6 +1,6 @@
 //! An API server of the test's, below kube's client.
 
-use std::convert::Infallible;
+use std::io;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-type Answer = Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>>;
+type Answer = Response<StreamBody<BoxStream<'static, io::Result<Frame<Bytes>>>>>;
 
 /// Hands each request to the test, which answers it.
 #[derive(Clone)]
@@ -38,10 +38,10 @@ pub(crate) fn api_server() -> (kube::Client, mpsc::UnboundedReceiver<Asked>) {
 
 impl tower_service::Service<Request<Body>> for ApiServer {
     type Response = Answer;
-    type Error = std::io::Error;
-    type Future = BoxFuture<'static, Result<Answer, std::io::Error>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, Result<Answer, io::Error>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
         Poll::Ready(Ok(()))
     }
 
@@ -51,15 +51,15 @@ impl tower_service::Service<Request<Body>> for ApiServer {
         let this = self.0.clone();
         async move {
             let body = request.into_body().collect().await;
-            let body = body.map_err(std::io::Error::other)?.to_bytes();
+            let body = body.map_err(io::Error::other)?.to_bytes();
             let asked = Asked {
                 method,
                 what,
                 body: serde_json::from_slice(&body).unwrap_or_default(),
                 answer,
             };
-            this.send(asked).map_err(std::io::Error::other)?;
-            answered.await.map_err(std::io::Error::other)
+            this.send(asked).map_err(io::Error::other)?;
+            answered.await.map_err(io::Error::other)
         }
         .boxed()
     }
@@ -91,17 +91,25 @@ impl Asked {
         assert!(self.answer.send(response).is_ok(), "nobody waits");
     }
 
+    /// Resets the connection in the middle of this answer.
+    pub(crate) fn cut_short(self, json: &Value) {
+        let text = json.to_string();
+        let half = Bytes::from(text[..text.len() / 2].to_owned());
+        let body = stream::iter([Ok(Frame::data(half)), Err(reset())]);
+        self.send(200, body.boxed());
+    }
+
     /// Answers with a watch, to which lines are sent.
     pub(crate) fn open(self) -> Watch {
-        let (lines, sent) = mpsc::unbounded_channel::<Bytes>();
+        let (lines, sent) = mpsc::unbounded_channel::<io::Result<Bytes>>();
         let body = stream::unfold(sent, |mut sent| async move {
-            Some((Ok(Frame::data(sent.recv().await?)), sent))
+            Some((sent.recv().await?.map(Frame::data), sent))
         });
         self.send(200, body.boxed());
         Watch(lines)
     }
 
-    fn send(self, status: u16, body: BoxStream<'static, Result<Frame<Bytes>, Infallible>>) {
+    fn send(self, status: u16, body: BoxStream<'static, io::Result<Frame<Bytes>>>) {
         let response = Response::builder().status(status);
         let response = response.body(StreamBody::new(body)).expect("a response");
         assert!(self.answer.send(response).is_ok(), "nobody waits");
@@ -109,7 +117,11 @@ impl Asked {
 }
 
 /// A watch that is open.
-pub(crate) struct Watch(mpsc::UnboundedSender<Bytes>);
+pub(crate) struct Watch(mpsc::UnboundedSender<io::Result<Bytes>>);
+
+fn reset() -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
+}
 
 impl Watch {
     pub(crate) fn say(&self, kind: &str, object: &Value) {
@@ -118,9 +130,16 @@ impl Watch {
         let (one, other) = line.split_at(line.len() / 2);
         for part in [one, other] {
             assert!(
-                self.0.send(part.to_owned().into()).is_ok(),
+                self.0.send(Ok(part.to_owned().into())).is_ok(),
                 "nobody watches"
             );
+        }
+    }
+
+    /// Resets the connection in the middle of a line.
+    pub(crate) fn reset(self) {
+        for said in [Ok(Bytes::from_static(b"{\"type\": \"DELE")), Err(reset())] {
+            assert!(self.0.send(said).is_ok(), "nobody watches");
         }
     }
 }

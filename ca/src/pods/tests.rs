@@ -336,6 +336,32 @@ async fn a_watch_that_breaks_off_goes_on_where_it_was_and_meanwhile_what_is_know
     assert!(bench.pods.trouble().is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_resets_connections_is_asked_again_and_meanwhile_what_is_known_counts() {
+    // In the list, of which nothing counts before it is whole.
+    let mut bench = Bench::new();
+    let asked = bench.next("/api/v1/pods?limit=250").await;
+    asked.cut_short(&list(&[pod("web-1")], "7", ""));
+    let asked = bench.next("/api/v1/pods?limit=250").await;
+    let (code, ..) = bench.pods.trouble().expect("it is told");
+    assert_eq!((code, bench.pods.health().pods), ("ARX-PODS-UNREAD", 0));
+    asked.whole(200, &list(&[pod("web-1")], "7", ""));
+    // In the middle of a line of the watch, and of the next one.
+    for _ in 0..2 {
+        let watch = bench.next("resourceVersion=7").await.open();
+        watch.reset();
+    }
+    let again = bench.next("resourceVersion=7").await;
+    let (code, _, shut) = bench.pods.trouble().expect("it is told");
+    assert_eq!((code, shut), ("ARX-PODS-AWAY", false));
+    assert_eq!(bench.judge(&claim()), "live");
+    let watch = again.open();
+    let later = with("/metadata/resourceVersion", json!("13"));
+    watch.say("MODIFIED", &later);
+    bench.seen(1).await;
+    assert!(bench.pods.trouble().is_none());
+}
+
 #[tokio::test]
 async fn when_its_place_is_not_known_any_more_all_is_listed_anew_and_the_lost_forgotten() {
     for by_event in [true, false] {

@@ -646,3 +646,19 @@ async fn an_api_server_that_has_too_much_to_do_is_asked_again_later() {
     asked.whole(200, &applied);
     running.code_is(None).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_connection_that_was_reset_leaves_open_is_written_again() {
+    let mut running = Running::new(OWN).await;
+    let _watches = running.listed(&["shop"]).await;
+    let asked = running.next().await;
+    assert_eq!(asked.method, Method::PATCH);
+    let mut applied = asked.body.clone();
+    applied["metadata"]["namespace"] = json!("shop");
+    asked.cut_short(&applied);
+    running.code_is(Some("ARX-PUBLISH-AWAY")).await;
+    let asked = running.next().await;
+    assert_eq!(asked.method, Method::PATCH);
+    asked.whole(200, &applied);
+    running.code_is(None).await;
+}
