@@ -267,6 +267,30 @@ async fn an_answer_that_says_nothing_leaves_the_token_unjudged() {
     }
 }
 
+#[tokio::test]
+async fn an_answer_whose_connection_is_reset_leaves_the_token_unjudged() {
+    let mut cast = Cast::new("", |_| None);
+    let (client, mut asked) = api_server();
+    let cluster = cluster("verification = \"review\"");
+    let verifier = Verifier::Review(Reviewer::with(client));
+    cast.tokens = Tokens {
+        inner: Arc::new(Inner {
+            realms: vec![Realm::new(&cluster, verifier, None)],
+            clock: Clock::manual(now()),
+        }),
+    };
+    let answers = async {
+        let asked = asked.recv().await.expect("a review");
+        let answer = reviewed(&asked.body, accepted());
+        asked.cut_short(&answer);
+    };
+    let claims = claims();
+    let (refused, ()) = tokio::join!(cast.verify(&claims), answers);
+    let refused = refused.expect_err("half an answer vouches for nobody");
+    assert_eq!(refused.code(), "ARX-TOKEN-REVIEW-UNAVAILABLE");
+    assert!(refused.is_ours());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_never_answers_holds_nobody_for_long() {
     let cast = Cast::new("", |_| None);
