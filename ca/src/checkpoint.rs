@@ -16,6 +16,9 @@ use crate::state::{
 /// Between notes of how far the ledger is, where nothing asks for one sooner: what a copy from
 /// within this time lacks would not be missed.
 const EVERY: Duration = Duration::from_secs(60);
+/// The same while it is empty: all empty ledgers look the same, and the first record tells one
+/// from another.
+const SOON: Duration = Duration::from_secs(1);
 /// How long after its end a certificate may still be taken for valid by a slow clock.
 const SKEW: Duration = Duration::from_secs(300);
 /// How long the end of the process waits for the last note.
@@ -133,9 +136,11 @@ impl Ca {
     /// Notes it from time to time. Never ends; drop it to stop.
     pub(crate) async fn keep_checkpoints(&self) {
         let mut noted = None;
+        let mut pause = SOON;
         loop {
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(pause).await;
             let records = self.ledger.status().records;
+            pause = if records == 0 { SOON } else { EVERY };
             // Whether the state can be written is told by who looks after that.
             if noted != Some(records) && self.note_checkpoint().await.is_ok() {
                 noted = Some(records);

@@ -47,6 +47,7 @@ async fn a_rolling_upgrade_in_a_rotation_loses_no_request_and_no_confirmation() 
         several.without(n).await?;
         several.is_back(n).await?;
     }
+    reaches(several.replica(0), "retire", |it| it.phase == "retire").await?;
     let done = reaches(several.replica(0), "done", |it| it.phase == "done").await?;
     anyhow::ensure!(done.forced.is_empty(), "{done:#?}");
     load.stop().await.without_failure()?;

@@ -273,3 +273,21 @@ async fn how_far_the_ledger_is_is_noted_every_minute_in_which_something_was_issu
     }
     Ok(())
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_first_record_of_a_ledger_is_noted_soon_as_all_empty_ones_look_the_same() -> Outcome {
+    let house = House::new().await?;
+    let ca = Arc::clone(&house.ca);
+    let mut tasks = tokio::task::JoinSet::new();
+    let keeping = Arc::clone(&ca);
+    tasks.spawn(async move { keeping.keep_checkpoints().await });
+    let kind = <ReplicaDocument as crate::state::Document>::KIND;
+    let mut changes = ca.state.changes(&kind);
+    note(&ca.ledger, "one").await?;
+    let recorded = tokio::time::Instant::now();
+    while noted(&house).await? != Some(1) {
+        changes.changed().await?;
+    }
+    assert!(recorded.elapsed() < super::EVERY);
+    Ok(())
+}

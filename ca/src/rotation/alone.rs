@@ -117,6 +117,7 @@ mod tests {
             }],
             denied: Vec::new(),
             by_word: false,
+            clear_for: Duration::MAX,
         }
     }
 

@@ -63,9 +63,14 @@ pub struct Rotator {
     told: Mutex<Option<Told>>,
     /// and when they have told something.
     heard: Mutex<Heard>,
+    /// Since when nobody is in the way of this gate, as far as this process has looked.
+    clear: Mutex<Option<(Passage, Instant)>>,
     /// The gate at which it was last noted how far the ledger is, and what was signed under then.
     marked: Mutex<Option<(Gate, KeyId)>>,
 }
+
+/// A phase of one rotation, and whether that is turned round.
+type Passage = (String, Phase, bool);
 
 /// What makes a rotation.
 pub(super) type Begin =
@@ -114,6 +119,23 @@ impl Rotator {
 
     pub(super) fn mark(&self, gate: (Gate, KeyId)) {
         *self.marked.lock().unwrap_or_else(PoisonError::into_inner) = Some(gate);
+    }
+
+    /// How long it has been seen, which it is again at `now`, that nobody is in the way.
+    pub(super) fn clear_for(&self, rotation: &Rotation, is_clear: bool, now: Instant) -> Duration {
+        let mut clear = self.clear.lock().unwrap_or_else(PoisonError::into_inner);
+        let passage = (rotation.id.clone(), rotation.phase, rotation.aborting);
+        if !is_clear {
+            *clear = None;
+            return Duration::ZERO;
+        }
+        match &*clear {
+            Some((same, since)) if *same == passage => now.saturating_duration_since(*since),
+            _ => {
+                *clear = Some((passage, now));
+                Duration::ZERO
+            }
+        }
     }
 
     /// The replicas whose word about a node counts at a gate of this dwell.

@@ -42,6 +42,8 @@ pub struct Facts {
     pub denied: Vec<Obstacle>,
     /// Whether somebody is out of the way by another replica's word alone.
     pub by_word: bool,
+    /// How long this process has seen nobody in the way of this gate, by a clock that never jumps.
+    pub clear_for: Duration,
 }
 
 /// Somebody who is in the way of a gate.

@@ -37,6 +37,7 @@ impl Ca {
         now: SystemTime,
         doubt: Option<Doubt>,
     ) -> Result<Facts, Wrong> {
+        let looked = self.clock.monotonic();
         let stored = self.state.authorities().await?;
         let stored = stored.ok_or_else(|| Wrong::gone("the authorities"))?.value;
         let active = stored
@@ -99,6 +100,9 @@ impl Ca {
             },
             counting_for: self.counting_for(),
             confirmed,
+            clear_for: self
+                .rotator
+                .clear_for(rotation, obstacles.is_empty(), looked),
             obstacles,
             denied,
             by_word,

@@ -321,6 +321,7 @@ impl Told {
         }
         let decides = told.report.gate != report.gate
             || report.open == 0
+            || told.report.open == 0
             || told.report.signs_under != report.signs_under
             || told.report.away != report.away
             || told.report.well != report.well;

@@ -529,7 +529,8 @@ pub(super) fn gate(rotation: &Rotation, next: Phase, facts: &Facts, now: SystemT
     match rotation.clear_since {
         // A clock that went back would keep the gate shut for as long.
         Some(since) if since <= now => {
-            if now < since + dwell {
+            // Whose clock that was is not known: whoever opens the gate has seen it clear for as long.
+            if now < since + dwell || facts.clear_for < dwell {
                 return Step::default();
             }
             moved(rotation, next, facts, now)

@@ -167,6 +167,7 @@ impl World {
             obstacles,
             denied: Vec::new(),
             by_word: false,
+            clear_for: Duration::MAX,
         }
     }
 

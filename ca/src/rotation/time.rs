@@ -25,7 +25,8 @@ pub(super) struct Doubt {
 impl BelievedTime {
     /// The time to believe in, and whether our clock is to be doubted: `wall` is what it says,
     /// `monotonic` goes with no clock, `offsets_ms` says how far the clock of each connected
-    /// agent is ahead of ours. `stored` is the latest time that is known from before a restart.
+    /// agent is ahead of ours. `stored` is the latest time that is known from what is stored: before a restart, or by
+    /// another process.
     pub(super) fn at(
         &mut self,
         stored: SystemTime,
@@ -34,7 +35,7 @@ impl BelievedTime {
         offsets_ms: &mut [i64],
     ) -> (SystemTime, Option<Doubt>) {
         let went_on = match self.0 {
-            Some((time, at)) => time + monotonic.saturating_duration_since(at),
+            Some((time, at)) => stored.max(time + monotonic.saturating_duration_since(at)),
             None => stored,
         };
         let doubt = median(offsets_ms).map(|offset_ms| Doubt {
@@ -108,6 +109,10 @@ mod tests {
         assert_eq!(time.at(stored, wall(HOUR), start, &mut []), (stored, None));
         let (now, _) = time.at(stored, wall(2 * HOUR), start + MINUTE, &mut []);
         assert_eq!(now, wall(MINUTE));
+        // A rotation that begins later than the one that was looked at before.
+        let later = wall(90 * 24 * HOUR);
+        let (now, _) = time.at(later, later + HOUR, start + 2 * MINUTE, &mut []);
+        assert_eq!(now, later);
         let back = stored - HOUR;
         let (now, _) = time.at(stored, back, start + 2 * MINUTE, &mut []);
         assert_eq!(now, back, "a clock that went back lets nothing end");

@@ -283,6 +283,7 @@ async fn two_steps(state: &State, rotations: &mut Rotations) -> anyhow::Result<u
         }],
         denied: Vec::new(),
         by_word: false,
+        clear_for: Duration::MAX,
     };
     if rotations.running().is_none() {
         let terms = Terms {

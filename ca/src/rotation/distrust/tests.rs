@@ -67,6 +67,7 @@ fn facts() -> Facts {
         obstacles: Vec::new(),
         denied: Vec::new(),
         by_word: false,
+        clear_for: Duration::MAX,
     }
 }
 

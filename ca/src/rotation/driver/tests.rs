@@ -105,3 +105,38 @@ async fn a_rotation_comes_through_a_store_that_conflicts_fails_and_loses_answers
     }
     Ok(())
 }
+
+#[test]
+fn how_long_nobody_is_in_the_way_is_counted_by_phase_and_from_the_last_who_was() {
+    let rotator = Rotator::default();
+    let start = Instant::now();
+    let after = |seconds: u64| start + Duration::from_secs(seconds);
+    let terms = Terms {
+        window: Duration::ZERO,
+        dwell: Duration::ZERO,
+        patience: None,
+    };
+    let root = KeyId::from_slice(&[1; 20]).expect("20 bytes");
+    let (mut all, why) = (Rotations::default(), String::new());
+    let begun = begin(&mut all, root, terms, why, SystemTime::UNIX_EPOCH);
+    let mut rotation = begun.expect("none is under way");
+    let seconds = Duration::from_secs;
+    assert_eq!(rotator.clear_for(&rotation, true, after(1)), Duration::ZERO);
+    assert_eq!(rotator.clear_for(&rotation, true, after(5)), seconds(4));
+    assert_eq!(
+        rotator.clear_for(&rotation, false, after(6)),
+        Duration::ZERO
+    );
+    assert_eq!(rotator.clear_for(&rotation, true, after(7)), Duration::ZERO);
+    assert_eq!(rotator.clear_for(&rotation, true, after(9)), seconds(2));
+    rotation.aborting = true;
+    assert_eq!(
+        rotator.clear_for(&rotation, true, after(10)),
+        Duration::ZERO
+    );
+    rotation.phase = Phase::Retire;
+    assert_eq!(
+        rotator.clear_for(&rotation, true, after(20)),
+        Duration::ZERO
+    );
+}

@@ -417,6 +417,30 @@ fn a_report_by_which_nobody_is_well_is_not_said_again() {
 }
 
 #[test]
+fn that_somebody_is_in_the_way_of_a_clear_gate_is_said_at_once() {
+    let start = Instant::now();
+    let clear = Told::new(report(0), start);
+    let shut = Report {
+        open: 1,
+        ..report(0)
+    };
+    assert!(Told::is_out_of_date(Some(&clear), &shut, BEAT, start));
+    // Another one who is in the way, too, may wait.
+    let more = Report {
+        open: 2,
+        ..report(0)
+    };
+    let shut = Told::new(shut, start);
+    assert!(!Told::is_out_of_date(Some(&shut), &more, BEAT, start));
+    assert!(Told::is_out_of_date(
+        Some(&shut),
+        &more,
+        BEAT,
+        start + EVERY
+    ));
+}
+
+#[test]
 fn a_word_is_said_in_time_to_be_believed_and_believed_for_less_than_a_gate_stays_shut() {
     const LOOK: Duration = Duration::from_secs(1);
     for own in [0, 1, 500, 1000, 2000, 15_000, 3_600_000].map(Duration::from_millis) {

@@ -53,6 +53,7 @@ fn facts() -> Facts {
         confirmed: 0,
         denied: Vec::new(),
         by_word: false,
+        clear_for: Duration::MAX,
         obstacles: vec![Obstacle {
             node: "c1/n1".to_owned(),
             reason: "agent-away",
@@ -128,6 +129,27 @@ fn a_distrust_too_has_everything_issued_anew_no_faster_than_that_can_be_done() {
         let phase = looked.next.map(|next| next.phase);
         assert_eq!(phase == Some(Phase::Retire), goes_on, "{second}: {phase:?}");
     }
+}
+
+#[test]
+fn a_gate_opens_when_whoever_opens_it_has_seen_it_clear_for_as_long_as_the_clocks_say() {
+    let dwell = Duration::from_secs(15);
+    let mut waits = rotation(Phase::Distribute, Duration::ZERO);
+    waits.terms.dwell = dwell;
+    // By the clock of another replica.
+    waits.clear_since = Some(at(100));
+    let opens = |second: u64, seen: u64| {
+        let clear = Facts {
+            obstacles: Vec::new(),
+            clear_for: Duration::from_secs(seen),
+            ..facts()
+        };
+        let looked = step(&waits, &Event::Looked, &clear, at(second)).expect("a look");
+        looked.next.is_some()
+    };
+    assert!(opens(115, 15));
+    assert!(!opens(114, 15));
+    assert!(!opens(120, 14), "its own clock may be ahead");
 }
 
 #[test]

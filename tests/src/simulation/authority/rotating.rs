@@ -272,6 +272,7 @@ impl Authority {
             obstacles,
             denied,
             by_word: false,
+            clear_for: Duration::MAX,
         })
     }
 

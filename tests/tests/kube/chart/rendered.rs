@@ -176,6 +176,11 @@ fn several_replicas_start_at_once_on_different_nodes_leave_one_at_a_time_and_rea
         policy["from"].as_array().map(Vec::len) == Some(1),
         "{policy}"
     );
+    // Authorities below come from anywhere.
+    let above = "{trustDomain: example.org, ca: {config: {nested: [{name: west, max_ttl: 1d}]}}}";
+    let above = Chart::render("arx-system", above)?;
+    let policy = &above.object("NetworkPolicy", "arx-ca")?["spec"]["ingress"][0];
+    ensure!(policy["from"].is_null(), "{policy}");
     Ok(())
 }
 
