@@ -8,6 +8,7 @@ mod follow;
 mod join;
 mod node;
 pub(crate) mod spread;
+mod unable;
 mod way;
 
 pub(crate) use connect::Channel;
@@ -24,7 +25,7 @@ use arx_daemon::ops::Condition;
 use arx_identity::tls::TlsError;
 use arx_identity::{Certificate, SpiffeId, Svid, TrustBundle, VerifiedPeer, crypto};
 use arx_proto::node::v1::node_client::NodeClient;
-use arx_proto::node::v1::{AgentMessage, Hello, RenewalHint, TrustUpdate, Welcome};
+use arx_proto::node::v1::{AgentMessage, Hello, IssueResult, RenewalHint, TrustUpdate, Welcome};
 use bytes::Bytes;
 use connect::{ConnectError, Connection};
 use spread::Replicas;
@@ -32,6 +33,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
+use unable::Unable;
 use way::{Found, Way};
 
 /// The version of `arx.node.v1` that is spoken here.
@@ -72,6 +74,7 @@ pub(crate) enum Event {
 pub(crate) struct Link {
     client: watch::Receiver<Option<NodeClient<Channel>>>,
     rejoin: Arc<Notify>,
+    unable: Arc<Unable>,
 }
 
 impl Link {
@@ -83,6 +86,11 @@ impl Link {
     /// A call was refused because of the node's own certificate.
     pub(crate) fn node_was_refused(&self) {
         self.rejoin.notify_one();
+    }
+
+    /// What came of a call for certificates.
+    pub(crate) fn answered(&self, answer: Result<&[IssueResult], &CallFailure>) {
+        self.unable.note(answer);
     }
 }
 
@@ -104,6 +112,12 @@ pub(crate) enum SessionError {
     /// Another call was.
     #[error("{0}")]
     Call(#[from] CallFailure),
+    /// It goes on, and issues nothing to anybody.
+    #[error(
+        "the authority could issue nothing {} times in a row",
+        unable::IN_A_ROW
+    )]
+    Unable,
     /// A certificate for another node.
     #[error(
         "the authority knows this agent as {got}, and by `cluster` and `node` of its configuration it is {own}: correct these, or give it the token of this node's agent (authority.token_file)"
@@ -137,6 +151,7 @@ impl SessionError {
             Self::OtherNode { .. } => "ARX-AGENT-OTHER-NODE",
             Self::Answer(_) => "ARX-AGENT-PROTOCOL",
             Self::Lost(_) => "ARX-AGENT-UNREACHABLE",
+            Self::Unable => "ARX-AGENT-FAILOVER",
         }
     }
 
@@ -196,6 +211,7 @@ struct Running {
     instance_id: [u8; 16],
     client: watch::Sender<Option<NodeClient<Channel>>>,
     rejoin: Arc<Notify>,
+    unable: Arc<Unable>,
     /// The authority does not believe our certificate: join although it is valid.
     refused: bool,
     /// Sessions in a row that ended before a Welcome.
@@ -216,16 +232,19 @@ impl Authority {
     pub(crate) fn start(self) -> Link {
         let (client, receiver) = watch::channel(None);
         let rejoin = Arc::new(Notify::new());
+        let unable = Arc::new(Unable::default());
         let link = Link {
             client: receiver,
             rejoin: Arc::clone(&rejoin),
+            unable: Arc::clone(&unable),
         };
         let (tasks, drain) = (self.tasks.clone(), self.drain.clone());
         tasks.spawn("authority", OnPanic::End, async move {
             // The first random number of a process takes tens of milliseconds, in which a
             // proxy could already be served from the cache: not on the runtime's thread.
             let instance_id = tokio::task::spawn_blocking(crypto::random::<16>).await;
-            let running = Running::new(self, instance_id.unwrap_or_default(), client, rejoin);
+            let instance_id = instance_id.unwrap_or_default();
+            let running = Running::new(self, instance_id, client, rejoin, unable);
             tokio::select! {
                 () = running.run() => {}
                 () = drain.requested() => {}
@@ -241,6 +260,7 @@ impl Running {
         instance_id: [u8; 16],
         client: watch::Sender<Option<NodeClient<Channel>>>,
         rejoin: Arc<Notify>,
+        unable: Arc<Unable>,
     ) -> Self {
         let way = Way {
             config: Arc::clone(&setup.config),
@@ -253,6 +273,7 @@ impl Running {
             setup,
             client,
             rejoin,
+            unable,
             refused: false,
             unwelcome: 0,
             renewal: node::Renewal::default(),

@@ -174,15 +174,24 @@ pub(crate) async fn issue(link: Link, batch: Vec<Wanted>, terms: Terms) -> Vec<A
     };
     let call = client.issue(IssueRequest { items });
     let results = match tokio::time::timeout(terms.timeout, call).await {
-        Ok(Ok(answer)) => wire::results(answer.into_inner()),
+        Ok(Ok(answer)) => {
+            let results = wire::results(answer.into_inner());
+            link.answered(Ok(&results));
+            results
+        }
         Ok(Err(status)) => {
             let failure = CallFailure::from(status);
+            link.answered(Err(&failure));
             if failure.refuses_the_node() {
                 link.node_was_refused();
             }
             return failed(prepared, &failure);
         }
-        Err(_) => return failed(prepared, &CallFailure::timeout(terms.timeout)),
+        Err(_) => {
+            let failure = CallFailure::timeout(terms.timeout);
+            link.answered(Err(&failure));
+            return failed(prepared, &failure);
+        }
     };
     // Verifying 50 chains takes some ten milliseconds.
     let judged = tokio::task::spawn_blocking(move || judge_all(prepared, results, &terms));

@@ -77,6 +77,8 @@ impl Running {
         let mut jumps = self.setup.clock.jumps();
         let mut trust = self.setup.trust.clone();
         let rejoin = std::sync::Arc::clone(&self.rejoin);
+        let unable = std::sync::Arc::clone(&self.unable);
+        unable.forget();
         let mut leave_at: Option<Instant> = None;
         let mut renew_at = Instant::now() + self.until_renewal();
         let mut back = Box::pin(self.way_back());
@@ -126,6 +128,11 @@ impl Running {
                     }
                 }
                 () = until(leave_at) => return self.leaves(),
+                () = unable.told() => {
+                    if self.replicas.has_another_than(self.at) {
+                        return Err(SessionError::Unable);
+                    }
+                }
                 () = rejoin.notified() => {
                     self.refused = true;
                     return Ok(());

@@ -153,6 +153,12 @@ impl Replicas {
             .any(|it| self.lately(it.address).is_none())
     }
 
+    /// Whether there is one beside `this`.
+    pub(super) fn has_another_than(&self, this: Option<SocketAddr>) -> bool {
+        let mut others = self.known.iter().filter(|it| Some(it.address) != this);
+        others.any(|it| self.lately(it.address).is_none())
+    }
+
     pub(super) fn several(&self) -> bool {
         self.known.len() > 1
     }

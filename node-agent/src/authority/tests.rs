@@ -66,7 +66,13 @@ impl Nodes {
     async fn begun(&self) -> Vec<Running> {
         let mut begun = Vec::new();
         for node in self.all() {
-            let mut node = Running::new(node, [0; 16], watch::channel(None).0, Arc::default());
+            let mut node = Running::new(
+                node,
+                [0; 16],
+                watch::channel(None).0,
+                Arc::default(),
+                Arc::default(),
+            );
             let known = node.way.look_up().await.expect("addresses");
             assert_eq!(known[0].address, self.addresses[0]);
             node.replicas.take(known);

@@ -58,6 +58,8 @@ pub(crate) enum Manner {
     Mute,
     /// Refuses whoever joins or follows with this code, and wants to be left alone for so long.
     Refuses(Code, Duration),
+    /// Nodes join and follow, and nothing is issued.
+    Paused,
     /// Believes only certificates of the line that begins with the next join at it.
     Forgot,
 }
@@ -280,7 +282,7 @@ impl Ca {
 
     fn admit(&self) -> Result<(), Status> {
         match self.manner() {
-            Manner::Good | Manner::Mute => Ok(()),
+            Manner::Good | Manner::Mute | Manner::Paused => Ok(()),
             Manner::Refuses(code, after) => Err(refusal(code, after)),
             Manner::Forgot => Err(refusal(Code::Unauthenticated, Duration::ZERO)),
         }
@@ -327,6 +329,9 @@ impl Ca {
                 retry_after_ms,
             })
         };
+        if matches!(self.manner(), Manner::Paused) {
+            return refuse("ARX-LEDGER-PAUSED", 100);
+        }
         let (ttl, node_ttl, refuse_local) = {
             let mind = self.mind();
             (mind.ttl, mind.node_ttl, mind.refuse_local)

@@ -175,6 +175,20 @@ async fn a_replica_that_is_busy_is_left_for_the_next_at_once_and_alone_for_as_lo
 }
 
 #[tokio::test]
+async fn a_replica_that_goes_on_and_can_issue_nothing_is_left_for_one_that_can() {
+    let (mut own, mut next, addresses) = two().await;
+    own.behaves(Manner::Paused);
+    let mut node = at(&own, addresses).await;
+    own.hear(settled).await;
+    let proxy = node.proxy().await;
+    let mut stream = proxy.ask("default", None);
+    next.hear(settled).await;
+    stream.take().await.expect("a certificate");
+    assert_eq!(node.failovers().await, counted(1));
+    node.end().await;
+}
+
+#[tokio::test]
 async fn a_node_that_is_refused_for_what_it_is_asks_one_replica_after_the_other_and_not_at_once() {
     let (mut own, mut next, addresses) = two().await;
     for replica in [&own, &next] {
