@@ -344,7 +344,7 @@ fn superseded(name: &NodeName) -> Refusal {
         "ARX-NODE-SUPERSEDED",
         Fault::Unauthenticated,
         format!(
-            "a later join of {name} has cut this certificate off: if that was not this agent, look into who holds its token; else join again"
+            "this certificate is not of the line of {name} that is known here: it has joined again, or renewed at another replica. If that was not this agent, look into who holds its token; else join again"
         ),
     )
 }

@@ -78,9 +78,15 @@ impl Level {
             Level::Trace => LevelFilter::TRACE,
         };
         let quiet = level.min(LevelFilter::INFO);
+        // What whoever is at the other end does wrong can be done without end.
+        let peers = match self {
+            Level::Debug | Level::Trace => quiet,
+            _ => LevelFilter::ERROR,
+        };
         Targets::new()
             .with_default(level)
             .with_targets(TALKATIVE.map(|target| (target, quiet)))
+            .with_target("h2", peers)
     }
 }
 

@@ -214,6 +214,8 @@ struct Running {
     unable: Arc<Unable>,
     /// The authority does not believe our certificate: join although it is valid.
     refused: bool,
+    /// Who has said so.
+    refused_by: Option<SocketAddr>,
     /// Sessions in a row that ended before a Welcome.
     unwelcome: u32,
     renewal: node::Renewal,
@@ -275,6 +277,7 @@ impl Running {
             rejoin,
             unable,
             refused: false,
+            refused_by: None,
             unwelcome: 0,
             renewal: node::Renewal::default(),
             replicas: Replicas::default(),
@@ -358,7 +361,10 @@ impl Running {
     /// From connecting to the end of Follow; `Ok` if it is to be replaced by another.
     async fn session(&mut self) -> Result<(), SessionError> {
         if self.has_expired() || self.refused || self.unwelcome >= SUSPICIOUS {
-            self.join().await?;
+            if let Err(error) = self.join().await {
+                self.may_be_believed_elsewhere();
+                return Err(error);
+            }
             self.refused = false;
             self.unwelcome = 0;
         }
@@ -375,6 +381,23 @@ impl Running {
         };
         self.unwelcome += 1;
         self.follow(client, peer).await
+    }
+
+    /// It is to join where it is believed no more.
+    fn is_believed_no_more(&mut self) {
+        self.refused = true;
+        self.refused_by = self.at;
+    }
+
+    /// It could not join where it is believed no more: another replica may believe the certificate
+    /// that it has.
+    fn may_be_believed_elsewhere(&mut self) {
+        if let Some(by) = self.refused_by.take()
+            && self.replicas.has_another_than(Some(by))
+        {
+            self.replicas.failed(by, Duration::ZERO);
+            self.refused = false;
+        }
     }
 
     /// Also if there is none.

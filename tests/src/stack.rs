@@ -157,10 +157,10 @@ impl Stack {
     fn tell(&self, settings: &Settings) -> anyhow::Result<()> {
         let folder = self.directory.display();
         let facts = format!(
-            "ARX_SDS_SOCKET='{folder}/sds.sock'
-ARX_ADMIN_SOCKET='{folder}/admin.sock'
-ARX_TRUST_DOMAIN='{TRUST_DOMAIN}'
-ARX_BUNDLE_FILE='{folder}/bundle.pem'
+            "export ARX_SDS_SOCKET='{folder}/sds.sock'
+export ARX_ADMIN_SOCKET='{folder}/admin.sock'
+export ARX_TRUST_DOMAIN='{TRUST_DOMAIN}'
+export ARX_BUNDLE_FILE='{folder}/bundle.pem'
 "
         );
         write_atomically(self.path("env"), facts.as_bytes(), 0o644)?;

@@ -159,6 +159,9 @@ async fn a_replica_whose_ledger_was_lost_is_named_and_waited_for_also_by_the_oth
     }
     two.other.spawn_authority()?;
     two.other.authority_is_ready().await?;
+    let health = two.other.status().await?.health;
+    let told = health.iter().find(|it| it.code == "ARX-LEDGER-LOST");
+    ensure!(told.is_some_and(|it| it.ok && it.warning), "{health:#?}");
     let is_lost = |it: &Unconfirmed| it.node == "ca-2" && it.reason == "history-lost";
     rotate(&two.pair.mesh, quickly()).await?;
     for phase in ["distribute", "reissue", "retire"] {

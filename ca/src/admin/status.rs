@@ -226,6 +226,20 @@ fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
                 warning: false,
             }),
     );
+    let (failing, warnings) = (ca.readiness.failing(), ca.readiness.warnings());
+    let failing = failing.into_iter().map(|it| (it, false));
+    // Whatever else readiness tells.
+    for (it, warning) in failing.chain(warnings.into_iter().map(|it| (it, true))) {
+        if !health.iter().any(|known| known.code == it.code) {
+            health.push(wire::Health {
+                component: it.name.to_owned(),
+                ok: warning,
+                code: it.code.to_owned(),
+                message: it.message,
+                warning,
+            });
+        }
+    }
     health
 }
 

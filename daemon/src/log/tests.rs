@@ -196,3 +196,12 @@ proptest! {
         prop_assert!(text.ends_with('\n') && !text[..text.len() - 1].contains(|c: char| c.is_control()), "{text:?}");
     }
 }
+
+#[test]
+fn what_the_other_end_does_wrong_in_http2_is_heard_by_whoever_looks_for_a_fault_alone() {
+    let act = |_: &Log| warn!(target: "h2::proto::streams::recv", "remotely-reset streams");
+    for level in [Level::Error, Level::Warn, Level::Info] {
+        assert_eq!(logged(Format::Json, level, act), "");
+    }
+    assert_ne!(logged(Format::Json, Level::Debug, act), "");
+}

@@ -103,6 +103,12 @@ impl Readiness {
             .collect()
     }
 
+    /// What is to be known though it does not fail, by name.
+    pub fn warnings(&self) -> Vec<Failing> {
+        let warnings = self.all().into_iter().filter(|said| said.ok);
+        warnings.filter_map(|said| said.why).collect()
+    }
+
     /// Every condition by name.
     pub(super) fn all(&self) -> Vec<Said> {
         let conditions = self.conditions.borrow();

@@ -119,7 +119,7 @@ impl Running {
                         // The next connection shows the new certificate.
                         Renewed::Yes => return Ok(()),
                         Renewed::Refused => {
-                            self.refused = true;
+                            self.is_believed_no_more();
                             return Ok(());
                         }
                         // Too late: only joining helps now.
@@ -134,7 +134,7 @@ impl Running {
                     }
                 }
                 () = rejoin.notified() => {
-                    self.refused = true;
+                    self.is_believed_no_more();
                     return Ok(());
                 }
                 changed = trust.changed() => {
@@ -184,7 +184,7 @@ impl Running {
 
     fn refused(&mut self, failure: CallFailure) -> SessionError {
         if failure.refuses_the_node() {
-            self.refused = true;
+            self.is_believed_no_more();
             return SessionError::Call(failure);
         }
         match failure.code {

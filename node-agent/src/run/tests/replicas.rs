@@ -221,6 +221,23 @@ async fn a_node_whose_line_is_another_at_a_replica_joins_again_there() {
 }
 
 #[tokio::test]
+async fn a_node_that_cannot_join_where_it_is_believed_no_more_stays_where_it_is_believed() {
+    let (mut own, mut next, addresses) = two().await;
+    let mut node = at(&own, addresses).await;
+    own.hear(settled).await;
+    own.behaves(Manner::Refuses(Code::Unauthenticated, Duration::ZERO));
+    own.say(authority_message::Message::DrainAfterMs(0));
+    next.hear(settled).await;
+    // It comes back, is refused, and may not join.
+    own.hear(join).await;
+    next.hear(hello).await;
+    while let Ok(told) = next.told.try_recv() {
+        assert!(join(&told).is_none(), "its certificate was good there");
+    }
+    node.end().await;
+}
+
+#[tokio::test]
 async fn while_an_agent_waits_for_its_own_replica_to_answer_it_hears_the_one_that_it_is_at() {
     let (mut own, mut next, addresses) = two().await;
     let mut node = Node::prepare(&own, "");
