@@ -212,9 +212,7 @@ struct Running {
     client: watch::Sender<Option<NodeClient<Channel>>>,
     rejoin: Arc<Notify>,
     unable: Arc<Unable>,
-    /// The authority does not believe our certificate: join although it is valid.
-    refused: bool,
-    /// Who has said so.
+    /// Who does not believe our certificate: to be joined although it is valid.
     refused_by: Option<SocketAddr>,
     /// Sessions in a row that ended before a Welcome.
     unwelcome: u32,
@@ -276,7 +274,6 @@ impl Running {
             client,
             rejoin,
             unable,
-            refused: false,
             refused_by: None,
             unwelcome: 0,
             renewal: node::Renewal::default(),
@@ -360,12 +357,12 @@ impl Running {
 
     /// From connecting to the end of Follow; `Ok` if it is to be replaced by another.
     async fn session(&mut self) -> Result<(), SessionError> {
-        if self.has_expired() || self.refused || self.unwelcome >= SUSPICIOUS {
+        if self.has_expired() || self.refused_by.is_some() || self.unwelcome >= SUSPICIOUS {
             if let Err(error) = self.join().await {
                 self.may_be_believed_elsewhere();
                 return Err(error);
             }
-            self.refused = false;
+            self.refused_by = None;
             self.unwelcome = 0;
         }
         let svid = self.setup.svid.clone();
@@ -385,18 +382,17 @@ impl Running {
 
     /// It is to join where it is believed no more.
     fn is_believed_no_more(&mut self) {
-        self.refused = true;
         self.refused_by = self.at;
     }
 
     /// It could not join where it is believed no more: another replica may believe the certificate
     /// that it has.
     fn may_be_believed_elsewhere(&mut self) {
-        if let Some(by) = self.refused_by.take()
+        if let Some(by) = self.refused_by
             && self.replicas.has_another_than(Some(by))
         {
             self.replicas.failed(by, Duration::ZERO);
-            self.refused = false;
+            self.refused_by = None;
         }
     }
 

@@ -148,9 +148,7 @@ impl Replicas {
 
     /// Whether there is one left to go to at once.
     pub(super) fn has_another(&self) -> bool {
-        self.known
-            .iter()
-            .any(|it| self.lately(it.address).is_none())
+        self.has_another_than(None)
     }
 
     /// Whether there is one beside `this`.
