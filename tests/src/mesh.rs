@@ -154,6 +154,17 @@ impl Mesh {
         Ok(mesh)
     }
 
+    /// Puts this authority, another replica's, into the cluster of `first`: the same keys verify its
+    /// tokens.
+    ///
+    /// # Errors
+    /// If they can't be copied.
+    pub fn joins_cluster_of(&self, first: &Self) -> anyhow::Result<()> {
+        let keys = |mesh: &Self| mesh.directory.join("jwks.json");
+        std::fs::copy(keys(first), keys(self))?;
+        Ok(())
+    }
+
     /// The authority's configuration.
     #[must_use]
     pub fn authority_config(&self) -> PathBuf {

@@ -52,9 +52,7 @@ impl Several {
         for n in 0..REPLICAS {
             let mut mesh = etcd.replica(&format!("ca-{n}"))?;
             if let Some(first) = meshes.first() {
-                // The same cluster.
-                let keys = |mesh: &Mesh| mesh.directory.join("jwks.json");
-                std::fs::copy(keys(first), keys(&mesh))?;
+                mesh.joins_cluster_of(first)?;
                 if matches!(how, Known::Named) {
                     moves(&mut mesh, &format!("127.0.0.{}", n + 1), first.node_port)?;
                 }

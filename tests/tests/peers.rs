@@ -42,9 +42,7 @@ impl Three {
         for n in 0..3 {
             let mut mesh = etcd.replica(&format!("ca-{n}"))?;
             if let Some(first) = replicas.first() {
-                // The same cluster.
-                let keys = |mesh: &Mesh| mesh.directory.join("jwks.json");
-                std::fs::copy(keys(first), keys(&mesh))?;
+                mesh.joins_cluster_of(first)?;
             }
             mesh.start_authority().await?;
             replicas.push(mesh);

@@ -7,7 +7,6 @@ use anyhow::Context as _;
 use super::Effort;
 use super::figure::{Figure, Goal, median};
 use crate::etcd::Etcd;
-use crate::mesh::Mesh;
 use crate::rotating::{quickly, reaches, rotate};
 
 /// How long the lease lasts.
@@ -21,8 +20,7 @@ pub(crate) async fn leader(effort: Effort) -> anyhow::Result<Vec<Figure>> {
         let etcd = Etcd::start(1).await?;
         let mut one = etcd.replica("ca-1")?;
         let mut other = etcd.replica("ca-2")?;
-        let keys = |mesh: &Mesh| mesh.directory.join("jwks.json");
-        std::fs::copy(keys(&one), keys(&other))?;
+        other.joins_cluster_of(&one)?;
         one.start_authority().await?;
         other.start_authority().await?;
         // For as long as it takes to kill its leader.
