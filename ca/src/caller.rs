@@ -71,6 +71,19 @@ pub enum Caller {
     Other(Arc<VerifiedPeer>),
 }
 
+/// Whether what an authority or a replica has shown is still valid: it may run out while its
+/// connection is open.
+pub(crate) fn is_in_time(peer: &VerifiedPeer, now: SystemTime) -> Result<(), Refusal> {
+    if now <= peer.not_after {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        "ARX-CALLER-EXPIRED",
+        Fault::Unauthenticated,
+        "the certificate of this connection has run out: connect with a renewed one",
+    ))
+}
+
 impl Caller {
     /// The caller that presented this in its handshake.
     #[must_use]

@@ -39,14 +39,6 @@ impl Api {
     pub fn new(ca: Arc<Ca>) -> Self {
         Self(ca)
     }
-
-    /// Turns the outcome of a call into what its caller is told.
-    fn tell<T>(&self, outcome: Result<T, Refusal>, peer: &Peer) -> Result<Response<T>, Status> {
-        outcome.map(Response::new).map_err(|refusal| {
-            self.0.refused(&refusal, peer, "call refused");
-            refusal.into()
-        })
-    }
 }
 
 #[tonic::async_trait]
@@ -71,7 +63,7 @@ impl wire::node_server::Node for Api {
                 trust: Some(trust),
             })
         });
-        self.tell(outcome.await, &peer)
+        tell(&self.0, outcome.await, &peer)
     }
 
     async fn issue(
@@ -100,7 +92,7 @@ impl wire::node_server::Node for Api {
                 results,
             })
         });
-        self.tell(outcome.await, &peer)
+        tell(&self.0, outcome.await, &peer)
     }
 
     type FollowStream = Pin<Box<dyn Stream<Item = Result<wire::AuthorityMessage, Status>> + Send>>;
@@ -114,7 +106,7 @@ impl wire::node_server::Node for Api {
             let node = node(&self.0, &request)?;
             follow::open(Arc::clone(&self.0), &node, request.into_inner()).await
         };
-        let opened = self.tell(outcome.await, &peer)?;
+        let opened = tell(&self.0, outcome.await, &peer)?;
         opened.into_inner().map(Response::new)
     }
 }
@@ -137,13 +129,27 @@ fn share_issuers(results: &mut [wire::IssueResult]) -> Vec<Bytes> {
 
 /// The node that calls, if its line of certificates is still the one that counts.
 fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Arc<Node>, Refusal> {
-    let caller = request
-        .extensions()
-        .get::<Caller>()
-        .unwrap_or(&Caller::Stranger);
-    let node = caller.node(ca.clock.now())?;
+    let node = caller(request).node(ca.clock.now())?;
     ca.fleet.admit(node)?;
     Ok(Arc::clone(node))
+}
+
+/// Turns the outcome of a call into what its caller is told.
+pub(crate) fn tell<T>(
+    ca: &Ca,
+    outcome: Result<T, Refusal>,
+    peer: &Peer,
+) -> Result<Response<T>, Status> {
+    outcome.map(Response::new).map_err(|refusal| {
+        ca.refused(&refusal, peer, "call refused");
+        refusal.into()
+    })
+}
+
+/// Who calls, as far as the connection says.
+pub(crate) fn caller<T>(request: &Request<T>) -> &Caller {
+    let caller = request.extensions().get::<Caller>();
+    caller.unwrap_or(&Caller::Stranger)
 }
 
 /// Whose call it is, for the log.

@@ -6,5 +6,5 @@ mod server;
 pub mod web;
 
 pub use metrics::{Process, registry};
-pub use readiness::{Condition, Failing, Readiness, STARTING};
+pub use readiness::{Condition, Failing, Readiness, STARTING, Said};
 pub use server::{Server, Serving, Site};

@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use arx_daemon::clock::{rfc3339, unix_ms};
+use arx_daemon::ops::Said;
 use arx_identity::Certificate;
 use arx_proto::admin::v1 as wire;
 use bytes::Bytes;
@@ -226,17 +227,18 @@ fn health(ca: &Ca, now: SystemTime) -> Vec<wire::Health> {
                 warning: false,
             }),
     );
-    let (failing, warnings) = (ca.readiness.failing(), ca.readiness.warnings());
-    let failing = failing.into_iter().map(|it| (it, false));
-    // Whatever else readiness tells.
-    for (it, warning) in failing.chain(warnings.into_iter().map(|it| (it, true))) {
-        if !health.iter().any(|known| known.code == it.code) {
+    // Whatever else readiness tells, and what fails first.
+    let mut said = ca.readiness.all();
+    said.sort_by_key(|said| said.ok);
+    for Said { ok, why, .. } in said {
+        let Some(why) = why else { continue };
+        if !health.iter().any(|known| known.code == why.code) {
             health.push(wire::Health {
-                component: it.name.to_owned(),
-                ok: warning,
-                code: it.code.to_owned(),
-                message: it.message,
-                warning,
+                component: why.name.to_owned(),
+                ok,
+                code: why.code.to_owned(),
+                message: why.message,
+                warning: ok,
             });
         }
     }

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::ca::Ca;
 use crate::caller::Caller;
-use crate::node_api::{bearer, peer, within};
+use crate::node_api::{bearer, caller, peer, tell, within};
 use crate::refusal::Refusal;
 
 /// How long a call may take: the root's key may be far away.
@@ -67,21 +67,14 @@ impl Api {
             .metadata()
             .contains_key("authorization")
             .then(|| bearer(&request));
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.unwrap_or(Caller::Stranger);
+        let caller = caller(&request).clone();
         let asked = request.into_inner();
         let outcome = within(DEADLINE, async {
             let token = token.transpose()?;
             let token = token.as_ref().map(|token| token.as_str());
             work(&caller, token, &asked).await
         });
-        outcome
-            .await
-            .map(Response::new)
-            .map_err(|refusal: Refusal| {
-                self.0.refused(&refusal, &peer, "call refused");
-                refusal.into()
-            })
+        tell(&self.0, outcome.await, &peer)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use arx_identity::{SpiffeId, VerifiedPeer};
 
 use crate::ca::Ca;
-use crate::caller::{Caller, NodeName, is_our_own};
+use crate::caller::{Caller, NodeName, is_in_time, is_our_own};
 use crate::refusal::{Fault, Refusal};
 use crate::state::StateError;
 use crate::token::{Purpose, Token, Verified};
@@ -75,13 +75,7 @@ impl Known {
         peer: &VerifiedPeer,
         now: SystemTime,
     ) -> Result<Self, Refusal> {
-        if peer.not_after < now {
-            return Err(Refusal::new(
-                "ARX-CALLER-EXPIRED",
-                Fault::Unauthenticated,
-                "the certificate of this connection has run out: connect with a renewed one",
-            ));
-        }
+        is_in_time(peer, now)?;
         let own = is_our_own(&ca.state, &peer.issuers).await;
         let unreadable =
             |error: StateError| Refusal::new(error.code(), Fault::Dependency, error.to_string());

@@ -11,10 +11,10 @@ use tonic::{Request, Response, Status};
 use super::merge::Piece;
 use crate::authority::SERVING_PATH;
 use crate::ca::Ca;
-use crate::caller::{Caller, is_our_own};
+use crate::caller::{Caller, is_in_time, is_our_own};
 use crate::explain;
 use crate::ledger::{Place, Query};
-use crate::node_api::{peer, within};
+use crate::node_api::{caller, peer, tell, within};
 use crate::refusal::{Fault, Refusal};
 
 /// How long a call may take.
@@ -61,17 +61,13 @@ impl Api {
         answer: impl AsyncFnOnce(Q) -> Result<A, Refusal>,
     ) -> Result<Response<A>, Status> {
         let peer = peer(&request);
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.unwrap_or(Caller::Stranger);
+        let caller = caller(&request).clone();
         let asked = request.into_inner();
         let outcome = within(DEADLINE, async {
             self.0.is_replica(&caller).await?;
             answer(asked).await
         });
-        outcome.await.map(Response::new).map_err(|refusal| {
-            self.0.refused(&refusal, &peer, "call refused");
-            refusal.into()
-        })
+        tell(&self.0, outcome.await, &peer)
     }
 }
 
@@ -95,13 +91,7 @@ impl Ca {
         if id.trust_domain() != &self.trust_domain || id.path() != SERVING_PATH {
             return Err(not_a_replica(id.as_str()));
         }
-        if peer.not_after < self.clock.now() {
-            return Err(Refusal::new(
-                "ARX-CALLER-EXPIRED",
-                Fault::Unauthenticated,
-                "the certificate of this connection has run out: connect with a renewed one",
-            ));
-        }
+        is_in_time(peer, self.clock.now())?;
         match is_our_own(&self.state, &peer.issuers).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(not_a_replica(

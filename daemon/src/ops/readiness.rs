@@ -44,11 +44,14 @@ pub struct Failing {
 }
 
 /// How a condition stands.
-pub(super) struct Said {
-    pub(super) name: &'static str,
-    pub(super) ok: bool,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// The condition.
+    pub name: &'static str,
+    /// Whether it does not fail.
+    pub ok: bool,
     /// What fails, or is to be known.
-    pub(super) why: Option<Failing>,
+    pub why: Option<Failing>,
 }
 
 /// The handle of one condition, for whoever knows how it stands. Clones are the same condition.
@@ -103,14 +106,8 @@ impl Readiness {
             .collect()
     }
 
-    /// What is to be known though it does not fail, by name.
-    pub fn warnings(&self) -> Vec<Failing> {
-        let warnings = self.all().into_iter().filter(|said| said.ok);
-        warnings.filter_map(|said| said.why).collect()
-    }
-
     /// Every condition by name.
-    pub(super) fn all(&self) -> Vec<Said> {
+    pub fn all(&self) -> Vec<Said> {
         let conditions = self.conditions.borrow();
         let entries = conditions.iter().map(|(name, reason)| Said {
             name,
