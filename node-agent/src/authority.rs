@@ -329,7 +329,10 @@ impl Running {
         let asked = self.at.take();
         let has_failed = !error.is_of_our_own() && !error.asks_for_a_join();
         if let Some(failed) = asked.filter(|_| has_failed) {
-            self.replicas.failed(failed, error.retry_after());
+            match error {
+                SessionError::Unable => self.replicas.is_unable(failed),
+                _ => self.replicas.failed(failed, error.retry_after()),
+            }
             if !about_the_node && self.replicas.has_another() {
                 self.setup.metrics.failovers.inc();
                 tracing::warn!(

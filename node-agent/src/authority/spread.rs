@@ -89,6 +89,8 @@ struct Failure {
     at: Instant,
     /// It has asked to be left alone until then.
     until: Instant,
+    /// It answers, and can issue nothing: that it answers is no reason to go back to it.
+    unable: bool,
 }
 
 impl Replicas {
@@ -116,9 +118,14 @@ impl Replicas {
         self.until(self.choose().as_ref())
     }
 
-    /// How long the one to which the node belongs does.
+    /// For how long the node does not go back to the one to which it belongs.
     pub(super) fn until_own(&self) -> Duration {
-        self.until(self.known.first())
+        let own = self.known.first();
+        let failure = own.and_then(|it| self.lately(it.address));
+        match failure {
+            Some(it) if it.unable => REMEMBERED.saturating_sub(it.at.elapsed()),
+            _ => self.until(own),
+        }
     }
 
     fn until(&self, target: Option<&Target>) -> Duration {
@@ -137,9 +144,18 @@ impl Replicas {
 
     /// It has failed, or is going away, and wants to be left alone for `retry_after`.
     pub(super) fn failed(&mut self, address: SocketAddr, retry_after: Duration) {
+        self.note(address, retry_after, false);
+    }
+
+    /// It answers, and can issue nothing.
+    pub(super) fn is_unable(&mut self, address: SocketAddr) {
+        self.note(address, Duration::ZERO, true);
+    }
+
+    fn note(&mut self, address: SocketAddr, retry_after: Duration, unable: bool) {
         let at = Instant::now();
         let until = at + retry_after;
-        self.failed.insert(address, Failure { at, until });
+        self.failed.insert(address, Failure { at, until, unable });
     }
 
     pub(super) fn is_well(&mut self, address: SocketAddr) {
@@ -280,5 +296,23 @@ mod tests {
         replicas.failed(other, Duration::from_secs(600));
         assert_eq!(replicas.choose().map(|it| it.address), Some(busy));
         assert_eq!(replicas.until_next(), Duration::from_secs(179));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn one_that_can_issue_nothing_is_not_gone_back_to_before_that_is_forgotten() {
+        let mut replicas = Replicas::default();
+        replicas.take(order("node-1", targets(2)));
+        let own = replicas.choose().expect("two").address;
+        replicas.is_unable(own);
+        assert_ne!(replicas.choose().map(|it| it.address), Some(own));
+        assert_eq!(replicas.until_own(), REMEMBERED);
+        // Nobody waits for it who has nowhere else to go.
+        let other = replicas.choose().expect("two").address;
+        replicas.failed(other, Duration::from_secs(5));
+        assert_eq!(replicas.choose().map(|it| it.address), Some(own));
+        assert_eq!(replicas.until_next(), Duration::ZERO);
+        tokio::time::advance(REMEMBERED / 2).await;
+        assert_eq!(replicas.until_own(), REMEMBERED / 2);
+        tokio::time::advance(REMEMBERED / 2).await;
+        assert_eq!(replicas.until_own(), Duration::ZERO);
     }
 }

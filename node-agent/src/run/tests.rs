@@ -49,7 +49,7 @@ impl Node {
         Self {
             directory,
             authority: ca.ca.address.clone(),
-            patience: "500ms",
+            patience: "60s",
             extra: extra.to_owned(),
             drain: Drain::new(GRACE),
             running: None,

@@ -14,6 +14,15 @@ async fn at(ca: &server::Running, addresses: String) -> Node {
     node
 }
 
+/// One that does not wait long for an answer.
+async fn hasty(ca: &server::Running, addresses: String) -> Node {
+    let mut node = Node::prepare(ca, "");
+    node.authority = addresses;
+    node.patience = "500ms";
+    node.begin().await;
+    node
+}
+
 fn likes(address: &str) -> u64 {
     let address: SocketAddr = address.parse().expect("an address");
     preference("node-1", address)
@@ -98,7 +107,7 @@ async fn a_replica_that_accepts_and_answers_nothing_is_left_for_the_next() {
         }
     };
     let addresses = format!("{preferred} {}", ca.ca.address);
-    let mut node = at(&ca, addresses).await;
+    let mut node = hasty(&ca, addresses).await;
     ca.hear(hello).await;
     node.readiness().ready().await;
     node.end().await;
@@ -108,7 +117,7 @@ async fn a_replica_that_accepts_and_answers_nothing_is_left_for_the_next() {
 async fn a_replica_that_takes_a_follow_and_gives_no_welcome_is_left_for_the_next() {
     let (mut own, mut next, addresses) = two().await;
     own.behaves(Manner::Mute);
-    let mut node = at(&own, addresses).await;
+    let mut node = hasty(&own, addresses).await;
     own.hear(hello).await;
     next.hear(settled).await;
     node.readiness().ready().await;
@@ -240,10 +249,7 @@ async fn a_node_that_cannot_join_where_it_is_believed_no_more_stays_where_it_is_
 #[tokio::test]
 async fn while_an_agent_waits_for_its_own_replica_to_answer_it_hears_the_one_that_it_is_at() {
     let (mut own, mut next, addresses) = two().await;
-    let mut node = Node::prepare(&own, "");
-    node.authority = addresses;
-    node.patience = "60s";
-    node.begin().await;
+    let mut node = at(&own, addresses).await;
     own.hear(settled).await;
     own.stop().await;
     let listener = TcpListener::bind(&own.ca.address).await;
