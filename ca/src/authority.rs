@@ -45,6 +45,7 @@ pub use self::error::AuthorityError;
 use self::files::Files;
 pub use self::issuing::{
     Issuing, SignError, Term, renewal_at, renewal_due, serving_at, serving_due, sign_leaf,
+    sign_numbered_leaf,
 };
 pub use self::keep::{Health, Made};
 use self::operator::Found;

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use crate::answers::Answers;
 use crate::authority::Authority;
-use crate::caller::NodeName;
+use crate::caller::{Node, NodeName};
 use crate::denial;
-use crate::fleet::{Fleet, Released};
+use crate::fleet::{Fleet, Released, Superseded};
 use crate::lease::Leading;
 use crate::ledger::{self, Ledger};
 use crate::metrics::Metrics;
@@ -166,6 +166,28 @@ impl Ca {
         self.ledger
             .live()
             .held_on(&name.cluster, &name.node, self.clock.now())
+    }
+
+    /// Whether a node's certificate counts: see [`Fleet::admit`].
+    ///
+    /// # Errors
+    /// `ARX-NODE-SUPERSEDED` if a later join has cut it off.
+    pub fn admit_node(&self, node: &Node) -> Result<(), Refusal> {
+        if let Some(superseded) = self.fleet.admit(node)? {
+            self.superseded(superseded, &node.name, &node.serial);
+        }
+        Ok(())
+    }
+
+    /// Counts and tells that a connected agent was cut off by the certificate `serial`.
+    pub(crate) fn superseded(&self, Superseded: Superseded, name: &NodeName, serial: &Serial) {
+        self.metrics.superseded();
+        tracing::warn!(
+            code = "ARX-NODE-SUPERSEDED",
+            node = %name,
+            %serial,
+            "a connected agent was cut off by a later join: if it was not restarted just now, somebody else holds its token"
+        );
     }
 
     /// Counts a refusal, and tells of it unless it is one of many.

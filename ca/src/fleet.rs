@@ -28,7 +28,8 @@ pub(crate) use agent::LONGEST_TEXT;
 pub use agent::{Agent, Counts};
 pub use detail::{Consumer, Detail, HeldLeaf, Standing};
 pub use gate::{Gate, Gone, Reason, Unconfirmed};
-pub use lineage::{Join, Superseded};
+pub use lineage::{Join, Line, Superseded};
+use lineage::{Lineage, Verdict};
 pub use session::{Down, Released, Session};
 
 /// Nodes that are remembered at most. A node that is not connected and whose certificate
@@ -75,16 +76,20 @@ impl Fleet {
         self.0.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Whether `node`'s certificate belongs to the line of the node's latest join.
+    /// Whether `node`'s certificate belongs to the line of the node's latest join. One of a later
+    /// line, which began at another replica, cuts off what was known here, as a join here does; says
+    /// so if the node was connected.
     ///
     /// # Errors
     /// `ARX-NODE-SUPERSEDED` if a later join has cut it off.
-    pub fn admit(&self, node: &Node) -> Result<(), Refusal> {
-        let state = self.lock();
-        match state.agents.get(&node.name) {
-            Some(agent) if !agent.lineage.admits(&node.serial) => Err(superseded(&node.name)),
-            _ => Ok(()),
+    pub fn admit(&self, node: &Node) -> Result<Option<Superseded>, Refusal> {
+        let mut state = self.lock();
+        let superseded = state.admit(node)?;
+        drop(state);
+        if superseded.is_some() {
+            self.touch();
         }
+        Ok(superseded)
     }
 
     /// Judges a join, before anything is issued for it.
@@ -96,6 +101,16 @@ impl Fleet {
         match state.agents.get(name) {
             Some(agent) => agent.lineage.may_join(join, agent.session.is_some()),
             None => Ok(()),
+        }
+    }
+
+    /// The line that a certificate for `join` shall be of.
+    #[must_use]
+    pub fn line_for(&self, name: &NodeName, join: &Join, now: SystemTime) -> Line {
+        let state = self.lock();
+        match state.agents.get(name) {
+            Some(agent) => agent.lineage.line_for(join, now),
+            None => Lineage::default().line_for(join, now),
         }
     }
 
@@ -115,18 +130,15 @@ impl Fleet {
             .entry(name.clone())
             .or_insert_with(|| Agent::new(name));
         agent.node_not_after = Some(not_after);
-        let superseded = agent.lineage.joined(join, serial, not_after);
-        let session = if superseded {
-            agent.session.take()
-        } else {
-            None
-        };
-        let ended = session.map(|session| session.end(Down::Superseded));
-        ended?;
-        state.connected -= 1;
+        if !agent.lineage.joined(join, serial) {
+            return None;
+        }
+        let superseded = state.cut_off(name);
         drop(state);
-        self.touch();
-        Some(Superseded)
+        if superseded.is_some() {
+            self.touch();
+        }
+        superseded
     }
 
     /// The node's certificate was renewed: `serial` belongs to the same line.
@@ -138,26 +150,23 @@ impl Fleet {
             .entry(node.name.clone())
             .or_insert_with(|| Agent::new(&node.name));
         agent.node_not_after = Some(not_after);
-        agent
-            .lineage
-            .renewed((node.serial.clone(), node.not_after), serial, not_after);
+        agent.lineage.issued(serial);
     }
 
-    /// After a restart: certificates of `name` that are still valid, oldest first, and
-    /// whether each one began a line.
+    /// After a restart: certificates of `name` that are still valid, oldest first.
     pub fn restore(
         &self,
         name: &NodeName,
-        certificates: impl IntoIterator<Item = (Serial, SystemTime, bool)>,
+        certificates: impl IntoIterator<Item = (Serial, SystemTime)>,
     ) {
         let mut state = self.lock();
         let agent = state
             .agents
             .entry(name.clone())
             .or_insert_with(|| Agent::new(name));
-        for (serial, not_after, first) in certificates {
+        for (serial, not_after) in certificates {
             agent.node_not_after = agent.node_not_after.max(Some(not_after));
-            agent.lineage.restore(serial, not_after, first);
+            agent.lineage.issued(serial);
         }
     }
 
@@ -180,7 +189,7 @@ impl Fleet {
             .agents
             .entry(node.name.clone())
             .or_insert_with(|| Agent::new(&node.name));
-        if !agent.lineage.admits(&node.serial) {
+        if agent.lineage.admit(&node.serial) == Verdict::CutOff {
             return Err(superseded(&node.name));
         }
         let (open, receiver) = session::open(number);
@@ -322,6 +331,25 @@ impl Fleet {
 }
 
 impl State {
+    fn admit(&mut self, node: &Node) -> Result<Option<Superseded>, Refusal> {
+        let Some(agent) = self.agents.get_mut(&node.name) else {
+            return Ok(None);
+        };
+        match agent.lineage.admit(&node.serial) {
+            Verdict::Known => Ok(None),
+            Verdict::Later => Ok(self.cut_off(&node.name)),
+            Verdict::CutOff => Err(superseded(&node.name)),
+        }
+    }
+
+    /// Ends the Follow of an earlier line, if there is one.
+    fn cut_off(&mut self, name: &NodeName) -> Option<Superseded> {
+        let session = self.agents.get_mut(name)?.session.take()?;
+        session.end(Down::Superseded);
+        self.connected -= 1;
+        Some(Superseded)
+    }
+
     fn make_room(&mut self) {
         if self.agents.len() < MOST_NODES {
             return;
@@ -344,7 +372,7 @@ fn superseded(name: &NodeName) -> Refusal {
         "ARX-NODE-SUPERSEDED",
         Fault::Unauthenticated,
         format!(
-            "this certificate is not of the line of {name} that is known here: it has joined again, or renewed at another replica. If that was not this agent, look into who holds its token; else join again"
+            "{name} has joined again since this certificate's line began: if that was not this agent, look into who holds its token; else join again"
         ),
     )
 }

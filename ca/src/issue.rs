@@ -17,10 +17,10 @@ use bytes::Bytes;
 
 use crate::admission::{self, Admitted, Proof};
 use crate::answers::{Answer, Claim, KEY, Known, Request, Running};
-use crate::authority::{Issuing, sign_leaf};
+use crate::authority::{Issuing, sign_numbered_leaf};
 use crate::ca::{Ca, Rules};
 use crate::caller::{Node, NodeName};
-use crate::fleet::Join;
+use crate::fleet::{Join, Line};
 use crate::ledger;
 use crate::metrics::Kind;
 use crate::node_api;
@@ -279,7 +279,8 @@ impl Ca {
         let admitted = admission::decide(rules, &node.name, &proof, key, item.ttl_seconds)?;
         self.not_denied(&admitted.id, &node.name, proof.account(), now)?;
         let sequence = self.trust.current().sequence();
-        let certificate = certify(issuing, &csr, &admitted, now)?;
+        let line = Line::of(&node.serial).filter(|_| admitted.kind == Kind::Node);
+        let certificate = certify(issuing, &csr, &admitted, line, now)?;
         let kind = admitted.kind;
         let record = ledger::Issued {
             replica: self.replica.to_string(),
@@ -434,16 +435,17 @@ impl Ca {
         let now = self.clock.now();
         let issuing = self.issuing(now)?;
         let sequence = self.trust.current().sequence();
-        let certificate = certify(&issuing, &csr, &admitted, now)?;
-        drop(permit);
         let join = Join {
             token_id: match &verified.jti {
                 Some(jti) => sha256(jti.as_bytes()),
                 None => sha256(verified.token_id.as_bytes()),
             },
             issued_at: verified.issued,
-            key_id: certificate.public_key().key_id(),
+            key_id: csr.public_key().key_id(),
         };
+        let line = self.fleet.line_for(&name, &join, now);
+        let certificate = certify(&issuing, &csr, &admitted, Some(line), now)?;
+        drop(permit);
         if let Err(refusal) = self.fleet.may_join(&name, &join) {
             self.alert(&name, &refusal, request, now).await;
             return Err(refusal);
@@ -487,20 +489,10 @@ impl Ca {
     }
 
     fn joined(&self, name: &NodeName, join: Join, certificate: &Certificate) {
-        let superseded = self.fleet.joined(
-            name,
-            join,
-            certificate.serial().clone(),
-            certificate.not_after(),
-        );
-        if superseded.is_some() {
-            self.metrics.superseded();
-            tracing::warn!(
-                code = "ARX-NODE-SUPERSEDED",
-                node = %name,
-                serial = %certificate.serial(),
-                "a connected agent was cut off by a join with a newer token: if it was not restarted just now, somebody else holds its token"
-            );
+        let serial = certificate.serial();
+        let not_after = certificate.not_after();
+        if let Some(superseded) = self.fleet.joined(name, join, serial.clone(), not_after) {
+            self.superseded(superseded, name, serial);
         }
         tracing::info!(node = %name, serial = %certificate.serial(), "node joined");
     }
@@ -540,11 +532,12 @@ fn unrecorded(error: &ledger::AppendError) -> Refusal {
     )
 }
 
-/// Signs a leaf for the key of a CSR.
+/// Signs a leaf for the key of a CSR, a node's own for its `line`.
 fn certify(
     issuing: &Issuing,
     csr: &VerifiedCsr,
     admitted: &Admitted,
+    line: Option<Line>,
     now: SystemTime,
 ) -> Result<Certificate, Refusal> {
     let leaf = Leaf {
@@ -554,7 +547,8 @@ fn certify(
         validity: Validity::leaf(issuing.issuer(), now, admitted.ttl),
         revocable: false,
     };
-    sign_leaf(issuing, &leaf).map_err(|error| {
+    let serial = line.map_or_else(Serial::random, Line::serial);
+    sign_numbered_leaf(issuing, &leaf, serial).map_err(|error| {
         tracing::error!(code = error.code(), id = %admitted.id, %error, "a certificate was not released");
         Refusal::new(error.code(), Fault::Internal, error.to_string())
     })

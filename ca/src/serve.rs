@@ -189,7 +189,7 @@ impl Nodes {
         let caller = Caller::of(stream.peer(), &self.ca.trust_domain);
         // A node that was cut off may join again, as a stranger may.
         let node = match &caller {
-            Caller::Node(node) if self.ca.fleet.admit(node).is_ok() => Some(Arc::clone(node)),
+            Caller::Node(node) if self.ca.admit_node(node).is_ok() => Some(Arc::clone(node)),
             _ => None,
         };
         let calls = Calls::default();
@@ -259,7 +259,7 @@ impl Nodes {
     /// Why `caller` gets nothing but a join, if that is so, before anything of it is read.
     fn turned_away(&self, caller: &Caller, path: &str) -> Option<Refusal> {
         match caller {
-            Caller::Node(node) if path != JOIN => self.ca.fleet.admit(node).err(),
+            Caller::Node(node) if path != JOIN => self.ca.admit_node(node).err(),
             _ => None,
         }
     }

@@ -303,6 +303,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_serial_tells_can_be_read_from_it_and_no_two_are_alike() {
+        for octet in [0, 0x7f, 0xff] {
+            let said = [octet; Serial::SAID];
+            let serials = [(); 2].map(|()| Serial::telling(&said));
+            assert_ne!(serials[0], serials[1]);
+            for serial in serials {
+                assert_eq!(serial.said(), Some(&said));
+                assert_eq!(Serial::from_bytes(serial.as_bytes()), Some(serial));
+            }
+        }
+        assert_eq!(Serial::random().said(), None);
+        let mut other = Serial::telling(&[7; Serial::SAID]).as_bytes().to_vec();
+        other[0] = 2;
+        let other = Serial::from_bytes(&other).expect("a serial");
+        assert_eq!(other.said(), None);
+        let short = Serial::from_bytes(&[1; 19]).expect("a serial");
+        assert_eq!(short.said(), None);
+    }
+
+    #[test]
     fn pem_text_without_certificates_says_so() {
         assert_eq!(
             Certificate::list_from_pem("hello"),

@@ -11,7 +11,7 @@ mod check;
 
 pub use build::{
     Issuer, Leaf, ProfileError, Unsigned, Validity, authority_request, backdate, cross,
-    intermediate, leaf, root,
+    intermediate, leaf, numbered_leaf, root,
 };
 pub use check::{Kind, Severity, Violation, violations};
 

@@ -3,12 +3,13 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use arx_daemon::files::write_atomically;
+use arx_proto::admin::v1::SearchLedgerRequest;
 
 use crate::etcd::Etcd;
 use crate::http as web;
-use crate::mesh::{Agent, Mesh};
+use crate::mesh::{Agent, CLUSTER, Mesh, TRUST_DOMAIN};
 use crate::pair::Pair;
 use crate::process::{Process, binary, until};
 
@@ -149,6 +150,30 @@ impl Several {
         leader.get().context("one was found")
     }
 
+    /// Nodes have renewed their own certificates, at whichever replica, and none had to join again.
+    ///
+    /// # Errors
+    /// If one has.
+    pub async fn nodes_have_joined_once(&self) -> anyhow::Result<()> {
+        let mut admin = self.replica(0).admin().await?;
+        for node in ["n1", "n2"] {
+            let request = SearchLedgerRequest {
+                identity: format!("spiffe://{TRUST_DOMAIN}/arx/node/{CLUSTER}/{node}"),
+                page_size: 100,
+                ..SearchLedgerRequest::default()
+            };
+            let found = admin.search_ledger(request).await?.into_inner();
+            let renewals = found.records.iter();
+            let renewals = renewals.filter(|record| record.contains("\"replaces\":"));
+            let joins = found.records.len() - renewals.clone().count();
+            ensure!(
+                found.unanswered.is_empty() && joins == 1 && renewals.count() > 0,
+                "{found:#?}"
+            );
+        }
+        Ok(())
+    }
+
     /// Agents that are connected to those that are asked.
     async fn agents(&self, asked: &[bool]) -> anyhow::Result<u64> {
         let mut sum = 0;
@@ -180,7 +205,7 @@ fn moves(mesh: &mut Mesh, address: &str, port: u16) -> anyhow::Result<()> {
     let config = mesh.authority_config();
     let text = std::fs::read_to_string(&config)?;
     let from = format!("address = \"127.0.0.1:{}\"", mesh.node_port);
-    anyhow::ensure!(text.contains(&from), "{text}");
+    ensure!(text.contains(&from), "{text}");
     let to = format!("address = \"{address}:{port}\"");
     write_atomically(&config, text.replace(&from, &to).as_bytes(), 0o644)?;
     mesh.node_port = port;

@@ -51,6 +51,7 @@ async fn a_rolling_upgrade_in_a_rotation_loses_no_request_and_no_confirmation() 
     let done = reaches(several.replica(0), "done", |it| it.phase == "done").await?;
     anyhow::ensure!(done.forced.is_empty(), "{done:#?}");
     load.stop().await.without_failure()?;
+    several.nodes_have_joined_once().await?;
     several.pair.talks().await
 }
 
@@ -68,5 +69,6 @@ async fn whichever_replica_is_killed_in_a_rotation_no_request_is_lost_and_no_con
         anyhow::ensure!(done.forced.is_empty(), "{done:#?}");
     }
     load.stop().await.without_failure()?;
+    several.nodes_have_joined_once().await?;
     several.pair.talks().await
 }

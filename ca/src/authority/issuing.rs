@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arx_identity::profile::{self, Issuer, Leaf, ProfileError};
-use arx_identity::{Certificate, KeyError, KeyId, PrivateKey};
+use arx_identity::{Certificate, KeyError, KeyId, PrivateKey, Serial};
 use bytes::Bytes;
 
 /// How far the clock may go back before an intermediate counts as not valid yet: what it is
@@ -151,7 +151,19 @@ impl Issuing {
 /// [`SignError`]; the fault is the requester's for [`ProfileError::NoPath`],
 /// [`ProfileError::DnsName`] and [`ProfileError::Validity`], and ours otherwise.
 pub fn sign_leaf(issuing: &Issuing, leaf: &Leaf<'_>) -> Result<Certificate, SignError> {
-    let unsigned = profile::leaf(&issuing.issuer, leaf)?;
+    sign_numbered_leaf(issuing, leaf, Serial::random())
+}
+
+/// [`sign_leaf`], with this serial.
+///
+/// # Errors
+/// As [`sign_leaf`].
+pub fn sign_numbered_leaf(
+    issuing: &Issuing,
+    leaf: &Leaf<'_>,
+    serial: Serial,
+) -> Result<Certificate, SignError> {
+    let unsigned = profile::numbered_leaf(&issuing.issuer, leaf, serial)?;
     let signature = issuing.key.sign(unsigned.to_be_signed())?;
     Ok(unsigned.complete(&signature)?)
 }

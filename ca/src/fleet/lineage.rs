@@ -3,15 +3,51 @@
 //! Only one line of a node counts: a stolen token that joins cuts the real agent off,
 //! which is noticed at once, instead of living beside it unseen.
 
-use std::time::SystemTime;
+use std::cmp::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use arx_identity::{KeyId, Serial};
+use arx_identity::{KeyId, Serial, crypto};
 
 use crate::refusal::{Fault, Refusal};
 
-/// Serials of one line that are remembered: with renewal at half of the lifetime two are
-/// valid at a time.
-const MOST: usize = 16;
+/// Which line a certificate is of. It stands in the serial, so that every replica can tell, also
+/// one that has seen neither the join nor the renewals. A later line is greater.
+///
+/// Its octets: when it began (ms since 1970, 6, big-endian), and 5 random ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Line([u8; Serial::SAID]);
+
+impl Line {
+    /// None for a serial that tells of none.
+    #[must_use]
+    pub fn of(serial: &Serial) -> Option<Self> {
+        serial.said().copied().map(Self)
+    }
+
+    /// One that begins now, and is later than `earlier` whatever the clock says.
+    fn begun(now: SystemTime, earlier: Option<Self>) -> Self {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let ms = earlier.map_or(now, |earlier| now.max(earlier.began_ms() + 1));
+        let mut line = [0; Serial::SAID];
+        let (began, random) = line.split_at_mut(6);
+        began.copy_from_slice(&ms.to_be_bytes()[2..]);
+        random.copy_from_slice(&crypto::random::<5>());
+        Self(line)
+    }
+
+    fn began_ms(self) -> u64 {
+        let mut ms = [0; 8];
+        ms[2..].copy_from_slice(&self.0[..6]);
+        u64::from_be_bytes(ms)
+    }
+
+    /// The serial number of a new certificate of it.
+    #[must_use]
+    pub fn serial(self) -> Serial {
+        Serial::telling(&self.0)
+    }
+}
 
 /// What a join came with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,25 +60,52 @@ pub struct Join {
     pub key_id: KeyId,
 }
 
-/// A connected agent was cut off by a join with a newer token: an operator has to know.
+/// A connected agent was cut off by a later join: an operator has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Superseded;
 
+/// What is known here of a node's line.
 #[derive(Debug, Default)]
 pub(super) struct Lineage {
+    /// By which it began, if that was here.
     join: Option<Join>,
-    /// Empty: nothing is known, and every valid certificate of the node counts.
-    serials: Vec<(Serial, SystemTime)>,
+    /// The latest that was seen. None: every valid certificate of the node counts.
+    line: Option<Line>,
+    /// The one that was issued here last.
+    newest: Option<Serial>,
+}
+
+/// What a certificate's line is by what is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Known,
+    /// It has begun later, here or elsewhere, and is what is known now.
+    Later,
+    CutOff,
 }
 
 impl Lineage {
-    pub(super) fn admits(&self, serial: &Serial) -> bool {
-        self.serials.is_empty() || self.serials.iter().any(|(known, _)| known == serial)
+    pub(super) fn admit(&mut self, serial: &Serial) -> Verdict {
+        let shown = Line::of(serial);
+        match shown.cmp(&self.line) {
+            Ordering::Equal => Verdict::Known,
+            Ordering::Less => Verdict::CutOff,
+            Ordering::Greater => {
+                let first = self.line.is_none();
+                self.line = shown;
+                self.join = None;
+                if first {
+                    Verdict::Known
+                } else {
+                    Verdict::Later
+                }
+            }
+        }
     }
 
-    /// The certificate that was issued last.
+    /// The certificate that was issued here last.
     pub(super) fn newest(&self) -> Option<&Serial> {
-        self.serials.last().map(|(serial, _)| serial)
+        self.newest.as_ref()
     }
 
     pub(super) fn may_join(&self, join: &Join, connected: bool) -> Result<(), Refusal> {
@@ -69,42 +132,30 @@ impl Lineage {
         Ok(())
     }
 
-    /// Answers whether an earlier line was cut off.
-    pub(super) fn joined(&mut self, join: Join, serial: Serial, not_after: SystemTime) -> bool {
-        if self.join.as_ref() == Some(&join) {
-            self.push(serial, not_after);
+    /// That of a certificate for `join`: the same again for the same join, else a new one.
+    pub(super) fn line_for(&self, join: &Join, now: SystemTime) -> Line {
+        let same = self.line.filter(|_| self.join.as_ref() == Some(join));
+        same.unwrap_or_else(|| Line::begun(now, self.line))
+    }
+
+    /// `join` was answered with `serial`. Answers whether an earlier line was cut off.
+    pub(super) fn joined(&mut self, join: Join, serial: Serial) -> bool {
+        let earlier = self.newest.is_some() || self.line.is_some();
+        let verdict = self.admit(&serial);
+        if verdict == Verdict::CutOff {
+            // By a join that has come in between.
             return false;
         }
-        let earlier = !self.serials.is_empty();
+        let is_same = verdict == Verdict::Known && self.join.as_ref() == Some(&join);
         self.join = Some(join);
-        self.serials = vec![(serial, not_after)];
-        earlier
+        self.newest = Some(serial);
+        earlier && !is_same
     }
 
-    /// `serial` replaces the certificate `before`, which stays good until its end.
-    pub(super) fn renewed(
-        &mut self,
-        before: (Serial, SystemTime),
-        serial: Serial,
-        not_after: SystemTime,
-    ) {
-        if self.serials.is_empty() {
-            self.push(before.0, before.1);
+    /// `serial` was issued here by a renewal, or before a restart.
+    pub(super) fn issued(&mut self, serial: Serial) {
+        if self.admit(&serial) != Verdict::CutOff {
+            self.newest = Some(serial);
         }
-        self.push(serial, not_after);
-    }
-
-    fn push(&mut self, serial: Serial, not_after: SystemTime) {
-        if self.serials.len() >= MOST {
-            self.serials.remove(0);
-        }
-        self.serials.push((serial, not_after));
-    }
-
-    pub(super) fn restore(&mut self, serial: Serial, not_after: SystemTime, first: bool) {
-        if first {
-            self.serials.clear();
-        }
-        self.push(serial, not_after);
     }
 }

@@ -69,31 +69,96 @@ fn ends_with(session: &mut Session) -> Option<Down> {
     }
 }
 
+/// A join at `fleet`; the node with its certificate.
+fn joined(fleet: &Fleet, join: Join, now: u64) -> (Node, Option<Superseded>) {
+    let name = node(1).name;
+    let serial = fleet.line_for(&name, &join, at(now)).serial();
+    let superseded = fleet.joined(&name, join, serial.clone(), at(now + 900));
+    (Node { serial, ..node(1) }, superseded)
+}
+
+/// `node` with its certificate renewed at `fleet`.
+fn renewed(fleet: &Fleet, node: &Node) -> Node {
+    let serial = Line::of(&node.serial).expect("it tells its line").serial();
+    fleet.renewed(node, serial.clone(), at(2000));
+    Node {
+        serial,
+        ..node.clone()
+    }
+}
+
+fn is_cut_off(fleet: &Fleet, node: &Node) -> bool {
+    match fleet.admit(node) {
+        Ok(_) => false,
+        Err(refusal) => {
+            assert_eq!(refusal.code, "ARX-NODE-SUPERSEDED");
+            true
+        }
+    }
+}
+
 #[test]
 fn a_newer_token_cuts_off_the_earlier_line_and_says_so() {
     let fleet = Fleet::default();
-    let name = node(1).name;
-    assert_eq!(
-        fleet.joined(&name, join(1, 10, 1), serial(1), at(1000)),
-        None
-    );
+    let (earlier, superseded) = joined(&fleet, join(1, 10, 1), 100);
+    assert_eq!(superseded, None);
     let mut follow = fleet
-        .follow(&node(1), &hello(1), at(100))
+        .follow(&earlier, &hello(1), at(100))
         .expect("admitted");
     fleet
-        .may_join(&name, &join(2, 20, 2))
+        .may_join(&earlier.name, &join(2, 20, 2))
         .expect("a newer token may join");
-    assert_eq!(
-        fleet.joined(&name, join(2, 20, 2), serial(2), at(1000)),
-        Some(Superseded)
-    );
+    let (later, superseded) = joined(&fleet, join(2, 20, 2), 100);
+    assert_eq!(superseded, Some(Superseded));
     assert!(matches!(ends_with(&mut follow), Some(Down::Superseded)));
-    assert_eq!(
-        fleet.admit(&node(1)).expect_err("cut off").code,
-        "ARX-NODE-SUPERSEDED"
-    );
-    fleet.admit(&node(2)).expect("the new line");
+    assert!(is_cut_off(&fleet, &earlier));
+    assert!(!is_cut_off(&fleet, &later));
     assert_eq!(fleet.size(), (0, 1));
+}
+
+#[test]
+fn a_later_line_that_began_at_another_replica_cuts_off_the_earlier_one_here_and_says_so() {
+    let (here, there) = (Fleet::default(), Fleet::default());
+    let (earlier, _) = joined(&here, join(1, 10, 1), 100);
+    let mut follow = here.follow(&earlier, &hello(1), at(100)).expect("admitted");
+    let (later, _) = joined(&there, join(1, 10, 2), 101);
+    let later = renewed(&there, &later);
+    assert_eq!(here.admit(&later).expect("later"), Some(Superseded));
+    assert!(matches!(ends_with(&mut follow), Some(Down::Superseded)));
+    assert!(is_cut_off(&here, &earlier));
+    assert_eq!(here.admit(&later).expect("known by now"), None);
+    assert_eq!(here.size(), (0, 1));
+    // The token that began it is not known here.
+    here.may_join(&later.name, &join(1, 10, 3))
+        .expect("nobody has joined with it here");
+}
+
+#[test]
+fn a_line_is_later_than_those_before_it_whatever_the_clock_says_and_the_same_for_the_same_join() {
+    let fleet = Fleet::default();
+    let (first, _) = joined(&fleet, join(1, 10, 1), 100);
+    let (again, superseded) = joined(&fleet, join(1, 10, 1), 101);
+    assert_eq!(Line::of(&again.serial), Line::of(&first.serial));
+    assert_ne!(again.serial, first.serial);
+    assert_eq!(superseded, None);
+    assert!(!is_cut_off(&fleet, &first) && !is_cut_off(&fleet, &again));
+    // The clock was set back.
+    let (second, _) = joined(&fleet, join(2, 20, 2), 50);
+    assert!(Line::of(&second.serial) > Line::of(&first.serial));
+    assert!(is_cut_off(&fleet, &first) && !is_cut_off(&fleet, &second));
+}
+
+#[test]
+fn a_join_that_a_later_one_has_overtaken_does_not_count() {
+    let fleet = Fleet::default();
+    let name = node(1).name;
+    let slow = fleet.line_for(&name, &join(1, 10, 1), at(100));
+    let (quick, _) = joined(&fleet, join(2, 20, 2), 101);
+    let _follow = fleet.follow(&quick, &hello(1), at(101)).expect("admitted");
+    let overtaken = fleet.joined(&name, join(1, 10, 1), slow.serial(), at(1000));
+    assert_eq!(overtaken, None);
+    assert!(!is_cut_off(&fleet, &quick));
+    assert_eq!(fleet.size(), (1, 1));
 }
 
 #[test]
@@ -141,34 +206,31 @@ fn of_an_agent_that_is_away_it_is_known_when_it_was_last_heard_of() {
 }
 
 #[test]
-fn renewals_go_on_with_the_line_also_after_a_restart_of_the_authority() {
-    let fleet = Fleet::default();
-    fleet.renewed(&node(1), serial(2), at(2000));
-    fleet.admit(&node(1)).expect("still good until its end");
-    fleet.admit(&node(2)).expect("the renewed one");
-    assert_eq!(
-        fleet.admit(&node(9)).expect_err("never seen").code,
-        "ARX-NODE-SUPERSEDED"
-    );
+fn renewals_go_on_with_the_line_at_any_replica_and_after_a_restart() {
+    let (here, there, restarted) = (Fleet::default(), Fleet::default(), Fleet::default());
+    let (first, _) = joined(&here, join(1, 10, 1), 100);
+    let (cut_off, _) = joined(&there, join(9, 1, 9), 99);
+    let second = renewed(&there, &first);
+    let third = renewed(&restarted, &second);
+    for fleet in [&here, &there, &restarted] {
+        for good in [&third, &first, &second] {
+            assert!(!is_cut_off(fleet, good));
+        }
+        assert!(is_cut_off(fleet, &cut_off));
+    }
 }
 
 #[test]
 fn what_the_ledger_tells_after_a_restart_restores_the_line_of_the_last_join() {
+    let before = Fleet::default();
+    let (cut_off, _) = joined(&before, join(1, 10, 1), 100);
+    let (last, _) = joined(&before, join(2, 20, 2), 101);
+    let renewal = renewed(&before, &last);
     let fleet = Fleet::default();
-    let name = node(1).name;
-    fleet.restore(
-        &name,
-        [
-            (serial(1), at(900), true),
-            (serial(2), at(950), true),
-            (serial(3), at(990), false),
-        ],
-    );
-    fleet
-        .admit(&node(1))
-        .expect_err("of a line that was cut off");
-    fleet.admit(&node(2)).expect("the last join");
-    fleet.admit(&node(3)).expect("its renewal");
+    let certificates = [&cut_off, &last, &renewal].map(|node| (node.serial.clone(), at(2000)));
+    fleet.restore(&last.name, certificates);
+    assert!(is_cut_off(&fleet, &cut_off));
+    assert!(!is_cut_off(&fleet, &last) && !is_cut_off(&fleet, &renewal));
 }
 
 #[test]

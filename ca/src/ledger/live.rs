@@ -134,7 +134,6 @@ struct Leaf {
     not_after_ms: u64,
     issued_ms: u64,
     above: Above,
-    first: bool,
     place: Place,
 }
 
@@ -451,7 +450,6 @@ impl State {
                         issuer: self.authority(issued.issuer_key_id),
                         root: self.authority(issued.root_key_id),
                     },
-                    first: issued.replaces.is_empty(),
                     place,
                 };
                 *self.under_issuer.entry(leaf.above.issuer).or_default() += 1;

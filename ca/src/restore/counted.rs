@@ -40,7 +40,7 @@ impl Ca {
                 continue;
             }
             counted.nodes.add(hash_of(&name.to_string()));
-            let ends = line.certificates.iter().map(|(_, ends, _)| *ends);
+            let ends = line.certificates.iter().map(|(_, ends)| *ends);
             counted.until = ends.fold(counted.until, SystemTime::max);
         }
         counted.until = whole_hours(counted.until);

@@ -7,12 +7,20 @@ use std::str::FromStr;
 use super::CertificateError;
 use crate::crypto;
 
+/// Octets of a serial at most.
+const LONGEST: usize = 20;
+/// The first octet of a serial that tells something.
+const TELLS: u8 = 1;
+
 /// A serial number: 1 to 20 octets, positive, kept without leading zeros (RFC 5280,
 /// 4.1.2.2). Displayed and parsed as lower-case hex.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Serial(Box<[u8]>);
 
 impl Serial {
+    /// Octets that a serial can tell.
+    pub const SAID: usize = 11;
+
     /// A new serial of 127 random bits, positive in 16 octets.
     #[must_use]
     pub fn random() -> Self {
@@ -25,13 +33,26 @@ impl Serial {
         }
     }
 
+    /// A new serial of 20 octets that tells `said`: 1, what is said, and 64 random bits.
+    #[must_use]
+    pub fn telling(said: &[u8; Self::SAID]) -> Self {
+        Self([&[TELLS][..], said, &crypto::random::<8>()].concat().into())
+    }
+
+    /// What a serial tells that was made by [`Serial::telling`].
+    #[must_use]
+    pub fn said(&self) -> Option<&[u8; Self::SAID]> {
+        let rest = self.0.strip_prefix(&[TELLS])?;
+        rest.first_chunk().filter(|_| self.0.len() == LONGEST)
+    }
+
     /// The serial with this value, big-endian; leading zeros are dropped.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let first = bytes.iter().position(|byte| *byte != 0)?;
         let bytes = &bytes[first..];
         let octets = bytes.len() + usize::from(bytes[0] >= 0x80);
-        (octets <= 20).then(|| Self(bytes.into()))
+        (octets <= LONGEST).then(|| Self(bytes.into()))
     }
 
     /// The value, big-endian, without leading zeros.

@@ -242,6 +242,19 @@ struct Expected {
 /// # Errors
 /// If what it shall say cannot be said: see [`ProfileError`].
 pub fn leaf(issuer: &Issuer, leaf: &Leaf<'_>) -> Result<Unsigned, ProfileError> {
+    numbered_leaf(issuer, leaf, Serial::random())
+}
+
+/// A leaf under `issuer` with this serial, which no other certificate of `issuer` may have
+/// (RFC 5280, 4.1.2.2).
+///
+/// # Errors
+/// As [`leaf`].
+pub fn numbered_leaf(
+    issuer: &Issuer,
+    leaf: &Leaf<'_>,
+    serial: Serial,
+) -> Result<Unsigned, ProfileError> {
     if leaf.id.path().is_empty() {
         return Err(ProfileError::NoPath(leaf.id.clone()));
     }
@@ -250,7 +263,7 @@ pub fn leaf(issuer: &Issuer, leaf: &Leaf<'_>) -> Result<Unsigned, ProfileError> 
     }
     let expected = Expected {
         kind: Kind::Leaf,
-        serial: Serial::random(),
+        serial,
         public_key: leaf.public_key.clone(),
         validity: checked(leaf.validity, Some(issuer.not_after))?,
         id: leaf.id.clone(),

@@ -22,8 +22,8 @@ pub struct NodeLine {
     pub cluster: Arc<str>,
     /// Its name.
     pub node: Arc<str>,
-    /// Serial number, end, and whether it began a line (a join); oldest first.
-    pub certificates: Vec<(Serial, SystemTime, bool)>,
+    /// Serial number and end, oldest first.
+    pub certificates: Vec<(Serial, SystemTime)>,
 }
 
 /// Those that were released, by end.
@@ -33,19 +33,17 @@ pub(super) struct Released(BTreeMap<(u64, SerialKey), Link>);
 /// One certificate of a line.
 struct Link {
     node: NodeKey,
-    first: bool,
     place: Place,
 }
 
-/// Where the record is, serial number, end, and whether it began a line.
-type Certificates<'a> = Vec<(Place, &'a SerialKey, u64, bool)>;
+/// Where the record is, serial number and end.
+type Certificates<'a> = Vec<(Place, &'a SerialKey, u64)>;
 
 impl Released {
     pub(super) fn add(&mut self, serial: SerialKey, leaf: &Leaf) {
         if is_node(&leaf.identity) {
             let link = Link {
                 node: leaf.node.clone(),
-                first: leaf.first,
                 place: leaf.place,
             };
             self.0.insert((leaf.not_after_ms, serial), link);
@@ -57,7 +55,6 @@ impl Released {
         if is_node(issued.spiffe_id) {
             let link = Link {
                 node: (issued.cluster.into(), issued.node.into()),
-                first: issued.replaces.is_empty(),
                 place,
             };
             self.0.insert((issued.not_after_ms, serial), link);
@@ -80,27 +77,22 @@ impl Live {
             for serial in serials {
                 let leaf = state.leaves.get(serial);
                 if let Some(leaf) = leaf.filter(|leaf| is_node(&leaf.identity)) {
-                    let certificate = (leaf.place, serial, leaf.not_after_ms, leaf.first);
+                    let certificate = (leaf.place, serial, leaf.not_after_ms);
                     lines.entry(node).or_default().push(certificate);
                 }
             }
         }
         for ((end, serial), link) in &state.lines.0 {
-            let certificate = (link.place, serial, *end, link.first);
+            let certificate = (link.place, serial, *end);
             lines.entry(&link.node).or_default().push(certificate);
         }
         let line = |((cluster, node), mut certificates): (&NodeKey, Certificates<'_>)| {
-            certificates.retain(|(_, _, end, _)| *end >= now);
+            certificates.retain(|(_, _, end)| *end >= now);
             certificates.sort_by_key(|(place, ..)| (place.segment, place.offset));
-            let certificates = certificates
-                .into_iter()
-                .filter_map(|(_, serial, end, first)| {
-                    Some((
-                        Serial::from_bytes(serial.as_bytes())?,
-                        from_millis(end),
-                        first,
-                    ))
-                });
+            let certificates = certificates.into_iter().filter_map(|(_, serial, end)| {
+                let serial = Serial::from_bytes(serial.as_bytes())?;
+                Some((serial, from_millis(end)))
+            });
             NodeLine {
                 cluster: Arc::clone(cluster),
                 node: Arc::clone(node),

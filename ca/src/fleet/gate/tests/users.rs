@@ -138,7 +138,7 @@ fn a_consumers_leaf_is_not_released_because_the_agent_lost_its_cache() {
 fn the_newest_certificate_of_a_node_itself_is_never_released() {
     let scene = Scene::new();
     let serial = |number: u8| Serial::from_bytes(&[number]).expect("a serial");
-    let restored = [(serial(99), at(END), true), (serial(98), at(END), false)];
+    let restored = [(serial(99), at(END)), (serial(98), at(END))];
     scene.fleet.restore(&name("n"), restored);
     let agent = scene.agent("n", vec![]);
     inventory(&agent, 1, vec![], &[98, 99], NOW);
