@@ -19,8 +19,11 @@ use crate::state::{Gate, Open, Phase, Report, Rotation};
 
 /// Those who are waited for that a report names.
 const NAMED: usize = 100;
-/// Nodes that a report asks others for.
-const AWAY: usize = 300;
+/// Bytes of names of nodes that a report asks others for,
+const AWAY: usize = 64 * 1024;
+/// and of those that it says to be well: of what two or three others ask for. With what else
+/// stands in a replica's document it is less than [`MAX_VALUE`](crate::store::MAX_VALUE).
+const WELL: usize = 160 * 1024;
 /// Reports that say nothing decisive are not stored more often.
 const EVERY: Duration = Duration::from_secs(1);
 /// A report by which others take nodes for well is said again this often at least,
@@ -152,7 +155,18 @@ pub(super) fn rest_on<'a>(
 /// The first of the nodes that are only not connected here.
 pub(super) fn away(waiting: &[Obstacle]) -> Vec<String> {
     let away = waiting.iter().filter(|it| is_away(it.reason));
-    away.take(AWAY).map(|it| it.node.clone()).collect()
+    first(AWAY, away.map(|it| it.node.clone()))
+}
+
+/// As many of `names` as have so many bytes together.
+fn first(bytes: usize, names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut left = bytes;
+    let fits = |name: &String| {
+        let rest = left.checked_sub(name.len());
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    names.take_while(fits).collect()
 }
 
 fn is_away(reason: &str) -> bool {
@@ -282,7 +296,7 @@ impl Sight<'_> {
                 })
                 .collect(),
             away: Vec::new(),
-            well: well.iter().map(ToString::to_string).collect(),
+            well: first(WELL, well.iter().map(ToString::to_string)),
             below: Vec::new(),
             said: Some(now),
             extra: Map::new(),

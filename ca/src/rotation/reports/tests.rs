@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arx_daemon::Clock;
@@ -6,6 +7,7 @@ use arx_proto::node::v1::issue_item::Evidence;
 
 use super::*;
 use crate::authority::{AuthorityError, at_step};
+use crate::caller::Node;
 use crate::fleet::Session;
 use crate::state::{Initiator, RootState, Terms};
 use crate::testing::{House, Outcome, node};
@@ -151,8 +153,12 @@ async fn issue(house: &House) -> Outcome {
         uid: 1000,
         ..wire::LocalProcess::default()
     };
-    let items = vec![house.item(Evidence::Local(local))];
-    let results = house.ca.issue(&node(), items).await;
+    issue_to(house, &node(), Evidence::Local(local)).await
+}
+
+async fn issue_to(house: &House, node: &Arc<Node>, evidence: Evidence) -> Outcome {
+    let items = vec![house.item(evidence)];
+    let results = house.ca.issue(node, items).await;
     let outcome = results.into_iter().next().and_then(|it| it.outcome);
     let Some(wire::issue_result::Outcome::Issued(_)) = outcome else {
         return Err(format!("{outcome:?}").into());
@@ -185,6 +191,56 @@ async fn a_node_that_has_gone_over_to_another_replica_is_well_by_the_word_of_tha
     goes_on(&[&one, &other]).await?;
     assert!(phase(&one) > Phase::Reissue, "{:?}", open(&one));
     Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_nodes_that_have_gone_over_to_another_replica_keep_no_gate_shut() -> Outcome {
+    let one = House::with("", clock()).await?;
+    let other = one.beside("ca-2").await?;
+    let mut agents = Vec::new();
+    for number in 0..1000 {
+        let name = format!(
+            "ip-10-0-{}-{}.eu-central-1.compute.internal",
+            number / 256,
+            number % 256
+        );
+        let node = Arc::new(Node {
+            name: NodeName {
+                node: name.into(),
+                ..node().name.clone()
+            },
+            ..Node::clone(&node())
+        });
+        issue_to(&one, &node, Evidence::Node(wire::NodeRenewal {})).await?;
+        agents.push(other.follow(&node, 1));
+    }
+    begun(&one).await?;
+    settles(&[&one, &other]).await?;
+    assert!(open(&one).len() > 1000, "{:?}", open(&one));
+    for agent in &agents {
+        stores(&other, agent);
+    }
+    goes_on(&[&one, &other]).await?;
+    assert_eq!(phase(&one), Phase::Reissue);
+    Ok(())
+}
+
+#[test]
+fn however_long_names_are_a_report_asks_for_no_more_than_so_many_bytes_of_them() {
+    let named = |length: usize| {
+        let obstacle = |number: usize| Obstacle {
+            node: format!("{number:0length$}"),
+            reason: Reason::AgentAway.as_str(),
+            ..Obstacle::default()
+        };
+        let waiting: Vec<_> = (0..2 * AWAY / length).map(obstacle).collect();
+        away(&waiting)
+    };
+    for length in [8, 40, 316] {
+        let names = named(length);
+        assert_eq!(names.len(), AWAY / length);
+        assert!(names.iter().all(|name| name.len() == length));
+    }
 }
 
 #[tokio::test]
