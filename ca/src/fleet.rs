@@ -130,7 +130,7 @@ impl Fleet {
             .entry(name.clone())
             .or_insert_with(|| Agent::new(name));
         agent.node_not_after = Some(not_after);
-        if !agent.lineage.joined(join, serial) {
+        if !agent.lineage.joined(join, serial, not_after) {
             return None;
         }
         let superseded = state.cut_off(name);
@@ -150,7 +150,7 @@ impl Fleet {
             .entry(node.name.clone())
             .or_insert_with(|| Agent::new(&node.name));
         agent.node_not_after = Some(not_after);
-        agent.lineage.issued(serial);
+        agent.lineage.issued(serial, not_after);
     }
 
     /// After a restart: certificates of `name` that are still valid, oldest first.
@@ -166,7 +166,7 @@ impl Fleet {
             .or_insert_with(|| Agent::new(name));
         for (serial, not_after) in certificates {
             agent.node_not_after = agent.node_not_after.max(Some(not_after));
-            agent.lineage.issued(serial);
+            agent.lineage.issued(serial, not_after);
         }
     }
 
@@ -192,6 +192,7 @@ impl Fleet {
         if agent.lineage.admit(&node.serial) == Verdict::CutOff {
             return Err(superseded(&node.name));
         }
+        agent.lineage.shown(&node.serial, node.not_after);
         let (open, receiver) = session::open(number);
         agent.greet(node, hello, now)?;
         agent.own_clock_moved_ms = own_clock_moved_ms;
@@ -222,6 +223,18 @@ impl Fleet {
             agent.clock_offset_ms().saturating_sub(since)
         };
         connected.map(offset).collect()
+    }
+
+    /// The nodes that are not connected, and whose last Follow began after `began`; when it did by
+    /// the agent's clock, in ms since 1970.
+    #[must_use]
+    pub fn left_since(&self, began: SystemTime) -> BTreeMap<String, i64> {
+        let state = self.lock();
+        let left = state.agents.values().filter(|agent| {
+            !agent.is_connected() && agent.since().is_some_and(|since| since > began)
+        });
+        left.map(|agent| (agent.name().to_string(), agent.began_ms()))
+            .collect()
     }
 
     /// What `show` tells of a node's agent, if that is known.

@@ -53,9 +53,11 @@ const STRANGERS: Duration = Duration::from_secs(60);
 /// Largest message of somebody without a certificate: a join has some 500 bytes.
 const STRANGERS_MESSAGE: usize = 64 * 1024;
 /// When nothing was heard of a peer for so long, it is asked whether it is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// And given up when it does not answer within this.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// So a peer that is gone without a word is given up within this.
+pub(crate) const GIVEN_UP: Duration = KEEP_ALIVE.saturating_add(KEEP_ALIVE_TIMEOUT);
 /// A service-account token travels in a header and has about 1 KiB; the bound of all
 /// headers together is what a stranger can make us hold.
 const HEADERS: u32 = 64 * 1024;

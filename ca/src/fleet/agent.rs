@@ -25,6 +25,7 @@ pub struct Agent {
     pub(super) node_not_after: Option<SystemTime>,
     /// When its last Follow began.
     since: Option<SystemTime>,
+    began_ms: i64,
     /// When anything came from it last.
     heard: Option<SystemTime>,
     /// When its last Follow was lost.
@@ -61,6 +62,7 @@ impl Agent {
             session: None,
             node_not_after: None,
             since: None,
+            began_ms: 0,
             heard: None,
             lost: None,
             software: "".into(),
@@ -95,6 +97,7 @@ impl Agent {
         self.begin(cache_id, &hello.boot_id);
         self.node_not_after = Some(node.not_after);
         self.since = Some(now);
+        self.began_ms = hello.clock_unix_ms;
         self.heard = Some(now);
         self.software = hello
             .software
@@ -164,7 +167,8 @@ impl Agent {
     }
 
     /// Which of `live` were missing from the last two inventories. The newest of the node's
-    /// own certificates never counts as missing: the agent may be about to use it.
+    /// own certificates, issued here or shown by it, never counts as missing: the agent may be about to
+    /// use it.
     pub(super) fn missing_twice(&mut self, live: Vec<(Serial, SystemTime)>) -> Vec<Serial> {
         let newest = self.lineage.newest();
         self.holdings
@@ -196,6 +200,13 @@ impl Agent {
     #[must_use]
     pub fn since(&self) -> Option<SystemTime> {
         self.since
+    }
+
+    /// The same by its own clock, in ms since 1970: of two replicas that it has followed, to which
+    /// later.
+    #[must_use]
+    pub fn began_ms(&self) -> i64 {
+        self.began_ms
     }
 
     /// When it last told something.

@@ -136,20 +136,21 @@ impl Fleet {
         gate.sorted()
     }
 
-    /// Which of `wanted` are connected here, with nothing in the way of confirming `published`.
+    /// Which of `wanted` are connected here, with nothing in the way of confirming `published`; and
+    /// when their Follow began by their agents' clocks, in ms since 1970.
     #[must_use]
     pub fn well_with(
         &self,
         wanted: &[NodeName],
         published: &TrustBundle,
         now: SystemTime,
-    ) -> Vec<NodeName> {
+    ) -> BTreeMap<String, i64> {
         self.well(wanted, |gate, agent| {
             confirm::agent(gate, agent, published, None, now);
         })
     }
 
-    /// Which of `wanted` are connected here, and have shown in two inventories that nothing under
+    /// The same of those that are connected here, and have shown in two inventories that nothing under
     /// `root` is left there.
     #[must_use]
     pub fn well_without(
@@ -157,7 +158,7 @@ impl Fleet {
         wanted: &[NodeName],
         root: &KeyId,
         now: SystemTime,
-    ) -> Vec<NodeName> {
+    ) -> BTreeMap<String, i64> {
         self.well(wanted, |gate, agent| {
             users::agent(gate, agent, root, None, Gone::ShownTwice, now);
             if !agent.holdings.is_shown_twice() {
@@ -170,17 +171,23 @@ impl Fleet {
         })
     }
 
-    fn well(&self, wanted: &[NodeName], judge: impl Fn(&mut Gate, &Agent)) -> Vec<NodeName> {
+    fn well(
+        &self,
+        wanted: &[NodeName],
+        judge: impl Fn(&mut Gate, &Agent),
+    ) -> BTreeMap<String, i64> {
         let state = self.lock();
-        let well = wanted.iter().filter(|name| {
-            let agent = state.agents.get(*name).filter(|agent| agent.is_connected());
-            agent.is_some_and(|agent| {
-                let mut gate = Gate::default();
-                judge(&mut gate, agent);
-                gate.unconfirmed.is_empty()
-            })
+        let well = wanted.iter().filter_map(|name| {
+            let agent = state
+                .agents
+                .get(name)
+                .filter(|agent| agent.is_connected())?;
+            let mut gate = Gate::default();
+            judge(&mut gate, agent);
+            let is_well = gate.unconfirmed.is_empty();
+            is_well.then(|| (name.to_string(), agent.began_ms()))
         });
-        well.cloned().collect()
+        well.collect()
     }
 
     /// What keeps `root` in use: `holders` (those with valid certificates under it by the

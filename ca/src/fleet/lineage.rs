@@ -71,8 +71,8 @@ pub(super) struct Lineage {
     join: Option<Join>,
     /// The latest that was seen. None: every valid certificate of the node counts.
     line: Option<Line>,
-    /// The one that was issued here last.
-    newest: Option<Serial>,
+    /// The one that was issued here last, or that a Follow has shown since.
+    newest: Option<(Serial, SystemTime)>,
 }
 
 /// What a certificate's line is by what is known.
@@ -103,9 +103,18 @@ impl Lineage {
         }
     }
 
-    /// The certificate that was issued here last.
+    /// The certificate that the node has, or is about to use: the one that was issued here last,
+    /// unless it has shown a later one, of another replica.
     pub(super) fn newest(&self) -> Option<&Serial> {
-        self.newest.as_ref()
+        self.newest.as_ref().map(|(serial, _)| serial)
+    }
+
+    /// The node follows with `serial`.
+    pub(super) fn shown(&mut self, serial: &Serial, not_after: SystemTime) {
+        let last = self.newest.as_ref();
+        if last.is_some_and(|(_, last)| *last < not_after) {
+            self.newest = Some((serial.clone(), not_after));
+        }
     }
 
     pub(super) fn may_join(&self, join: &Join, connected: bool) -> Result<(), Refusal> {
@@ -139,7 +148,7 @@ impl Lineage {
     }
 
     /// `join` was answered with `serial`. Answers whether an earlier line was cut off.
-    pub(super) fn joined(&mut self, join: Join, serial: Serial) -> bool {
+    pub(super) fn joined(&mut self, join: Join, serial: Serial, not_after: SystemTime) -> bool {
         let earlier = self.newest.is_some() || self.line.is_some();
         let verdict = self.admit(&serial);
         if verdict == Verdict::CutOff {
@@ -148,14 +157,14 @@ impl Lineage {
         }
         let is_same = verdict == Verdict::Known && self.join.as_ref() == Some(&join);
         self.join = Some(join);
-        self.newest = Some(serial);
+        self.newest = Some((serial, not_after));
         earlier && !is_same
     }
 
     /// `serial` was issued here by a renewal, or before a restart.
-    pub(super) fn issued(&mut self, serial: Serial) {
+    pub(super) fn issued(&mut self, serial: Serial, not_after: SystemTime) {
         if self.admit(&serial) != Verdict::CutOff {
-            self.newest = Some(serial);
+            self.newest = Some((serial, not_after));
         }
     }
 }

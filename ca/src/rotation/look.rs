@@ -7,7 +7,7 @@ use arx_identity::{Certificate, KeyId};
 
 use super::driver::Wrong;
 use super::facts::{Facts, Obstacle};
-use super::reports::{self, Told};
+use super::reports::{self, Told, Well};
 use super::sight::{Seen, Sight};
 use super::time::Doubt;
 use crate::ca::Ca;
@@ -164,14 +164,13 @@ impl Ca {
         } = sight.gate(rotation, now);
         let Apart { mut waits, denied } = self.denied_apart(waiting, now).await;
         // Also those of which another says that they are well: it has to go on saying so.
-        let away = reports::away(&waits);
+        let away = reports::away(&waits, &self.fleet, self.clock.now());
         let alive = sight
             .reports
             .iter()
             .filter(|(name, _)| alive.contains(name.as_str()));
-        let well = alive.flat_map(|(_, report)| report.well.iter().map(String::as_str));
-        let well = well.collect();
-        let mut by_word = reports::without_well(&mut waits, &well);
+        let well = Well::of(alive.map(|(_, report)| *report));
+        let mut by_word = reports::without_well(&mut waits, &away, &well);
         let signs_under = self.authority.issuing().map(|it| it.root());
         if let Some(gate) = gate {
             // Not before it is known who has been issued what.

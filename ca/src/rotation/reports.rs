@@ -14,11 +14,14 @@ use serde_json::Map;
 use super::facts::Obstacle;
 use super::sight::Sight;
 use crate::caller::NodeName;
-use crate::fleet::Reason;
-use crate::state::{Gate, Open, Phase, Report, Rotation};
+use crate::fleet::{Fleet, Reason};
+use crate::serve::GIVEN_UP;
+use crate::state::{Followed, Gate, Open, Phase, Report, Rotation};
 
 /// Those who are waited for that a report names.
 const NAMED: usize = 100;
+/// Bytes of a number of ms since 1970 with what is around it.
+const NUMBER: usize = 20;
 /// Bytes of names of nodes that a report asks others for,
 const AWAY: usize = 64 * 1024;
 /// and of those that it says to be well: of what two or three others ask for. With what else
@@ -30,6 +33,10 @@ const EVERY: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_secs(4);
 /// and not believed for longer than this.
 const BELIEVED: Duration = Duration::from_secs(10);
+/// What others say of a node that has been here lately may be older than what was heard here: where
+/// it was before it is not given up yet, and what was said there is believed for a while. Of one that
+/// was here so long ago every word counts, lest a clock that was set back keep it from that.
+const LATELY: Duration = GIVEN_UP.saturating_mul(2);
 /// For so long a gate stays shut at least that rests on another replica's word: in less, nothing can
 /// be said again in time.
 const LEAST: Duration = Duration::from_secs(2);
@@ -136,56 +143,87 @@ pub fn gate(rotation: &Rotation) -> Option<Gate> {
     })
 }
 
-/// Takes out of `waiting` the nodes that are only not connected here, and are `well` by the word
-/// of another replica. Whether there are such.
-pub(super) fn without_well(waiting: &mut Vec<Obstacle>, well: &BTreeSet<&str>) -> bool {
+/// The nodes that are well by the words of replicas.
+#[derive(Debug, Default)]
+pub(super) struct Well<'a>(BTreeMap<&'a str, i64>);
+
+impl<'a> Well<'a> {
+    /// By what these say.
+    pub(super) fn of(reports: impl Iterator<Item = &'a Report>) -> Self {
+        let mut well = BTreeMap::<_, i64>::new();
+        for (node, began) in reports.flat_map(|report| &report.well) {
+            let latest = well.entry(node.as_str()).or_default();
+            *latest = began.max(latest).to_owned();
+        }
+        Self(well)
+    }
+
+    /// Whether `node` is, by what it has told in a later Follow than that which began at `last`.
+    fn has(&self, node: &str, last: i64) -> bool {
+        self.0.get(node).is_some_and(|began| *began > last)
+    }
+}
+
+/// Takes out of `waiting` the nodes that are only not connected here, are asked for, and are `well`.
+/// Whether there are such.
+pub(super) fn without_well(waiting: &mut Vec<Obstacle>, asked: &Followed, well: &Well<'_>) -> bool {
     let before = waiting.len();
-    waiting.retain(|it| !(is_away(it.reason) && well.contains(it.node.as_str())));
+    waiting.retain(|it| !(is_away(it.reason) && is_well(&it.node, asked, well)));
     waiting.len() < before
+}
+
+fn is_well(node: &str, asked: &Followed, well: &Well<'_>) -> bool {
+    asked.get(node).is_some_and(|last| well.has(node, *last))
 }
 
 /// Whether some of those whom other replicas miss are out of the way by the word of another.
 pub(super) fn rest_on<'a>(
     mut reports: impl Iterator<Item = &'a &'a Report>,
-    well: &BTreeSet<&str>,
+    well: &Well<'_>,
 ) -> bool {
-    reports.any(|report| report.away.iter().any(|node| well.contains(node.as_str())))
+    reports.any(|report| report.away.iter().any(|(node, last)| well.has(node, *last)))
 }
 
 /// The first of the nodes that are only not connected here.
-pub(super) fn away(waiting: &[Obstacle]) -> Vec<String> {
+pub(super) fn away(waiting: &[Obstacle], fleet: &Fleet, now: SystemTime) -> Followed {
+    let began = now.checked_sub(LATELY);
+    let left = fleet.left_since(began.unwrap_or(SystemTime::UNIX_EPOCH));
     let away = waiting.iter().filter(|it| is_away(it.reason));
-    first(AWAY, away.map(|it| it.node.clone()))
+    let away = away.map(|it| {
+        let last = left.get(&it.node).copied().unwrap_or_default();
+        (it.node.clone(), last)
+    });
+    first(AWAY, away)
 }
 
-/// As many of `names` as have so many bytes together.
-fn first(bytes: usize, names: impl Iterator<Item = String>) -> Vec<String> {
+/// As many of `nodes` as have so many bytes together.
+fn first(bytes: usize, nodes: impl Iterator<Item = (String, i64)>) -> Followed {
     let mut left = bytes;
-    let fits = |name: &String| {
-        let rest = left.checked_sub(name.len());
+    let fits = |(name, _): &(String, i64)| {
+        let rest = left.checked_sub(name.len() + NUMBER);
         left = rest.unwrap_or(0);
         rest.is_some()
     };
-    names.take_while(fits).collect()
+    nodes.take_while(fits).collect()
 }
 
 fn is_away(reason: &str) -> bool {
     reason == Reason::AgentAway.as_str()
 }
 
-/// What others wait for, as obstacles: those that are named and not `well` by the word of one
-/// of them, and one for the rest of each. Also those whom they miss and believe to be well, which is
+/// What others wait for, as obstacles: those that are named, unless they are asked for and `well` by
+/// the word of one of them, and one for the rest of each. Also those whom they miss and believe to be well, which is
 /// for everybody to judge by what is still said of it.
 pub(super) fn of_others<'a>(
     reports: impl Iterator<Item = (&'a String, &'a &'a Report)>,
-    well: &BTreeSet<&str>,
+    well: &Well<'_>,
 ) -> Vec<Obstacle> {
     let mut obstacles = Vec::new();
     for (replica, report) in reports {
         let mut told = 0;
         for open in &report.named {
             told += 1;
-            if is_away(&open.reason) && well.contains(open.node.as_str()) {
+            if is_away(&open.reason) && is_well(&open.node, &report.away, well) {
                 continue;
             }
             let mut reasons = REASONS.iter();
@@ -205,11 +243,11 @@ pub(super) fn of_others<'a>(
             });
         }
         if report.open <= told {
-            let missed = report.away.iter().filter(|node| {
+            let missed = report.away.iter().filter(|(node, last)| {
                 let is_named = |open: &Open| open.node == **node && is_away(&open.reason);
-                !well.contains(node.as_str()) && !report.named.iter().any(is_named)
+                !well.has(node, **last) && !report.named.iter().any(is_named)
             });
-            obstacles.extend(missed.map(|node| Obstacle {
+            obstacles.extend(missed.map(|(node, _)| Obstacle {
                 node: node.clone(),
                 reason: Reason::AgentAway.as_str(),
                 detail: format!("told by {replica}"),
@@ -242,12 +280,8 @@ impl Sight<'_> {
     ) {
         let nodes: BTreeSet<&str> = obstacles.iter().map(|it| it.node.as_str()).collect();
         let nodes: Vec<NodeName> = nodes.into_iter().filter_map(node).collect();
-        let well: BTreeSet<String> = self
-            .well(rotation, &nodes, now)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        obstacles.retain(|it| !well.contains(&it.node));
+        let well = self.well(rotation, &nodes, now);
+        obstacles.retain(|it| !well.contains_key(&it.node));
     }
 
     fn well(
@@ -255,7 +289,7 @@ impl Sight<'_> {
         rotation: &Rotation,
         nodes: &[NodeName],
         now: std::time::SystemTime,
-    ) -> Vec<NodeName> {
+    ) -> Followed {
         match rotation.phase {
             Phase::Reissue | Phase::Prepare => self.fleet.well_without(nodes, &rotation.from, now),
             _ => self.fleet.well_with(nodes, self.bundle, now),
@@ -274,7 +308,7 @@ impl Sight<'_> {
         let missed: BTreeSet<&str> = self
             .reports
             .values()
-            .flat_map(|report| report.away.iter().map(String::as_str))
+            .flat_map(|report| report.away.keys().map(String::as_str))
             .collect();
         let missed: Vec<NodeName> = missed.into_iter().filter_map(node).collect();
         let well = self.well(rotation, &missed, now);
@@ -295,8 +329,8 @@ impl Sight<'_> {
                     ends: it.last_certificate_ends,
                 })
                 .collect(),
-            away: Vec::new(),
-            well: first(WELL, well.iter().map(ToString::to_string)),
+            away: Followed::new(),
+            well: first(WELL, well.into_iter()),
             below: Vec::new(),
             said: Some(now),
             extra: Map::new(),

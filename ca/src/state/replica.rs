@@ -3,6 +3,7 @@
 //! What a replica has seen it never goes below again, over restarts too: an older value that
 //! somebody puts back meanwhile is noticed at the next start.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use arx_identity::crypto::random;
@@ -68,6 +69,9 @@ pub struct Counted {
     pub until: SystemTime,
 }
 
+/// Nodes, and when the Follow of each began, by its agent's clock in ms since 1970.
+pub type Followed = BTreeMap<String, i64>;
+
 /// What a replica knows of a gate: whoever it has issued to, and whoever follows it. Bounded,
 /// however many they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,10 +88,11 @@ pub struct Report {
     /// The first of these.
     pub named: Vec<Open>,
     /// Of the nodes that only this replica waits for because their agents are not connected here:
-    /// the first.
-    pub away: Vec<String>,
+    /// the first. What others say counts of a later Follow than the last one here; 0, if that is long
+    /// ago.
+    pub away: Followed,
     /// Of the nodes that others miss: those that are connected here, with nothing in the way.
-    pub well: Vec<String>,
+    pub well: Followed,
     /// What authorities below have confirmed here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub below: Vec<Below>,

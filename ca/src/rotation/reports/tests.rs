@@ -225,6 +225,57 @@ async fn a_thousand_nodes_that_have_gone_over_to_another_replica_keep_no_gate_sh
     Ok(())
 }
 
+#[tokio::test(start_paused = true)]
+async fn no_word_of_where_a_node_was_before_counts_against_what_it_has_told_since() -> Outcome {
+    let one = House::with("", clock()).await?;
+    let (before, third) = (one.beside("ca-2").await?, one.beside("ca-3").await?);
+    let all = [&before, &third, &one];
+    issue(&one).await?;
+    begun_with(&one, Duration::from_secs(600)).await?;
+    // Its connection breaks without a word, and is not given up yet.
+    let broken = before.follow(&node(), 1);
+    settles(&all).await?;
+    stores(&before, &broken);
+    settles(&all).await?;
+    assert_eq!((open(&one), open(&third)), (Vec::new(), Vec::new()));
+    let agent = one.follow(&node(), 1);
+    settles(&all).await?;
+    assert_eq!(open(&one), [(NODE.to_owned(), "agent-behind")]);
+    let came = tokio::time::Instant::now();
+    drop(agent);
+    tokio::time::advance(EVERY).await;
+    settles(&all).await?;
+    while came.elapsed() + STEP < LATELY {
+        tokio::time::advance(STEP).await;
+        look(&all).await?;
+        for house in [&one, &third] {
+            assert_eq!(open(house), [(NODE.to_owned(), "agent-away")]);
+        }
+    }
+    // By then it would not count as connected there.
+    tokio::time::advance(STEP).await;
+    settles(&all).await?;
+    assert_eq!((open(&one), open(&third)), (Vec::new(), Vec::new()));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_tells_where_it_has_gone_counts_at_once_where_it_was() -> Outcome {
+    let one = House::with("", clock()).await?;
+    let (other, third) = (one.beside("ca-2").await?, one.beside("ca-3").await?);
+    let all = [&other, &third, &one];
+    issue(&one).await?;
+    begun_with(&one, Duration::from_secs(600)).await?;
+    drop(one.follow(&node(), 1));
+    tokio::time::advance(STEP).await;
+    let agent = other.follow(&node(), 1);
+    settles(&all).await?;
+    stores(&other, &agent);
+    settles(&all).await?;
+    assert_eq!((open(&one), open(&third)), (Vec::new(), Vec::new()));
+    Ok(())
+}
+
 #[test]
 fn however_long_names_are_a_report_asks_for_no_more_than_so_many_bytes_of_them() {
     let named = |length: usize| {
@@ -234,12 +285,12 @@ fn however_long_names_are_a_report_asks_for_no_more_than_so_many_bytes_of_them()
             ..Obstacle::default()
         };
         let waiting: Vec<_> = (0..2 * AWAY / length).map(obstacle).collect();
-        away(&waiting)
+        away(&waiting, &Fleet::default(), SystemTime::UNIX_EPOCH)
     };
     for length in [8, 40, 316] {
         let names = named(length);
-        assert_eq!(names.len(), AWAY / length);
-        assert!(names.iter().all(|name| name.len() == length));
+        assert_eq!(names.len(), AWAY / (length + NUMBER));
+        assert!(names.keys().all(|name| name.len() == length));
     }
 }
 
@@ -296,8 +347,8 @@ fn report(said: u64) -> Report {
         confirmed: 0,
         open: 0,
         named: Vec::new(),
-        away: Vec::new(),
-        well: Vec::new(),
+        away: Followed::new(),
+        well: Followed::new(),
         below: Vec::new(),
         said: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(said)),
         extra: Map::new(),
@@ -327,7 +378,7 @@ fn those_who_are_waited_for_beyond_the_named_are_counted() {
         ..report(0)
     };
     let name = "ca-2".to_owned();
-    let told = of_others([(&name, &&report)].into_iter(), &BTreeSet::new());
+    let told = of_others([(&name, &&report)].into_iter(), &Well::default());
     assert_eq!(told.len(), NAMED + 1);
     let last = told.last().expect("the rest");
     assert_eq!(
@@ -443,7 +494,7 @@ async fn what_one_replica_believes_of_another_is_believed_by_a_third_only_as_lon
 #[test]
 fn a_report_that_was_there_before_anybody_looked_counts_when_it_is_said_again() {
     let well = |said: u64| Report {
-        well: vec![NODE.to_owned()],
+        well: Followed::from([(NODE.to_owned(), 1)]),
         ..report(said)
     };
     let (mut heard, name, start) = (None, "ca-2".to_owned(), Instant::now());

@@ -135,6 +135,22 @@ fn a_consumers_leaf_is_not_released_because_the_agent_lost_its_cache() {
 }
 
 #[test]
+fn a_node_s_certificate_from_here_is_released_when_it_has_come_with_a_later_one_from_elsewhere() {
+    let serial = || Serial::from_bytes(&[98]).expect("a serial");
+    let released = |ends: u64| {
+        let scene = Scene::new();
+        scene.fleet.restore(&name("n"), [(serial(), at(ends))]);
+        // With one that ends at `END`.
+        let agent = scene.agent("n", vec![]);
+        inventory(&agent, 1, vec![], &[98], NOW);
+        inventory(&agent, 1, vec![], &[98], NOW + 5)
+    };
+    // What was issued last may be on its way to it.
+    assert_eq!(released(END + 1), []);
+    assert_eq!(released(END - 1), [serial()]);
+}
+
+#[test]
 fn the_newest_certificate_of_a_node_itself_is_never_released() {
     let scene = Scene::new();
     let serial = |number: u8| Serial::from_bytes(&[number]).expect("a serial");
