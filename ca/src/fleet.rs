@@ -225,16 +225,14 @@ impl Fleet {
         connected.map(offset).collect()
     }
 
-    /// The nodes that are not connected, and whose last Follow began after `began`; when it did by
-    /// the agent's clock, in ms since 1970.
+    /// When the last Follow of `node` began by its agent's clock, in ms since 1970, if it goes on or
+    /// began after `since`.
     #[must_use]
-    pub fn left_since(&self, began: SystemTime) -> BTreeMap<String, i64> {
+    pub fn followed(&self, node: &NodeName, since: SystemTime) -> Option<i64> {
         let state = self.lock();
-        let left = state.agents.values().filter(|agent| {
-            !agent.is_connected() && agent.since().is_some_and(|since| since > began)
-        });
-        left.map(|agent| (agent.name().to_string(), agent.began_ms()))
-            .collect()
+        let agent = state.agents.get(node)?;
+        let is_late = agent.since().is_some_and(|began| began > since);
+        (agent.is_connected() || is_late).then(|| agent.began_ms())
     }
 
     /// What `show` tells of a node's agent, if that is known.

@@ -130,7 +130,7 @@ fn share_issuers(results: &mut [wire::IssueResult]) -> Vec<Bytes> {
 /// The node that calls, if its line of certificates is still the one that counts.
 fn node<T>(ca: &Ca, request: &Request<T>) -> Result<Arc<Node>, Refusal> {
     let node = caller(request).node(ca.clock.now())?;
-    ca.fleet.admit(node)?;
+    ca.admit_node(node)?;
     Ok(Arc::clone(node))
 }
 

@@ -40,8 +40,8 @@ pub use self::lease::Lease;
 pub use self::nodes::{Nodes, hash_of};
 pub use self::published::{Link, Published};
 pub use self::replica::{
-    Below, Checkpoint, Counted, Followed, Gate, LedgerLost, LedgerMark, Open, Replica,
-    ReplicaDocument, Report, Seen, replica_name,
+    Below, Checkpoint, Counted, Gate, LedgerLost, LedgerMark, Open, Replica, ReplicaDocument,
+    Report, Seen, replica_name,
 };
 pub(crate) use self::restored::NAMED;
 pub use self::restored::{Adopts, Ahead, Heard, Opened, Restored};

@@ -69,6 +69,8 @@ pub struct Obstacle {
     pub detail: String,
     /// The other replica that tells of it, if one does.
     pub told_by: String,
+    /// When the node's last Follow at that one began, by its agent's clock, in ms since 1970.
+    pub began_ms: Option<i64>,
     /// How many it stands for that are not named; none, if it is one that is.
     pub unnamed: u64,
 }

@@ -7,7 +7,7 @@ use arx_identity::{Certificate, KeyId};
 
 use super::driver::Wrong;
 use super::facts::{Facts, Obstacle};
-use super::reports::{self, Told, Well};
+use super::reports::{self, Away, Told, Well};
 use super::sight::{Seen, Sight};
 use super::time::Doubt;
 use crate::ca::Ca;
@@ -164,7 +164,7 @@ impl Ca {
         } = sight.gate(rotation, now);
         let Apart { mut waits, denied } = self.denied_apart(waiting, now).await;
         // Also those of which another says that they are well: it has to go on saying so.
-        let away = reports::away(&waits, &self.fleet, self.clock.now());
+        let away = Away::of(&waits, &self.fleet, self.clock.now());
         let alive = sight
             .reports
             .iter()
@@ -185,9 +185,8 @@ impl Ca {
                     .into_iter()
                     .map(|(name, sequence)| Below { name, sequence });
                 let report = Report {
-                    away,
                     below: below.collect(),
-                    ..sight.report(rotation, gate, signs_under, known, now)
+                    ..sight.report(rotation, gate, signs_under, known, away, now)
                 };
                 self.tell_replicas(report, dwell).await?;
             }

@@ -16,7 +16,7 @@ use super::sight::Sight;
 use crate::caller::NodeName;
 use crate::fleet::{Fleet, Reason};
 use crate::serve::GIVEN_UP;
-use crate::state::{Followed, Gate, Open, Phase, Report, Rotation};
+use crate::state::{Gate, Open, Phase, Report, Rotation};
 
 /// Those who are waited for that a report names.
 const NAMED: usize = 100;
@@ -26,7 +26,7 @@ const NUMBER: usize = 20;
 const AWAY: usize = 64 * 1024;
 /// and of those that it says to be well: of what two or three others ask for. With what else
 /// stands in a replica's document it is less than [`MAX_VALUE`](crate::store::MAX_VALUE).
-const WELL: usize = 160 * 1024;
+const WELL: usize = 192 * 1024;
 /// Reports that say nothing decisive are not stored more often.
 const EVERY: Duration = Duration::from_secs(1);
 /// A report by which others take nodes for well is said again this often at least,
@@ -143,36 +143,75 @@ pub fn gate(rotation: &Rotation) -> Option<Gate> {
     })
 }
 
-/// The nodes that are well by the words of replicas.
+/// The nodes that are well by the words of replicas, and when their Follows there began.
 #[derive(Debug, Default)]
-pub(super) struct Well<'a>(BTreeMap<&'a str, i64>);
+pub(super) struct Well<'a>(BTreeMap<&'a str, Option<i64>>);
 
 impl<'a> Well<'a> {
     /// By what these say.
     pub(super) fn of(reports: impl Iterator<Item = &'a Report>) -> Self {
-        let mut well = BTreeMap::<_, i64>::new();
-        for (node, began) in reports.flat_map(|report| &report.well) {
-            let latest = well.entry(node.as_str()).or_default();
-            *latest = began.max(latest).to_owned();
+        let mut well = BTreeMap::new();
+        for report in reports {
+            let began = report.well_began_ms.iter().copied().map(Some);
+            let began = began.chain(std::iter::repeat(None));
+            for (node, began) in report.well.iter().zip(began) {
+                let latest = well.entry(node.as_str()).or_default();
+                *latest = began.max(*latest);
+            }
         }
         Self(well)
     }
 
     /// Whether `node` is, by what it has told in a later Follow than that which began at `last`.
-    fn has(&self, node: &str, last: i64) -> bool {
-        self.0.get(node).is_some_and(|began| *began > last)
+    fn has(&self, node: &str, last: Option<i64>) -> bool {
+        let began = self.0.get(node);
+        began.is_some_and(|began| last.is_none() || *began > last)
     }
+}
+
+/// The nodes that others are asked for.
+#[derive(Debug, Default)]
+pub(super) struct Away {
+    nodes: Vec<String>,
+    /// When the last Follow here began of those that have left lately, by their agents' clocks.
+    began_ms: BTreeMap<String, i64>,
+}
+
+impl Away {
+    /// The first of the nodes that are only not connected here.
+    pub(super) fn of(waiting: &[Obstacle], fleet: &Fleet, now: SystemTime) -> Self {
+        let away = waiting.iter().filter(|it| is_away(it.reason));
+        let nodes = first(AWAY, away.map(|it| it.node.clone()), String::len);
+        let began_ms = nodes.iter().filter_map(|name| {
+            let began = fleet.followed(&node(name)?, now.checked_sub(LATELY)?)?;
+            Some((name.clone(), began))
+        });
+        let began_ms = began_ms.collect();
+        Self { nodes, began_ms }
+    }
+}
+
+/// Nodes, and the Follow after which what they have told counts.
+type Asked<'a> = BTreeMap<&'a str, Option<i64>>;
+
+fn asked<'a>(nodes: &'a [String], began_ms: &BTreeMap<String, i64>) -> Asked<'a> {
+    let asked = nodes.iter().map(|node| {
+        let last = began_ms.get(node).copied();
+        (node.as_str(), last)
+    });
+    asked.collect()
 }
 
 /// Takes out of `waiting` the nodes that are only not connected here, are asked for, and are `well`.
 /// Whether there are such.
-pub(super) fn without_well(waiting: &mut Vec<Obstacle>, asked: &Followed, well: &Well<'_>) -> bool {
+pub(super) fn without_well(waiting: &mut Vec<Obstacle>, away: &Away, well: &Well<'_>) -> bool {
+    let asked = asked(&away.nodes, &away.began_ms);
     let before = waiting.len();
-    waiting.retain(|it| !(is_away(it.reason) && is_well(&it.node, asked, well)));
+    waiting.retain(|it| !(is_away(it.reason) && is_well(&it.node, &asked, well)));
     waiting.len() < before
 }
 
-fn is_well(node: &str, asked: &Followed, well: &Well<'_>) -> bool {
+fn is_well(node: &str, asked: &Asked<'_>, well: &Well<'_>) -> bool {
     asked.get(node).is_some_and(|last| well.has(node, *last))
 }
 
@@ -181,30 +220,21 @@ pub(super) fn rest_on<'a>(
     mut reports: impl Iterator<Item = &'a &'a Report>,
     well: &Well<'_>,
 ) -> bool {
-    reports.any(|report| report.away.iter().any(|(node, last)| well.has(node, *last)))
+    reports.any(|report| {
+        let mut asked = asked(&report.away, &report.away_began_ms).into_iter();
+        asked.any(|(node, last)| well.has(node, last))
+    })
 }
 
-/// The first of the nodes that are only not connected here.
-pub(super) fn away(waiting: &[Obstacle], fleet: &Fleet, now: SystemTime) -> Followed {
-    let began = now.checked_sub(LATELY);
-    let left = fleet.left_since(began.unwrap_or(SystemTime::UNIX_EPOCH));
-    let away = waiting.iter().filter(|it| is_away(it.reason));
-    let away = away.map(|it| {
-        let last = left.get(&it.node).copied().unwrap_or_default();
-        (it.node.clone(), last)
-    });
-    first(AWAY, away)
-}
-
-/// As many of `nodes` as have so many bytes together.
-fn first(bytes: usize, nodes: impl Iterator<Item = (String, i64)>) -> Followed {
+/// As many of `items` as have so many bytes together.
+fn first<T>(bytes: usize, items: impl Iterator<Item = T>, size: impl Fn(&T) -> usize) -> Vec<T> {
     let mut left = bytes;
-    let fits = |(name, _): &(String, i64)| {
-        let rest = left.checked_sub(name.len() + NUMBER);
+    let fits = |item: &T| {
+        let rest = left.checked_sub(size(item));
         left = rest.unwrap_or(0);
         rest.is_some()
     };
-    nodes.take_while(fits).collect()
+    items.take_while(fits).collect()
 }
 
 fn is_away(reason: &str) -> bool {
@@ -221,9 +251,10 @@ pub(super) fn of_others<'a>(
     let mut obstacles = Vec::new();
     for (replica, report) in reports {
         let mut told = 0;
+        let asked = asked(&report.away, &report.away_began_ms);
         for open in &report.named {
             told += 1;
-            if is_away(&open.reason) && is_well(&open.node, &report.away, well) {
+            if is_away(&open.reason) && is_well(&open.node, &asked, well) {
                 continue;
             }
             let mut reasons = REASONS.iter();
@@ -239,19 +270,21 @@ pub(super) fn of_others<'a>(
                 last_certificate_ends: open.ends,
                 detail: format!("told by {replica}"),
                 told_by: replica.clone(),
+                began_ms: open.began_ms,
                 ..Obstacle::default()
             });
         }
         if report.open <= told {
-            let missed = report.away.iter().filter(|(node, last)| {
-                let is_named = |open: &Open| open.node == **node && is_away(&open.reason);
-                !well.has(node, **last) && !report.named.iter().any(is_named)
+            let missed = asked.into_iter().filter(|(node, last)| {
+                let is_named = |open: &Open| open.node == *node && is_away(&open.reason);
+                !well.has(node, *last) && !report.named.iter().any(is_named)
             });
-            obstacles.extend(missed.map(|(node, _)| Obstacle {
-                node: node.clone(),
+            obstacles.extend(missed.map(|(node, last)| Obstacle {
+                node: node.to_owned(),
                 reason: Reason::AgentAway.as_str(),
                 detail: format!("told by {replica}"),
                 told_by: replica.clone(),
+                began_ms: last,
                 ..Obstacle::default()
             }));
         } else {
@@ -270,7 +303,7 @@ pub(super) fn of_others<'a>(
 
 impl Sight<'_> {
     /// Takes out of what others wait for the nodes whose agents have come here, and are well: the
-    /// newest word of a node is what it tells to whom it is connected. Whoever waits for them may
+    /// newest word of a node is what it tells in its latest Follow. Whoever waits for them may
     /// be dead.
     pub(super) fn without_well_here(
         &self,
@@ -281,7 +314,10 @@ impl Sight<'_> {
         let nodes: BTreeSet<&str> = obstacles.iter().map(|it| it.node.as_str()).collect();
         let nodes: Vec<NodeName> = nodes.into_iter().filter_map(node).collect();
         let well = self.well(rotation, &nodes, now);
-        obstacles.retain(|it| !well.contains_key(&it.node));
+        obstacles.retain(|it| {
+            let began = well.get(&it.node).copied();
+            began.is_none() || began <= it.began_ms
+        });
     }
 
     fn well(
@@ -289,7 +325,7 @@ impl Sight<'_> {
         rotation: &Rotation,
         nodes: &[NodeName],
         now: std::time::SystemTime,
-    ) -> Followed {
+    ) -> BTreeMap<String, i64> {
         match rotation.phase {
             Phase::Reissue | Phase::Prepare => self.fleet.well_without(nodes, &rotation.from, now),
             _ => self.fleet.well_with(nodes, self.bundle, now),
@@ -303,15 +339,20 @@ impl Sight<'_> {
         gate: Gate,
         signs_under: KeyId,
         (confirmed, waiting): (u64, &[Obstacle]),
+        away: Away,
         now: std::time::SystemTime,
     ) -> Report {
         let missed: BTreeSet<&str> = self
             .reports
             .values()
-            .flat_map(|report| report.away.keys().map(String::as_str))
+            .flat_map(|report| report.away.iter().map(String::as_str))
             .collect();
         let missed: Vec<NodeName> = missed.into_iter().filter_map(node).collect();
-        let well = self.well(rotation, &missed, now);
+        let well = self.well(rotation, &missed, now).into_iter();
+        let well = first(WELL, well, |(name, _)| name.len() + NUMBER);
+        let (well, well_began_ms) = well.into_iter().unzip();
+        let left = |name: &String| away.began_ms.get(name).copied();
+        let here = |name: &String| self.fleet.followed(&node(name)?, now);
         Report {
             gate,
             signs_under,
@@ -326,11 +367,14 @@ impl Sight<'_> {
                     resource: it.resource.clone(),
                     reason: it.reason.to_owned(),
                     workload_count: it.workload_count,
+                    began_ms: left(&it.node).or_else(|| here(&it.node)),
                     ends: it.last_certificate_ends,
                 })
                 .collect(),
-            away: Followed::new(),
-            well: first(WELL, well.into_iter()),
+            away: away.nodes,
+            away_began_ms: away.began_ms,
+            well,
+            well_began_ms,
             below: Vec::new(),
             said: Some(now),
             extra: Map::new(),

@@ -69,9 +69,6 @@ pub struct Counted {
     pub until: SystemTime,
 }
 
-/// Nodes, and when the Follow of each began, by its agent's clock in ms since 1970.
-pub type Followed = BTreeMap<String, i64>;
-
 /// What a replica knows of a gate: whoever it has issued to, and whoever follows it. Bounded,
 /// however many they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,11 +85,17 @@ pub struct Report {
     /// The first of these.
     pub named: Vec<Open>,
     /// Of the nodes that only this replica waits for because their agents are not connected here:
-    /// the first. What others say counts of a later Follow than the last one here; 0, if that is long
-    /// ago.
-    pub away: Followed,
+    /// the first.
+    pub away: Vec<String>,
+    /// When the last Follow here began of those of them that have left lately, by their agents' clocks:
+    /// only what they have told others in a later one counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub away_began_ms: BTreeMap<String, i64>,
     /// Of the nodes that others miss: those that are connected here, with nothing in the way.
-    pub well: Followed,
+    pub well: Vec<String>,
+    /// When the Follow of each began, by its agent's clock.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub well_began_ms: Vec<i64>,
     /// What authorities below have confirmed here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub below: Vec<Below>,
@@ -151,6 +154,9 @@ pub struct Open {
     pub reason: String,
     /// How many identities depend on it.
     pub workload_count: u32,
+    /// When the node's last Follow here began, by its agent's clock, unless that is long ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_ms: Option<i64>,
     /// When the last certificate ends that it holds.
     #[serde(
         with = "wire::optional_millis",

@@ -11,7 +11,7 @@ use arx_ca::caller::{Node, NodeName};
 use arx_ca::fleet::{Down, Fleet, Session};
 use arx_ca::ledger::{Issued, Live, Record, Released, Validity};
 use arx_ca::rotation::{self, Hints};
-use arx_ca::state::{Followed, Phase, Registration, Report, RootState, Rotation, Rotations};
+use arx_ca::state::{Phase, Registration, Report, RootState, Rotation, Rotations};
 use arx_identity::{KeyId, Sequence, Serial, Svid, TrustBundle};
 use arx_node_agent::simulation::{Reply, Request};
 use arx_proto::node::v1 as wire;
@@ -116,8 +116,10 @@ fn report(other: &mut Replica, rotation: Option<&Rotation>, now: Millis) -> Opti
         confirmed: 0,
         open: 0,
         named: Vec::new(),
-        away: Followed::new(),
-        well: Followed::new(),
+        away: Vec::new(),
+        away_began_ms: BTreeMap::new(),
+        well: Vec::new(),
+        well_began_ms: Vec::new(),
         below: Vec::new(),
         said: None,
         extra: Map::new(),

@@ -1,6 +1,6 @@
 //! The certificates of nodes themselves, also those that were released: whether a node's
-//! certificate may still be used goes by the line that it belongs to, and a line has to be
-//! known whole for as long as any of it is valid.
+//! certificate may still be used goes by the line that it belongs to, and the latest one has to be
+//! known for as long as any of it is valid.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -197,6 +197,8 @@ async fn a_node_that_has_gone_over_to_another_replica_is_well_by_the_word_of_tha
 async fn a_thousand_nodes_that_have_gone_over_to_another_replica_keep_no_gate_shut() -> Outcome {
     let one = House::with("", clock()).await?;
     let other = one.beside("ca-2").await?;
+    // Which knows of them by itself.
+    other.ca.leading.set(false);
     let mut agents = Vec::new();
     for number in 0..1000 {
         let name = format!(
@@ -248,14 +250,16 @@ async fn no_word_of_where_a_node_was_before_counts_against_what_it_has_told_sinc
     while came.elapsed() + STEP < LATELY {
         tokio::time::advance(STEP).await;
         look(&all).await?;
-        for house in [&one, &third] {
+        for house in all {
             assert_eq!(open(house), [(NODE.to_owned(), "agent-away")]);
         }
     }
     // By then it would not count as connected there.
     tokio::time::advance(STEP).await;
     settles(&all).await?;
-    assert_eq!((open(&one), open(&third)), (Vec::new(), Vec::new()));
+    for house in all {
+        assert_eq!(open(house), []);
+    }
     Ok(())
 }
 
@@ -277,6 +281,28 @@ async fn what_a_node_tells_where_it_has_gone_counts_at_once_where_it_was() -> Ou
 }
 
 #[test]
+fn a_report_is_read_by_the_version_before_and_one_of_that_by_this() -> Outcome {
+    let asks = Report {
+        away: vec![NODE.to_owned()],
+        ..report(0)
+    };
+    let says = Report {
+        well: vec![NODE.to_owned()],
+        ..report(0)
+    };
+    let text = serde_json::to_string(&[&asks, &says])?;
+    assert!(!text.contains("away_began_ms") && !text.contains("well_began_ms"));
+    assert_eq!(
+        serde_json::from_str::<Vec<Report>>(&text)?,
+        [asks, says.clone()]
+    );
+    // Whoever does not say when a Follow began is not believed against one that is known.
+    let well = Well::of([&says].into_iter());
+    assert!(well.has(NODE, None) && !well.has(NODE, Some(i64::MIN)));
+    Ok(())
+}
+
+#[test]
 fn however_long_names_are_a_report_asks_for_no_more_than_so_many_bytes_of_them() {
     let named = |length: usize| {
         let obstacle = |number: usize| Obstacle {
@@ -285,12 +311,12 @@ fn however_long_names_are_a_report_asks_for_no_more_than_so_many_bytes_of_them()
             ..Obstacle::default()
         };
         let waiting: Vec<_> = (0..2 * AWAY / length).map(obstacle).collect();
-        away(&waiting, &Fleet::default(), SystemTime::UNIX_EPOCH)
+        Away::of(&waiting, &Fleet::default(), SystemTime::UNIX_EPOCH).nodes
     };
     for length in [8, 40, 316] {
         let names = named(length);
-        assert_eq!(names.len(), AWAY / (length + NUMBER));
-        assert!(names.keys().all(|name| name.len() == length));
+        assert_eq!(names.len(), AWAY / length);
+        assert!(names.iter().all(|name| name.len() == length));
     }
 }
 
@@ -347,8 +373,10 @@ fn report(said: u64) -> Report {
         confirmed: 0,
         open: 0,
         named: Vec::new(),
-        away: Followed::new(),
-        well: Followed::new(),
+        away: Vec::new(),
+        away_began_ms: BTreeMap::new(),
+        well: Vec::new(),
+        well_began_ms: Vec::new(),
         below: Vec::new(),
         said: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(said)),
         extra: Map::new(),
@@ -369,6 +397,7 @@ fn those_who_are_waited_for_beyond_the_named_are_counted() {
         process: String::new(),
         resource: String::new(),
         reason: it.reason.to_owned(),
+        began_ms: None,
         workload_count: 0,
         ends: None,
     });
@@ -494,7 +523,7 @@ async fn what_one_replica_believes_of_another_is_believed_by_a_third_only_as_lon
 #[test]
 fn a_report_that_was_there_before_anybody_looked_counts_when_it_is_said_again() {
     let well = |said: u64| Report {
-        well: Followed::from([(NODE.to_owned(), 1)]),
+        well: vec![NODE.to_owned()],
         ..report(said)
     };
     let (mut heard, name, start) = (None, "ca-2".to_owned(), Instant::now());
