@@ -76,8 +76,7 @@ pub(crate) async fn backup(socket: &Path, style: Style, to: &Backup) -> Result<O
     let mut client = connect(socket).await?;
     let answer = client.backup(wire::BackupRequest {}).await?.into_inner();
     if !is_piped {
-        write(&to.file, &answer.content)
-            .map_err(|error| Failure::Failed(format!("{}: {error}", to.file.display())))?;
+        write(&to.file, &answer.content).map_err(|error| unwritten(&to.file, &error))?;
     }
     let bytes = answer.content.len();
     if style.json {
@@ -117,6 +116,17 @@ pub(crate) async fn backup(socket: &Path, style: Style, to: &Backup) -> Result<O
         );
     }
     Ok(output)
+}
+
+fn unwritten(path: &Path, error: &std::io::Error) -> Failure {
+    let path = path.display();
+    Failure::Failed(match error.kind() {
+        std::io::ErrorKind::AlreadyExists => format!(
+            "{path} is there already, and may be the backup that is needed one day: name another file"
+        ),
+        std::io::ErrorKind::NotFound => format!("{path}: its folder is not there: make it first"),
+        _ => format!("{path}: {error}"),
+    })
 }
 
 /// Never in the place of anything: an earlier backup may be the one that is needed.
@@ -315,6 +325,20 @@ mod tests {
             now_ms: 0,
         };
         to_text(answer, style)
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_left_as_it_is_and_what_keeps_a_backup_from_a_file_is_said() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("backup");
+        write(&path, b"first").expect("a new file");
+        let said = |path: &Path| {
+            let error = write(path, b"second").expect_err("it cannot");
+            unwritten(path, &error).to_string()
+        };
+        assert!(said(&path).contains("name another file"));
+        assert_eq!(std::fs::read(&path).expect("still there"), b"first");
+        assert!(said(&folder.path().join("none/backup")).contains("make it first"));
     }
 
     #[test]

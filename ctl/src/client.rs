@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -119,6 +120,12 @@ fn unreachable(socket: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => {
             format!("you may not use {path}: run this as root, or as the authority's own user")
         }
+        io::ErrorKind::ConnectionRefused if !is_socket(socket) => format!(
+            "{path} is no socket: that of the authority is `admin.socket` of its configuration"
+        ),
+        io::ErrorKind::InvalidInput => format!(
+            "{path} cannot be a socket: its path has more than the 107 bytes that one may have"
+        ),
         io::ErrorKind::ConnectionRefused => {
             format!(
                 "nobody listens at {path}: the authority has ended; see its log, and start it again"
@@ -126,6 +133,10 @@ fn unreachable(socket: &Path, error: &io::Error) -> Failure {
         }
         _ => format!("can't connect to {path}: {error}"),
     })
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|it| it.file_type().is_socket())
 }
 
 /// Connects to a Unix socket, whatever the address says.
@@ -161,6 +172,17 @@ mod tests {
             failure.to_string().contains("ARX_ADMIN_SOCKET"),
             "{failure}"
         );
+    }
+
+    #[tokio::test]
+    async fn what_can_be_no_socket_is_said() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let failure = connect(directory.path()).await.expect_err("a folder");
+        assert!(failure.to_string().contains("is no socket"), "{failure}");
+        let long = directory.path().join("s".repeat(108));
+        let failure = connect(&long).await.expect_err("too long");
+        assert!(failure.to_string().contains("107 bytes"), "{failure}");
+        assert_eq!(failure.exit_code(), 3);
     }
 
     #[tokio::test]
