@@ -25,6 +25,7 @@ pub struct Agent {
     pub(super) node_not_after: Option<SystemTime>,
     /// When its last Follow began.
     since: Option<SystemTime>,
+    /// The same by its own clock, in ms since 1970.
     began_ms: i64,
     /// When anything came from it last.
     heard: Option<SystemTime>,
@@ -202,7 +203,7 @@ impl Agent {
         self.since
     }
 
-    /// The same by its own clock, in ms since 1970: of two replicas that it has followed, to which
+    /// The same by its own clock, in ms since 1970: that tells which of two replicas it has followed
     /// later.
     #[must_use]
     pub fn began_ms(&self) -> i64 {

@@ -4,8 +4,9 @@
 //! which is noticed at once, instead of living beside it unseen.
 
 use std::cmp::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use arx_daemon::clock::unix_ms;
 use arx_identity::{KeyId, Serial, crypto};
 
 use crate::refusal::{Fault, Refusal};
@@ -26,8 +27,7 @@ impl Line {
 
     /// One that begins now, and is later than `earlier` whatever the clock says.
     fn begun(now: SystemTime, earlier: Option<Self>) -> Self {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(unix_ms(now)).unwrap_or_default();
         let ms = earlier.map_or(now, |earlier| now.max(earlier.began_ms() + 1));
         let mut line = [0; Serial::SAID];
         let (began, random) = line.split_at_mut(6);

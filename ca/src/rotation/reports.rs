@@ -194,18 +194,18 @@ impl Away {
 /// Nodes, and the Follow after which what they have told counts.
 type Asked<'a> = BTreeMap<&'a str, Option<i64>>;
 
-fn asked<'a>(nodes: &'a [String], began_ms: &BTreeMap<String, i64>) -> Asked<'a> {
-    let asked = nodes.iter().map(|node| {
-        let last = began_ms.get(node).copied();
-        (node.as_str(), last)
-    });
-    asked.collect()
+fn asked<'a>(
+    nodes: &'a [String],
+    began_ms: &'a BTreeMap<String, i64>,
+) -> impl Iterator<Item = (&'a str, Option<i64>)> {
+    let asked = nodes.iter();
+    asked.map(|node| (node.as_str(), began_ms.get(node).copied()))
 }
 
 /// Takes out of `waiting` the nodes that are only not connected here, are asked for, and are `well`.
 /// Whether there are such.
 pub(super) fn without_well(waiting: &mut Vec<Obstacle>, away: &Away, well: &Well<'_>) -> bool {
-    let asked = asked(&away.nodes, &away.began_ms);
+    let asked = asked(&away.nodes, &away.began_ms).collect();
     let before = waiting.len();
     waiting.retain(|it| !(is_away(it.reason) && is_well(&it.node, &asked, well)));
     waiting.len() < before
@@ -221,7 +221,7 @@ pub(super) fn rest_on<'a>(
     well: &Well<'_>,
 ) -> bool {
     reports.any(|report| {
-        let mut asked = asked(&report.away, &report.away_began_ms).into_iter();
+        let mut asked = asked(&report.away, &report.away_began_ms);
         asked.any(|(node, last)| well.has(node, last))
     })
 }
@@ -251,7 +251,7 @@ pub(super) fn of_others<'a>(
     let mut obstacles = Vec::new();
     for (replica, report) in reports {
         let mut told = 0;
-        let asked = asked(&report.away, &report.away_began_ms);
+        let asked: Asked<'_> = asked(&report.away, &report.away_began_ms).collect();
         for open in &report.named {
             told += 1;
             if is_away(&open.reason) && is_well(&open.node, &asked, well) {

@@ -297,6 +297,7 @@ mod tests {
         assert_eq!(replicas.choose().map(|it| it.address), Some(busy));
         assert_eq!(replicas.until_next(), Duration::from_secs(179));
     }
+
     #[tokio::test(start_paused = true)]
     async fn one_that_can_issue_nothing_is_not_gone_back_to_before_that_is_forgotten() {
         let mut replicas = Replicas::default();

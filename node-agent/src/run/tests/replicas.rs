@@ -7,17 +7,21 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-async fn at(ca: &server::Running, addresses: String) -> Node {
+fn prepared(ca: &server::Running, addresses: String) -> Node {
     let mut node = Node::prepare(ca, "");
     node.authority = addresses;
+    node
+}
+
+async fn at(ca: &server::Running, addresses: String) -> Node {
+    let mut node = prepared(ca, addresses);
     node.begin().await;
     node
 }
 
 /// One that does not wait long for an answer.
 async fn hasty(ca: &server::Running, addresses: String) -> Node {
-    let mut node = Node::prepare(ca, "");
-    node.authority = addresses;
+    let mut node = prepared(ca, addresses);
     node.patience = "500ms";
     node.begin().await;
     node
